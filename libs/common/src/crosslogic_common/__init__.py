@@ -1,0 +1,1 @@
+"""What every CrossLogic service needs once"""

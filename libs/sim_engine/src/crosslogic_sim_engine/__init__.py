@@ -1,0 +1,1 @@
+"""A simulated vLLM engine for load and failure tests"""

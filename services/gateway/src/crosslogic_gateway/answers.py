@@ -1,0 +1,201 @@
+"""What becomes of a relayed call's frames: a whole answer is gathered, a stream is written through.
+
+Both are driven by the relay link from the event loop, one call a frame, with no task switch: that is what a streamed
+token costs.
+"""
+
+import asyncio
+from typing import Protocol
+
+from crosslogic.common.v1 import common_pb2 as common_pb
+from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
+from crosslogic_common.errors import CodedError, ErrorCode, from_call_error
+
+CREDIT_STEP_BYTES = 64 * 1024
+"""Bytes that are taken from a call before the node is told that as many more may follow."""
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""The largest answer that is gathered whole."""
+
+
+class Credit(Protocol):
+    """How an answer lets the node send more."""
+
+    def __call__(self, byte_count: int, /) -> None:
+        """Allows `byte_count` more bytes."""
+
+
+class ClientTransport(Protocol):
+    """What a stream needs of the client's connection."""
+
+    def write(self, data: bytes) -> None:
+        """Queues bytes for the client."""
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that the client has not taken yet."""
+
+    def is_closing(self) -> bool:
+        """Whether the client is gone."""
+
+
+class Answer:
+    """The state that every relayed call has. `head` is done once the engine has answered or the call has failed."""
+
+    __slots__ = ("_loop", "completion_tokens", "credit", "end", "ended", "error", "head", "last_frame_at")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.head: asyncio.Future[agent_pb.RelayHead] = self._loop.create_future()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.end: agent_pb.RelayEnd | None = None
+        self.error: CodedError | None = None
+        self.completion_tokens = 0
+        self.credit: Credit | None = None
+        self.last_frame_at = self._loop.time()
+
+    def on_frame(self, frame: agent_pb.RelayResponseFrame) -> bool:
+        """Takes the call's next frame; says whether it was the last."""
+        raise NotImplementedError
+
+    def fail(self, error: CodedError) -> None:
+        """The call can not go on: its node is gone, or it broke the protocol."""
+        if self.ended.done():
+            return
+        self.error = error
+        self._finish()
+
+    def usage(self) -> common_pb.TokenUsage:
+        """The tokens as last reported by the node."""
+        if self.end is not None:
+            return self.end.usage
+        source = common_pb.COUNT_SOURCE_ENGINE_RUNNING if self.completion_tokens else common_pb.COUNT_SOURCE_NONE
+        return common_pb.TokenUsage(completion_tokens=self.completion_tokens, source=source)
+
+    def _take_end(self, end: agent_pb.RelayEnd) -> None:
+        self.end = end
+        if end.HasField("error"):
+            self.error = from_call_error(end.error)
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self.head.done():
+            self.head.set_exception(
+                self.error or CodedError(ErrorCode.ENGINE_ERROR, private="the call ended without a head")
+            )
+            # The waiter may be gone; an exception that nobody reads is no news then.
+            self.head.exception()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+class WholeAnswer(Answer):
+    """Gathers the body of an answer that does not stream."""
+
+    __slots__ = ("_parts", "_size", "_uncredited")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._uncredited = 0
+
+    def on_frame(self, frame: agent_pb.RelayResponseFrame) -> bool:
+        """Takes the call's next frame; says whether it was the last."""
+        if not self.head.done() and frame.HasField("head"):
+            self.head.set_result(frame.head)
+        data = frame.data
+        if data:
+            self._parts.append(data)
+            self._size += len(data)
+            if self._size > MAX_ANSWER_BYTES:
+                self.fail(CodedError(ErrorCode.ENGINE_ERROR, private="the answer is larger than 64 MiB"))
+                return True
+            self._uncredited += len(data)
+            if self._uncredited >= CREDIT_STEP_BYTES and self.credit is not None:
+                self.credit(self._uncredited)
+                self._uncredited = 0
+        if frame.HasField("end"):
+            self._take_end(frame.end)
+            return True
+        return False
+
+    def body(self) -> bytes:
+        """The body, once `ended` is done."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+
+class StreamedAnswer(Answer):
+    """Writes a stream through to the client as it comes, within what the client takes."""
+
+    __slots__ = ("_attached", "_backlog", "_transport", "_uncredited", "chunked", "first_byte_at", "last_progress_at")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._backlog: list[bytes] = []
+        self._transport: ClientTransport | None = None
+        self._attached = False
+        self._uncredited = 0
+        self.chunked = True
+        self.first_byte_at = 0.0
+        self.last_progress_at = 0.0
+
+    def on_frame(self, frame: agent_pb.RelayResponseFrame) -> bool:
+        """Takes the call's next frame; says whether it was the last."""
+        if not self.head.done() and frame.HasField("head"):
+            self.head.set_result(frame.head)
+        data = frame.data
+        if data:
+            tokens = frame.completion_tokens
+            if tokens:
+                self.completion_tokens = tokens
+            if self._attached:
+                self._forward(data)
+            else:
+                self._backlog.append(data)
+        if frame.HasField("end"):
+            self._take_end(frame.end)
+            return True
+        return False
+
+    def attach(self, transport: ClientTransport, *, chunked: bool) -> None:
+        """From now on bytes go to `transport`; `chunked` frames them for HTTP/1.1."""
+        self._transport = transport
+        self.chunked = chunked
+        self._attached = True
+        backlog, self._backlog = self._backlog, []
+        for data in backlog:
+            self._forward(data)
+
+    def detach(self) -> list[bytes]:
+        """Nothing more goes to the client; returns what never went."""
+        self._attached = False
+        self._transport = None
+        backlog, self._backlog = self._backlog, []
+        return backlog
+
+    def stalled(self) -> bool:
+        """Whether the client has yet to take bytes before the node may send more; lets the node go on if it has not."""
+        transport = self._transport
+        if transport is None or self._uncredited < CREDIT_STEP_BYTES:
+            return False
+        if transport.get_write_buffer_size() >= CREDIT_STEP_BYTES:
+            return True
+        self._grant()
+        return False
+
+    def _forward(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if not self.first_byte_at:
+            self.first_byte_at = self._loop.time()
+        size = len(data)
+        transport.write(b"%x\r\n%b\r\n" % (size, data) if self.chunked else data)
+        self._uncredited += size
+        if self._uncredited >= CREDIT_STEP_BYTES and transport.get_write_buffer_size() < CREDIT_STEP_BYTES:
+            self._grant()
+
+    def _grant(self) -> None:
+        self.last_progress_at = self._loop.time()
+        if self.credit is not None:
+            self.credit(self._uncredited)
+        self._uncredited = 0

@@ -1,0 +1,126 @@
+"""Where a request goes: the scheduler's answer, and the last known routes while the scheduler is away."""
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from crosslogic.scheduler.v1 import scheduler_pb2 as scheduler_pb
+from crosslogic_common.batched import BatchedCaller
+from crosslogic_common.batched.link import BidiStream
+from crosslogic_common.clock import Clock
+from crosslogic_common.errors import CodedError, ErrorCode, from_call_error
+from crosslogic_gateway.domain import Route
+
+PICK_TIMEOUT_S = 0.5
+MAX_PLACES = 10_000
+MAX_ROUTES_A_PLACE = 16
+
+Place = tuple[str, str, str]
+"""Model, organisation, region: what decides which nodes may serve."""
+PickStream = BidiStream[scheduler_pb.PickStreamRequest, scheduler_pb.PickStreamResponse]
+
+
+class LastKnownRoutes:
+    """Nodes that lately served each place, so that a dead scheduler stops nobody (docs/architecture.md, principle 5)."""
+
+    def __init__(self, *, clock: Clock, max_age_s: float = 600.0) -> None:
+        """Routes older than `max_age_s` are not offered: their node has long had other work or none."""
+        self._clock = clock
+        self._max_age_s = max_age_s
+        self._places: OrderedDict[Place, OrderedDict[str, tuple[Route, float]]] = OrderedDict()
+
+    def remember(self, place: Place, route: Route) -> None:
+        """`route` serves `place` now."""
+        routes = self._places.get(place)
+        if routes is None:
+            routes = self._places[place] = OrderedDict()
+            if len(self._places) > MAX_PLACES:
+                self._places.popitem(last=False)
+        routes[route.node_id] = (route, self._clock.monotonic())
+        if len(routes) > MAX_ROUTES_A_PLACE:
+            routes.popitem(last=False)
+
+    def next(self, place: Place, excluded: Iterable[str]) -> Route | None:
+        """A route for `place`, each in its turn. None: none is known."""
+        routes = self._places.get(place)
+        if routes is None:
+            return None
+        oldest_allowed = self._clock.monotonic() - self._max_age_s
+        for node_id in list(routes):
+            route, seen_at = routes[node_id]
+            if seen_at < oldest_allowed:
+                del routes[node_id]
+            elif node_id not in excluded:
+                routes.move_to_end(node_id)
+                return route
+        return None
+
+
+class Picker:
+    """Picks a node for each request over one long-lived stream."""
+
+    def __init__(self, *, open_stream: Callable[[], PickStream], clock: Clock) -> None:
+        """`open_stream` opens SchedulerService.PickStream."""
+        self._last_known = LastKnownRoutes(clock=clock)
+        self._caller: BatchedCaller[
+            scheduler_pb.PickRequest,
+            scheduler_pb.PickResponse,
+            scheduler_pb.PickStreamRequest,
+            scheduler_pb.PickStreamResponse,
+        ] = BatchedCaller(name="scheduler", open_stream=open_stream, encode=_encode, decode=_decode)
+        self.picked_from_memory = 0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keeps the stream open for as long as the block lasts."""
+        async with self._caller.running():
+            yield
+
+    @property
+    def connected(self) -> bool:
+        """Whether the scheduler answers."""
+        return self._caller.connected.is_set()
+
+    async def pick(
+        self, *, model: str, org_id: str, region: str, estimated_tokens: int, excluded: tuple[str, ...] = ()
+    ) -> Route:
+        """The node that takes the request. Raises NO_CAPACITY when there is none."""
+        place = (model, org_id, region)
+        try:
+            picked = await self._caller.call(
+                scheduler_pb.PickRequest(
+                    model=model,
+                    org_id=org_id,
+                    region=region,
+                    estimated_tokens=estimated_tokens,
+                    excluded_node_ids=excluded,
+                ),
+                timeout_s=PICK_TIMEOUT_S,
+            )
+        except CodedError as error:
+            if error.code not in (ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.OVERLOADED):
+                raise
+            route = self._last_known.next(place, excluded)
+            if route is None:
+                raise CodedError(ErrorCode.NO_CAPACITY, private=f"no route in memory and {error.private}") from None
+            self.picked_from_memory += 1
+            return route
+        route = Route(picked.node_id, picked.address, picked.region)
+        self._last_known.remember(place, route)
+        return route
+
+
+def _encode(calls: list[tuple[int, scheduler_pb.PickRequest]]) -> scheduler_pb.PickStreamRequest:
+    return scheduler_pb.PickStreamRequest(
+        calls=[scheduler_pb.PickStreamCall(id=call_id, request=request) for call_id, request in calls]
+    )
+
+
+def _decode(
+    message: scheduler_pb.PickStreamResponse,
+) -> Iterable[tuple[int, scheduler_pb.PickResponse | CodedError]]:
+    for result in message.results:
+        if result.HasField("response"):
+            yield result.id, result.response
+        else:
+            yield result.id, from_call_error(result.error)

@@ -1,0 +1,1 @@
+"""Organisations, environments and API keys"""

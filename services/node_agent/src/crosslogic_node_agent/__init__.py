@@ -1,0 +1,1 @@
+"""Supervises the engine on a GPU machine and relays inference"""

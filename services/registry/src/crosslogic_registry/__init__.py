@@ -1,0 +1,1 @@
+"""Nodes, their certificates and the model catalogue"""

@@ -1,0 +1,1 @@
+"""Picks the node for each request"""
