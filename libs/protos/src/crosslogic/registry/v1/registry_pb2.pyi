@@ -195,6 +195,7 @@ class Node(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     LAST_HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    REACHABLE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     org_id: _builtins.str
@@ -203,6 +204,10 @@ class Node(_message.Message):
     """Where it is in its life."""
     status_reason: _builtins.str
     """Why it is there, for people."""
+    reachable: _builtins.bool
+    """Its heartbeats come. False: its stream broke and did not come back within a few seconds; an active node that is not
+    reachable is picked only where no other is.
+    """
     @_builtins.property
     def facts(self) -> Global___NodeFacts:
         """What it is."""
@@ -230,10 +235,11 @@ class Node(_message.Message):
         load: Global___NodeLoad | None = ...,
         last_heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        reachable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "id", b"id", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load", "org_id", b"org_id", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "id", b"id", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load", "org_id", b"org_id", "reachable", b"reachable", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,27 @@
+"""Time as a dependency, so that tests own it."""
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A source of time."""
+
+    def now(self) -> datetime:
+        """The wall clock, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed point; never goes back."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> datetime:
+        """The wall clock, UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds since the machine started."""
+        return time.monotonic()

@@ -1,0 +1,5 @@
+"""`python -m crosslogic_identity`."""
+
+from crosslogic_identity.main import main
+
+main()

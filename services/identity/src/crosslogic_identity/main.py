@@ -1,0 +1,72 @@
+"""Wires identity together and serves it."""
+
+import asyncio
+import contextlib
+import os
+from importlib.resources import files
+
+from crosslogic.identity.v1 import identity_pb2 as pb
+from crosslogic.identity.v1 import identity_pb2_grpc as rpc
+from crosslogic_common.clock import SystemClock
+from crosslogic_common.grpc_server import GrpcServer, method_names, read_settings, run_service
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.logs import configure_logging
+from crosslogic_common.metrics import Metrics
+from crosslogic_common.postgres import migrate, open_pool
+from crosslogic_common.redis import open_redis
+from crosslogic_common.tracing import tracing
+from crosslogic_identity.revocations import RevocationHub
+from crosslogic_identity.service import IdentityService
+from crosslogic_identity.servicer import IdentityServicer
+from crosslogic_identity.settings import IdentitySettings
+from crosslogic_identity.shared_cache import SharedCache
+from crosslogic_identity.store import PostgresStore
+
+SERVICE = "crosslogic.identity.v1.IdentityService"
+_ADMIN = frozenset({"service:gateway", "service:operator"})
+_GATEWAY = frozenset({"service:gateway"})
+
+
+def rules() -> dict[str, frozenset[str]]:
+    """Who may call what."""
+    gateway_only = {"ResolveApiKey", "WatchRevocations"}
+    return {
+        f"/{SERVICE}/{method}": _GATEWAY if method in gateway_only else _ADMIN for method in method_names(pb, SERVICE)
+    }
+
+
+async def serve(settings: IdentitySettings, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set."""
+    dsn = settings.database_url.reveal()
+    if settings.migrate:
+        await migrate(dsn, schema="identity", migrations=files("crosslogic_identity.migrations"))
+    metrics = Metrics()
+    stopping = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(metrics.served(settings.metrics_listen))
+        tracer = stack.enter_context(tracing("identity"))
+        pool = await stack.enter_async_context(open_pool(dsn, schema="identity", max_size=settings.pool_size))
+        cache = SharedCache(await stack.enter_async_context(open_redis(settings.redis_url.reveal())))
+        hub = RevocationHub(dsn=dsn, before_push=cache.forget_all)
+        await stack.enter_async_context(hub.running())
+        service = IdentityService(store=PostgresStore(pool), clock=SystemClock(), ids=Uuid7Source())
+        servicer = IdentityServicer(service=service, hub=hub, cache=cache, stopping=stopping)
+        server = GrpcServer(
+            listen=settings.listen,
+            tls=settings.tls,
+            rules=rules(),
+            metrics=metrics,
+            stopping=stopping,
+            tracer=tracer,
+            shutdown_grace_s=settings.shutdown_grace_s,
+        )
+        server.add(pb, SERVICE, lambda target: rpc.add_IdentityServiceServicer_to_server(servicer, target))
+        await stack.enter_async_context(server.serving())
+        await stop.wait()
+
+
+def main() -> None:
+    """The process."""
+    settings = read_settings(IdentitySettings, os.environ)
+    configure_logging("identity", settings.log_level)
+    run_service(lambda stop: serve(settings, stop))

@@ -1,0 +1,5 @@
+"""`python -m crosslogic_registry`."""
+
+from crosslogic_registry.main import main
+
+main()

@@ -1,0 +1,68 @@
+"""The catalogue of models, pushed to its watchers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic_common.errors import CodedError
+from crosslogic_common.logs import get_logger
+from crosslogic_common.postgres import notifications
+from crosslogic_registry import policy
+from crosslogic_registry.store import CATALOGUE_CHANNEL, PostgresStore
+
+
+class Catalogue:
+    """The models on offer. A copy in memory serves watchers while the database is away."""
+
+    def __init__(self, *, store: PostgresStore, dsn: str) -> None:
+        self._store = store
+        self._dsn = dsn
+        self._models: list[pb.Model] | None = None
+        self._changed = asyncio.Condition()
+        self._log = get_logger(__name__)
+        self.version = 0
+        """Counts changes; 0: not read yet."""
+
+    async def add(self, model: pb.Model) -> pb.Model:
+        """Adds a model."""
+        return await self._store.add_model(policy.check_model(model))
+
+    async def page(self, after: str, limit: int) -> list[pb.Model]:
+        """Models by name, after a name."""
+        return await self._store.models(after, limit)
+
+    async def next(self, seen_version: int) -> tuple[int, list[pb.Model]]:
+        """The whole catalogue, once it is newer than `seen_version`."""
+        async with self._changed:
+            while self._models is None or self.version == seen_version:
+                await self._changed.wait()
+            return self.version, self._models
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Follows changes of every replica for as long as the block lasts."""
+        task = asyncio.create_task(self._follow(), name="catalogue")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _follow(self) -> None:
+        async for _ in notifications(self._dsn, schema="registry", channel=CATALOGUE_CHANNEL):
+            while not await self._reload():
+                await asyncio.sleep(0.5)
+
+    async def _reload(self) -> bool:
+        try:
+            models = await self._store.models()
+        except CodedError as error:
+            self._log.warning("catalogue not read, trying again", reason=error.private or error.public)
+            return False
+        async with self._changed:
+            self._models = models
+            self.version += 1
+            self._changed.notify_all()
+        return True

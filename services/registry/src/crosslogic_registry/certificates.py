@@ -1,0 +1,87 @@
+"""Node certificates: what is asked is only a key; the identity is written by us."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.tls import node_dns_name, node_spiffe_id
+
+MAX_CSR_BYTES = 8 * 1024
+_CLOCK_SKEW = timedelta(minutes=5)
+
+
+class NodeCertificates:
+    """Signs node certificates with the fleet's CA."""
+
+    def __init__(self, *, ca_cert_file: Path, ca_key_file: Path, trust_file: Path, validity_s: float = 3600.0) -> None:
+        """`trust_file` holds the certificates that nodes must trust, PEM. Certificates are valid for `validity_s`."""
+        self._ca = x509.load_pem_x509_certificate(ca_cert_file.read_bytes())
+        key = serialization.load_pem_private_key(ca_key_file.read_bytes(), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, "The node CA's key must be an elliptic-curve key.")
+        self._key = key
+        self._trust_file = trust_file
+        self._validity = timedelta(seconds=validity_s)
+
+    def trust_pem(self) -> bytes:
+        """The certificates that nodes must trust."""
+        return self._trust_file.read_bytes()
+
+    def issue(self, csr_der: bytes, node_id: str, org_id: str) -> bytes:
+        """The node's chain, PEM. Raises INVALID_ARGUMENT for a request that is no P-256 key with its own signature."""
+        key = _requested_key(csr_der)
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node_id)]))
+            .issuer_name(self._ca.subject)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _CLOCK_SKEW)
+            .not_valid_after(now + self._validity)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName(
+                    [
+                        x509.UniformResourceIdentifier(node_spiffe_id(node_id, org_id)),
+                        x509.DNSName(node_dns_name(node_id)),
+                    ]
+                ),
+                critical=False,
+            )
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]),
+                critical=False,
+            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        chain = certificate.public_bytes(serialization.Encoding.PEM)
+        if self._ca.issuer != self._ca.subject:
+            chain += self._ca.public_bytes(serialization.Encoding.PEM)
+        return chain
+
+
+def _requested_key(csr_der: bytes) -> ec.EllipticCurvePublicKey:
+    refusal = CodedError(
+        ErrorCode.INVALID_ARGUMENT,
+        "`csr_der` must be a PKCS#10 request in DER for an ECDSA P-256 key, signed with that key, at most 8 KiB.",
+        param="csr_der",
+    )
+    if not csr_der or len(csr_der) > MAX_CSR_BYTES:
+        raise refusal
+    try:
+        csr = x509.load_der_x509_csr(csr_der)
+        key = csr.public_key()
+        sound = csr.is_signature_valid
+    except (ValueError, InvalidSignature, TypeError):
+        raise refusal from None
+    if not sound or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise refusal
+    return key

@@ -1,0 +1,85 @@
+"""How a machine becomes a node, and keeps being one."""
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+from crosslogic_common.clock import Clock
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_registry.certificates import NodeCertificates
+from crosslogic_registry.fleet import Fleet
+from crosslogic_registry.store import StoredNode
+
+DEFAULT_TTL_S = 600
+MAX_TTL_S = 86_400
+
+
+class TokenStore(Protocol):
+    """Where join tokens are kept."""
+
+    async def add_join_token(self, token_sha256: bytes, org_id: str, expires_at: datetime) -> None:
+        """Keeps a token."""
+
+    async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime) -> StoredNode:
+        """Uses a token up and makes its node, both or neither. Raises JOIN_TOKEN_INVALID."""
+
+
+class Joining:
+    """Join tokens and node certificates."""
+
+    def __init__(
+        self,
+        *,
+        store: TokenStore,
+        fleet: Fleet,
+        certificates: NodeCertificates,
+        clock: Clock,
+        ids: Uuid7Source,
+        random_text: Callable[[int], str] = secrets.token_urlsafe,
+    ) -> None:
+        """`random_text(n)` holds n cryptographically random bytes."""
+        self._store = store
+        self._fleet = fleet
+        self._certificates = certificates
+        self._clock = clock
+        self._ids = ids
+        self._random_text = random_text
+
+    async def create_token(self, org_id: str, ttl_s: int) -> tuple[str, datetime]:
+        """A new token and when it ends."""
+        if ttl_s > MAX_TTL_S:
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`ttl_s` must be 1 to {MAX_TTL_S} seconds.", param="ttl_s")
+        if org_id:
+            try:
+                org_id = str(UUID(org_id))
+            except ValueError:
+                raise CodedError(ErrorCode.INVALID_ARGUMENT, "`org_id` must be a UUID.", param="org_id") from None
+        token = "cljt_" + self._random_text(32)
+        expires_at = self._clock.now() + timedelta(seconds=ttl_s or DEFAULT_TTL_S)
+        await self._store.add_join_token(_digest(token), org_id, expires_at)
+        return token, expires_at
+
+    async def join(self, token: str, csr_der: bytes) -> tuple[StoredNode, bytes]:
+        """A new node and its certificate chain. A bad certificate request does not use the token up."""
+        node_id = str(self._ids.next())
+        self._certificates.issue(csr_der, node_id, "")
+        node = await self._store.consume_join_token(_digest(token), node_id, self._clock.now())
+        chain = self._certificates.issue(csr_der, node.id, node.org_id)
+        self._fleet.add(node)
+        return node, chain
+
+    def renew(self, node_id: str, csr_der: bytes) -> bytes:
+        """A fresh certificate for a node that is known. Raises NOT_FOUND."""
+        return self._certificates.issue(csr_der, node_id, self._fleet.org_of(node_id))
+
+    def trust_pem(self) -> bytes:
+        """The certificates that nodes must trust."""
+        return self._certificates.trust_pem()
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

@@ -1,0 +1,176 @@
+"""Protobuf to domain and back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
+from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic.registry.v1 import registry_pb2_grpc as rpc
+from crosslogic_common.batched import serve_batches
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.paging import LEAST_ID, page_limit, page_start, page_token, unwrap, wrap
+from crosslogic_common.tls import peer_identity
+from crosslogic_registry.catalogue import Catalogue
+from crosslogic_registry.fleet import Fleet, batches
+from crosslogic_registry.joining import Joining
+from crosslogic_registry.witnesses import WitnessForwarder
+
+Context = grpc.aio.ServicerContext
+Result = TypeVar("Result")
+
+
+class NodeJoinServicer(rpc.NodeJoinServiceServicer):
+    """NodeJoinService."""
+
+    def __init__(self, joining: Joining) -> None:
+        self._joining = joining
+
+    async def JoinNode(self, request: pb.JoinNodeRequest, context: Context) -> pb.JoinNodeResponse:
+        node, chain = await self._joining.join(request.join_token, request.csr_der)
+        return pb.JoinNodeResponse(
+            node_id=node.id, org_id=node.org_id, certificate_chain_pem=chain, ca_pem=self._joining.trust_pem()
+        )
+
+
+class RegistryServicer(rpc.RegistryServiceServicer):
+    """RegistryService."""
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        joining: Joining,
+        catalogue: Catalogue,
+        witnesses: WitnessForwarder,
+        stopping: asyncio.Event,
+        heartbeat_interval_ms: int,
+    ) -> None:
+        self._fleet = fleet
+        self._joining = joining
+        self._catalogue = catalogue
+        self._witnesses = witnesses
+        self._stopping = stopping
+        self._heartbeat_interval_ms = heartbeat_interval_ms
+
+    async def CreateJoinToken(self, request: pb.CreateJoinTokenRequest, context: Context) -> pb.CreateJoinTokenResponse:
+        token, expires_at = await self._joining.create_token(request.org_id, request.ttl_s)
+        expire_time = Timestamp()
+        expire_time.FromDatetime(expires_at)
+        return pb.CreateJoinTokenResponse(join_token=token, expire_time=expire_time)
+
+    async def RenewCertificate(
+        self, request: pb.RenewCertificateRequest, context: Context
+    ) -> pb.RenewCertificateResponse:
+        chain = self._joining.renew(_caller_node(context), request.csr_der)
+        return pb.RenewCertificateResponse(certificate_chain_pem=chain, ca_pem=self._joining.trust_pem())
+
+    async def HeartbeatStream(
+        self, request_iterator: AsyncIterator[pb.HeartbeatStreamRequest], context: Context
+    ) -> AsyncIterator[pb.HeartbeatStreamResponse]:
+        node_id = _caller_node(context)
+        epoch = self._fleet.connect(node_id)
+        try:
+            while True:
+                heartbeat = await _unless_stopping(anext(request_iterator, None), self._stopping)
+                if heartbeat is None:
+                    return
+                drain = await self._fleet.hear(node_id, epoch, heartbeat)
+                yield pb.HeartbeatStreamResponse(next_heartbeat_ms=self._heartbeat_interval_ms, drain=drain)
+        finally:
+            self._fleet.disconnect(node_id, epoch)
+
+    async def WatchNodes(self, request: pb.WatchNodesRequest, context: Context) -> AsyncIterator[pb.WatchNodesResponse]:
+        with self._fleet.watching() as (nodes, watcher):
+            yield pb.WatchNodesResponse(snapshot_start=True)
+            for batch in batches(nodes):
+                yield pb.WatchNodesResponse(nodes=batch)
+            yield pb.WatchNodesResponse(snapshot_complete=True)
+            while True:
+                changed = await _unless_stopping(watcher.next(), self._stopping)
+                if changed is None:
+                    raise CodedError(ErrorCode.UNAVAILABLE, private="stopping")
+                yield pb.WatchNodesResponse(nodes=changed)
+
+    async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:
+        limit = page_limit(request.page_size)
+        after = page_start(request.page_token)
+        found = [node for node in self._fleet.nodes() if after == LEAST_ID or node.id > after][: limit + 1]
+        return pb.ListNodesResponse(
+            nodes=found[:limit], next_page_token=page_token([node.id for node in found], limit)
+        )
+
+    async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
+        return pb.DrainNodeResponse(node=await self._fleet.drain(request.node_id))
+
+    async def WitnessStream(
+        self, request_iterator: AsyncIterator[pb.WitnessStreamRequest], context: Context
+    ) -> None:
+        node_id = _caller_node(context)
+
+        async def handle(witnesses: Sequence[accountant_pb.Witness]) -> Sequence[str | CodedError]:
+            return await self._witnesses.forward(node_id, witnesses)
+
+        await serve_batches(
+            request_iterator,
+            context.write,
+            calls=lambda message: [(call.id, call.witness) for call in message.calls],
+            handle=handle,
+            encode=_witness_results,
+            stopping=self._stopping,
+        )
+
+    async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.CreateModelResponse:
+        return pb.CreateModelResponse(model=await self._catalogue.add(request.model))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        limit = page_limit(request.page_size)
+        found = await self._catalogue.page(unwrap(request.page_token), limit + 1)
+        token = wrap(found[limit - 1].name) if len(found) > limit else ""
+        return pb.ListModelsResponse(models=found[:limit], next_page_token=token)
+
+    async def WatchModels(
+        self, request: pb.WatchModelsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchModelsResponse]:
+        version = 0
+        while True:
+            fresh = await _unless_stopping(self._catalogue.next(version), self._stopping)
+            if fresh is None:
+                raise CodedError(ErrorCode.UNAVAILABLE, private="stopping")
+            version, models = fresh
+            yield pb.WatchModelsResponse(models=models)
+
+
+def _witness_results(results: Sequence[tuple[int, str | CodedError]]) -> pb.WitnessStreamResponse:
+    return pb.WitnessStreamResponse(
+        results=[
+            pb.WitnessStreamResult(
+                id=call_id, refused_reason=refused if isinstance(refused, str) else str(refused.code)
+            )
+            for call_id, refused in results
+        ]
+    )
+
+
+def _caller_node(context: Context) -> str:
+    """The node that calls, from its certificate: no request says whom it speaks for."""
+    caller = peer_identity(context)
+    if caller is None or caller.kind != "node":
+        raise CodedError(ErrorCode.PERMISSION_DENIED, private=f"{caller} is no node")
+    return caller.name
+
+
+async def _unless_stopping(waiting: Awaitable[Result], stopping: asyncio.Event) -> Result | None:
+    """What is waited for, or None once the server stops."""
+    task = asyncio.ensure_future(waiting)
+    stop = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        stop.cancel()

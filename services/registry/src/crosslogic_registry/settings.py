@@ -1,0 +1,51 @@
+"""The registry's settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from crosslogic_common.settings import Secret, address, existing_file, integer, number, secret_setting, setting
+from crosslogic_common.standard_settings import StandardSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistrySettings(StandardSettings):
+    """Read from the environment once, at start."""
+
+    database_url: Secret = secret_setting("DATABASE_URL", doc="PostgreSQL, as a libpq address")
+    join_listen: str = setting(
+        "CROSSLOGIC_JOIN_LISTEN",
+        parse=address,
+        doc="host:port where machines without a certificate may join, and nothing else",
+    )
+    accountant_target: str = setting("CROSSLOGIC_ACCOUNTANT_TARGET", parse=address, doc="host:port of the accountant")
+    node_ca_cert_file: Path = setting(
+        "CROSSLOGIC_NODE_CA_CERT_FILE", parse=existing_file, doc="the CA that signs node certificates, PEM"
+    )
+    node_ca_key_file: Path = setting("CROSSLOGIC_NODE_CA_KEY_FILE", parse=existing_file, doc="its private key, PEM")
+    node_certificate_validity_s: float = setting(
+        "CROSSLOGIC_NODE_CERTIFICATE_VALIDITY_S",
+        default="3600",
+        parse=number(60, 604800),
+        doc="seconds that a node's certificate is valid; agents renew at half of it",
+    )
+    heartbeat_interval_ms: int = setting(
+        "CROSSLOGIC_HEARTBEAT_INTERVAL_MS",
+        default="5000",
+        parse=integer(100, 60_000),
+        doc="milliseconds between a node's heartbeats",
+    )
+    suspect_s: float = setting(
+        "CROSSLOGIC_SUSPECT_S",
+        default="3",
+        parse=number(0.1, 600),
+        doc="seconds after a node's stream broke until it is passed over",
+    )
+    unhealthy_s: float = setting(
+        "CROSSLOGIC_UNHEALTHY_S", default="15", parse=number(0.1, 600), doc="seconds of silence until it is passed over"
+    )
+    dead_s: float = setting(
+        "CROSSLOGIC_DEAD_S", default="60", parse=number(1, 86400), doc="seconds of silence until it is given up"
+    )
+    pool_size: int = setting(
+        "CROSSLOGIC_POOL_SIZE", default="10", parse=integer(2, 200), doc="most database connections, 2 to 200"
+    )
