@@ -1,0 +1,387 @@
+"""What the admin API takes and gives. The OpenAPI document is made from these."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from crosslogic_gateway.admin.money import MAX_PRICE_PICODOLLARS
+
+_MAX_U63 = 2**63 - 1
+_USD_PATTERN = r"^[0-9]{1,10}(\.[0-9]{1,30})?$"
+
+OrgName = Annotated[str, Meta(min_length=1, max_length=200)]
+EnvironmentName = Annotated[str, Meta(min_length=1, max_length=100)]
+KeyName = Annotated[str, Meta(max_length=200)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=200)]
+Region = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="For example `us-east`.")]
+AnyRegion = Annotated[str, Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description="Empty: anywhere.")]
+Models = Annotated[
+    list[ModelName], Meta(max_length=1000, description="Catalogue names. Empty: all that are allowed above it.")
+]
+Settable = Literal["active", "suspended"]
+Time = Annotated[datetime, Meta(tz=True)]
+TimeText = Annotated[
+    str, Meta(description="RFC 3339, for example `2026-01-31T00:00:00Z`.", extra_json_schema={"format": "date-time"})
+]
+Count = Annotated[int, Meta(ge=0)]
+Price = Annotated[int, Meta(ge=0, le=MAX_PRICE_PICODOLLARS, description="Pico-dollars (10^-12 dollars) a token.")]
+UsdPerMillion = Annotated[
+    str,
+    Meta(
+        pattern=_USD_PATTERN, description="Dollars for a million tokens, a decimal string, exact; 6 decimals at most."
+    ),
+]
+CostUsd = Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?$", description="Dollars, exact, a decimal string.")]
+Cost = Annotated[int, Meta(description="Pico-dollars (10^-12 dollars). May exceed 2^53.")]
+NextPageToken = Annotated[
+    str | None, Meta(description="Give it as `page_token` for the next page. null: the last page.")
+]
+PageSize = Annotated[int, Meta(ge=1, le=1000)]
+RowsPageSize = Annotated[int, Meta(ge=1, le=10_000)]
+
+
+class Asked(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Base of what clients send: an unknown field is an error."""
+
+
+class PageQuery(Asked):
+    """Which page of a list."""
+
+    page_size: PageSize = 100
+    page_token: str = ""
+
+
+# Organisations
+
+
+class NewOrg(Asked):
+    """A new organisation."""
+
+    name: OrgName
+
+
+class OrgPatch(Asked):
+    """Changes to an organisation. Fields that are left out stay as they are."""
+
+    name: OrgName | UnsetType = UNSET
+    status: Settable | UnsetType = UNSET
+
+
+class Org(Struct, kw_only=True):
+    """An organisation."""
+
+    id: str
+    name: str
+    status: Settable
+    create_time: Time
+    update_time: Time
+
+
+class OrgList(Struct, kw_only=True):
+    """A page of organisations, oldest first."""
+
+    data: list[Org]
+    next_page_token: NextPageToken
+
+
+# Environments
+
+
+class NewEnvironment(Asked):
+    """A new environment."""
+
+    name: EnvironmentName
+    region: AnyRegion = ""
+    allowed_models: Models = []
+
+
+class EnvironmentPatch(Asked):
+    """Changes to an environment. Fields that are left out stay as they are."""
+
+    name: EnvironmentName | UnsetType = UNSET
+    status: Settable | UnsetType = UNSET
+    region: AnyRegion | UnsetType = UNSET
+    allowed_models: Models | UnsetType = UNSET
+
+
+class Environment(Struct, kw_only=True):
+    """An environment of an organisation."""
+
+    id: str
+    org_id: str
+    name: str
+    status: Settable
+    region: Annotated[str, Meta(description="Where its requests run. Empty: anywhere.")]
+    allowed_models: Annotated[list[str], Meta(description="Empty: all.")]
+    create_time: Time
+    update_time: Time
+
+
+class EnvironmentList(Struct, kw_only=True):
+    """A page of environments, oldest first."""
+
+    data: list[Environment]
+    next_page_token: NextPageToken
+
+
+# API keys
+
+
+class NewKey(Asked):
+    """A new API key."""
+
+    name: KeyName = ""
+    kind: Literal["live", "test"] = "live"
+    allowed_models: Models = []
+    expire_time: Annotated[Time | None, Meta(description="In the future. null: never.")] = None
+
+
+class KeyPatch(Asked):
+    """Changes to a key. Fields that are left out stay as they are."""
+
+    name: KeyName | UnsetType = UNSET
+    status: Settable | UnsetType = UNSET
+    allowed_models: Models | UnsetType = UNSET
+
+
+class KeyRotation(Asked):
+    """How a key is replaced."""
+
+    overlap_s: Annotated[
+        int, Meta(ge=0, le=2_592_000, description="How long the old key goes on working, seconds. 0: it ends at once.")
+    ] = 0
+
+
+class Key(Struct, kw_only=True):
+    """An API key, without its secret."""
+
+    id: str
+    org_id: str
+    environment_id: str
+    name: str
+    kind: Literal["live", "test"]
+    status: Literal["active", "suspended", "revoked"]
+    hint: Annotated[str, Meta(description="The secret's prefix and its last four digits.")]
+    allowed_models: Annotated[list[str], Meta(description="Empty: those of the environment.")]
+    create_time: Time
+    expire_time: Annotated[Time | None, Meta(description="When it stops working by itself. null: never.")]
+    revoke_time: Annotated[Time | None, Meta(description="null: it was not revoked.")]
+
+
+class CreatedKey(Key, kw_only=True):
+    """A new key with its secret, which is shown this once."""
+
+    key: Annotated[str, Meta(pattern="^clsk_(live|test)_[0-9a-f]{32}$", description="The secret, shown this once.")]
+
+
+class RotatedKey(CreatedKey, kw_only=True):
+    """A key's successor."""
+
+    old_key: Key
+
+
+class KeyList(Struct, kw_only=True):
+    """A page of keys, oldest first."""
+
+    data: list[Key]
+    next_page_token: NextPageToken
+
+
+# Models
+
+
+class NewModel(Asked):
+    """A new model of the catalogue. Each price is given in one of its two units."""
+
+    name: ModelName
+    context_length: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Tokens that prompt and answer may have together.")
+    ]
+    family: Annotated[str, Meta(max_length=200)] = ""
+    vram_required_bytes: Annotated[int, Meta(ge=0, le=_MAX_U63)] = 0
+    prompt_price_picodollars: Price | UnsetType = UNSET
+    completion_price_picodollars: Price | UnsetType = UNSET
+    input_usd_per_million: UsdPerMillion | UnsetType = UNSET
+    output_usd_per_million: UsdPerMillion | UnsetType = UNSET
+    regions: Annotated[list[Region], Meta(max_length=64, description="Empty: all.")] = []
+
+
+class Model(Struct, kw_only=True):
+    """A model of the catalogue."""
+
+    name: str
+    family: str
+    context_length: Count
+    vram_required_bytes: Count
+    prompt_price_picodollars: Price
+    completion_price_picodollars: Price
+    input_usd_per_million: UsdPerMillion
+    output_usd_per_million: UsdPerMillion
+    regions: Annotated[list[str], Meta(description="Empty: all.")]
+    create_time: Time
+
+
+class ModelList(Struct, kw_only=True):
+    """A page of the catalogue, by name."""
+
+    data: list[Model]
+    next_page_token: NextPageToken
+
+
+# Nodes
+
+
+class NewJoinToken(Asked):
+    """A new join token."""
+
+    org_id: Annotated[str, Meta(max_length=36, description="The only organisation the node may serve. Empty: any.")] = (
+        ""
+    )
+    ttl_s: Annotated[int, Meta(ge=1, le=86_400, description="How long it can be used, seconds.")] = 600
+
+
+class JoinToken(Struct, kw_only=True):
+    """A single-use join token."""
+
+    join_token: Annotated[str, Meta(description="Shown this once.")]
+    expire_time: Time
+
+
+class Node(Struct, kw_only=True):
+    """A node as the registry knows it."""
+
+    id: str
+    org_id: Annotated[str | None, Meta(description="The only organisation that it may serve. null: any.")]
+    status: Literal["registering", "warming", "active", "draining", "dead"]
+    status_reason: str
+    address: str
+    region: str
+    models: list[str]
+    context_length: Count
+    engine: str
+    engine_version: str
+    agent_version: str
+    gpu_type: str
+    gpu_count: Count
+    vram_total_bytes: Count
+    max_tokens_per_sec: float
+    prefill_tokens_per_sec: float
+    decode_tokens_per_sec: float
+    current_tokens_per_sec: float
+    running: Count
+    waiting: Count
+    kv_cache_usage: Annotated[float, Meta(description="Share of the KV cache in use, 0 to 1.")]
+    prompt_tokens_total: Count
+    generation_tokens_total: Count
+    engine_restarts: Count
+    last_heartbeat_time: Time | None
+    create_time: Time
+
+
+class NodeList(Struct, kw_only=True):
+    """A page of nodes, oldest first."""
+
+    data: list[Node]
+    next_page_token: NextPageToken
+
+
+# Usage
+
+
+class UsageQuery(Asked):
+    """Which records are summed, and how."""
+
+    org_id: str = ""
+    environment_id: str = ""
+    key_id: str = ""
+    model: str = ""
+    region: str = ""
+    from_: TimeText = field(name="from", default="")
+    to: TimeText = ""
+    group_by: Annotated[
+        str,
+        Meta(description="At most 4 of org, environment, key, model, region, hour, day, with commas between."),
+    ] = ""
+    page_size: RowsPageSize = 1000
+    page_token: str = ""
+
+
+class UsageRow(Struct, kw_only=True, omit_defaults=True):
+    """Sums. Of the grouping columns only those asked for are there."""
+
+    org_id: str | UnsetType = UNSET
+    environment_id: str | UnsetType = UNSET
+    key_id: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    region: str | UnsetType = UNSET
+    time: Annotated[Time, Meta(description="Start of the hour or the day, UTC.")] | UnsetType = UNSET
+    requests: Count
+    prompt_tokens: Count
+    cached_prompt_tokens: Annotated[int, Meta(ge=0, description="Of the prompt tokens, those found in a prefix cache.")]
+    completion_tokens: Count
+    total_tokens: Count
+    cost_picodollars: Cost
+    cost_usd: CostUsd
+
+
+class UsageList(Struct, kw_only=True):
+    """A page of sums, by the grouping columns."""
+
+    data: list[UsageRow]
+    next_page_token: NextPageToken
+
+
+class RecordsQuery(Asked):
+    """Which records are listed."""
+
+    request_id: str = ""
+    org_id: str = ""
+    environment_id: str = ""
+    key_id: str = ""
+    model: str = ""
+    region: str = ""
+    from_: TimeText = field(name="from", default="")
+    to: TimeText = ""
+    page_size: PageSize = 100
+    page_token: str = ""
+
+
+class UsageRecord(Struct, kw_only=True):
+    """What one request used."""
+
+    request_id: str
+    org_id: str
+    environment_id: str
+    key_id: str
+    model: str
+    region: str
+    node_id: str
+    api: Annotated[str, Meta(description="The path that was asked.")]
+    stream: bool
+    start_time: Time
+    outcome: Literal["succeeded", "client_disconnected", "failed", "timed_out", "unspecified"]
+    http_status: Annotated[int, Meta(ge=0, description="What the client was sent. 0: nothing.")]
+    prompt_tokens: Count
+    cached_prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count
+    count_source: Annotated[
+        Literal["engine_final", "engine_running", "none", "unspecified"],
+        Meta(description="How the tokens were counted."),
+    ]
+    prompt_price_picodollars: Count
+    completion_price_picodollars: Count
+    cost_picodollars: Cost
+    cost_usd: CostUsd
+    latency_us: Count
+    time_to_first_token_us: Annotated[int, Meta(ge=0, description="0: nothing was sent.")]
+    record_time: Time
+    from_witness: Annotated[bool, Meta(description="Settled from the node's witness: no gateway reported it.")]
+
+
+class UsageRecordList(Struct, kw_only=True):
+    """A page of records, newest first."""
+
+    data: list[UsageRecord]
+    next_page_token: NextPageToken
