@@ -1,0 +1,181 @@
+"""What every request meets before its handler: the middlewares, in the order in which they stand here."""
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.logs import get_logger
+from crosslogic_gateway.access_log import AccessLog
+from crosslogic_gateway.body import MAX_BODY_BYTES
+from crosslogic_gateway.http import (
+    REQUEST_ID,
+    RECEIVED_AT,
+    SECURITY_HEADERS,
+    SHOWN_REQUEST_ID,
+    error_response,
+    shown_request_id,
+)
+from crosslogic_gateway.request_metrics import RequestMetrics
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+CLIENT_CLOSED_REQUEST = 499
+_CORS_METHODS = "GET, POST, PATCH, DELETE, OPTIONS"
+_CORS_HEADERS = "Authorization, Content-Type, X-Request-ID, Idempotency-Key, X-Admin-Token"
+
+
+@dataclass(frozen=True, slots=True)
+class EdgePolicy:
+    """How the edge treats requests."""
+
+    trusted_proxies: tuple[Network, ...]
+    """Peers whose `X-Forwarded-For` is believed."""
+    cors_origins: frozenset[str]
+    """Origins that browsers may call from; `*`: any."""
+
+
+class Edge:
+    """Gives each request its id and its time, turns every failure into a body that clients understand, and keeps
+    count."""
+
+    def __init__(
+        self,
+        *,
+        policy: EdgePolicy,
+        ids: Uuid7Source,
+        access_log: AccessLog,
+        metrics: RequestMetrics,
+    ) -> None:
+        self._policy = policy
+        self._ids = ids
+        self._access_log = access_log
+        self._metrics = metrics
+        self._log = get_logger(__name__)
+
+    @property
+    def middlewares(self) -> Sequence[Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]]:
+        """The chain, outermost first."""
+        return (web.middleware(self._envelope), web.middleware(self._cors), web.middleware(self._content))
+
+    async def _envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Request id, security headers, access log, metrics, and recovery from whatever goes wrong inside."""
+        started = asyncio.get_running_loop().time()
+        request_id = str(self._ids.next())
+        request[REQUEST_ID] = request_id
+        request[SHOWN_REQUEST_ID] = shown_request_id(request.headers.get("X-Request-ID"), request_id)
+        request[RECEIVED_AT] = started
+        status = CLIENT_CLOSED_REQUEST
+        try:
+            response = await self._answered(request, handler)
+            status = response.status
+            if not response.prepared and "X-Frame-Options" not in response.headers:
+                response.headers.update(SECURITY_HEADERS)
+                response.headers["X-Request-ID"] = request[SHOWN_REQUEST_ID]
+            return response
+        finally:
+            elapsed_s = asyncio.get_running_loop().time() - started
+            self._metrics.observe(request, status, elapsed_s)
+            self._access_log.write(
+                time.time(), request.method, request.path, status, elapsed_s, request_id, self.client_address(request)
+            )
+
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except CodedError as error:
+            if error.private:
+                self._log.info(
+                    "request failed", request_id=request[REQUEST_ID], code=error.code, reason=error.private
+                )
+            return error_response(request, error)
+        except web.HTTPException as error:
+            return error_response(request, _coded(error))
+        except ConnectionError:
+            # The client left while it was answered; there is nobody to tell.
+            raise
+        except Exception:
+            self._log.exception("request failed", request_id=request[REQUEST_ID])
+            return error_response(request, CodedError(ErrorCode.INTERNAL))
+
+    async def _cors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answers preflights and names the origin, for origins that are allowed; without any it does nothing."""
+        origin = request.headers.get("Origin")
+        if origin is None or not self._origin_allowed(origin):
+            return await handler(request)
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return web.Response(
+                status=204,
+                headers={
+                    "Access-Control-Allow-Origin": origin,
+                    "Access-Control-Allow-Methods": _CORS_METHODS,
+                    "Access-Control-Allow-Headers": _CORS_HEADERS,
+                    "Access-Control-Max-Age": "600",
+                    "Vary": "Origin",
+                },
+            )
+        request[CORS_ORIGIN] = origin
+        response = await handler(request)
+        if not response.prepared:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Vary"] = "Origin"
+        return response
+
+    async def _content(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuses bodies that are too large or no JSON before they are read."""
+        if request.method in ("POST", "PATCH", "PUT"):
+            length = request.content_length
+            if length is not None and length > MAX_BODY_BYTES:
+                raise CodedError(ErrorCode.REQUEST_TOO_LARGE)
+            if request.content_type != "application/json" and (length or request.can_read_body):
+                raise CodedError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+        return await handler(request)
+
+    def client_address(self, request: web.Request) -> str:
+        """The client's address: the peer's, or behind a trusted proxy the last untrusted one it names."""
+        peer = request.remote or ""
+        forwarded = request.headers.get("X-Forwarded-For")
+        if not self._policy.trusted_proxies or forwarded is None or not self._trusted(peer):
+            return peer
+        for hop in reversed([hop.strip() for hop in forwarded.split(",")]):
+            if not self._trusted(hop):
+                return hop if _is_address(hop) else peer
+        return peer
+
+    def _trusted(self, text: str) -> bool:
+        try:
+            found = ipaddress.ip_address(text)
+        except ValueError:
+            return False
+        return any(found in network for network in self._policy.trusted_proxies)
+
+    def _origin_allowed(self, origin: str) -> bool:
+        return origin in self._policy.cors_origins or "*" in self._policy.cors_origins
+
+
+CORS_ORIGIN = web.RequestKey("cors_origin", str)
+"""The allowed origin of a browser's request; streams name it themselves."""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _coded(error: web.HTTPException) -> CodedError:
+    """What aiohttp raised, in our words."""
+    if error.status == 413:  # noqa: PLR2004  # HTTP's own numbers
+        return CodedError(ErrorCode.REQUEST_TOO_LARGE)
+    if error.status == 404:  # noqa: PLR2004
+        return CodedError(ErrorCode.NOT_FOUND, "There is nothing at this path. See /openapi.json.")
+    if error.status == 405:  # noqa: PLR2004
+        return CodedError(ErrorCode.METHOD_NOT_ALLOWED)
+    return CodedError(ErrorCode.INVALID_ARGUMENT if error.status < 500 else ErrorCode.INTERNAL)  # noqa: PLR2004

@@ -1,0 +1,118 @@
+"""The gateway's settings."""
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from crosslogic_common.settings import (
+    Secret,
+    Settings,
+    address,
+    boolean,
+    existing_file,
+    integer,
+    number,
+    one_of,
+    optional_address,
+    secret_setting,
+    setting,
+    words,
+)
+from crosslogic_common.tls import TlsFiles
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Networks in CIDR form, between commas."""
+    return tuple(ipaddress.ip_network(word) for word in words(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings(Settings):
+    """Read from the environment once, at start."""
+
+    http_listen: str = setting("CROSSLOGIC_HTTP_LISTEN", default="127.0.0.1:8080", parse=address, doc="host:port for clients")
+    workers: int = setting(
+        "CROSSLOGIC_WORKERS", default="1", parse=integer(1, 256), doc="worker processes that share the port, 1 to 256"
+    )
+    metrics_listen: str = setting(
+        "CROSSLOGIC_METRICS_LISTEN",
+        default="",
+        parse=optional_address,
+        doc="host:port that serves Prometheus metrics of the first worker, each further one on the next port; empty: none",
+    )
+    metrics_allowed: tuple[Network, ...] = setting(
+        "CROSSLOGIC_METRICS_ALLOWED",
+        default="127.0.0.0/8,::1/128",
+        parse=networks,
+        doc="networks that may read /metrics on the clients' port",
+    )
+    log_level: str = setting(
+        "CROSSLOGIC_LOG_LEVEL",
+        default="INFO",
+        parse=one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        doc="DEBUG, INFO, WARNING or ERROR",
+    )
+    access_log: bool = setting("CROSSLOGIC_ACCESS_LOG", default="1", parse=boolean, doc="1: one line a request on stdout")
+    shutdown_grace_s: float = setting(
+        "CROSSLOGIC_SHUTDOWN_GRACE_S",
+        default="20",
+        parse=number(0, 3600),
+        doc="seconds that running requests have to finish after SIGTERM",
+    )
+    tls_cert_file: Path = setting("CROSSLOGIC_TLS_CERT_FILE", parse=existing_file, doc="this service's certificate, PEM")
+    tls_key_file: Path = setting("CROSSLOGIC_TLS_KEY_FILE", parse=existing_file, doc="its private key, PEM")
+    tls_ca_file: Path = setting("CROSSLOGIC_TLS_CA_FILE", parse=existing_file, doc="certificates to trust, PEM")
+    seal_key: Secret = secret_setting(
+        "CROSSLOGIC_SEAL_KEY", doc="32 random bytes in base64, shared with the accountant, that seal what nodes carry"
+    )
+    admin_token: Secret = secret_setting(
+        "CROSSLOGIC_ADMIN_TOKEN", default="", doc="the operators' token for /admin; empty: nobody gets in"
+    )
+    redis_url: Secret = secret_setting("REDIS_URL", doc="Redis, as redis://host:port/db")
+    identity_target: str = setting("CROSSLOGIC_IDENTITY_TARGET", parse=address, doc="host:port of identity")
+    registry_target: str = setting("CROSSLOGIC_REGISTRY_TARGET", parse=address, doc="host:port of the registry")
+    scheduler_target: str = setting("CROSSLOGIC_SCHEDULER_TARGET", parse=address, doc="host:port of the scheduler")
+    accountant_target: str = setting("CROSSLOGIC_ACCOUNTANT_TARGET", parse=address, doc="host:port of the accountant")
+    trusted_proxies: tuple[Network, ...] = setting(
+        "CROSSLOGIC_TRUSTED_PROXIES",
+        default="",
+        parse=networks,
+        doc="networks of proxies whose X-Forwarded-For is believed, between commas",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        "CROSSLOGIC_CORS_ORIGINS", default="", parse=words, doc="origins that browsers may call from, between commas; `*`: any"
+    )
+    first_byte_timeout_s: float = setting(
+        "CROSSLOGIC_FIRST_BYTE_TIMEOUT_S", default="60", parse=number(0.1, 600), doc="seconds until an engine's first byte"
+    )
+    idle_timeout_s: float = setting(
+        "CROSSLOGIC_IDLE_TIMEOUT_S", default="60", parse=number(0.1, 600), doc="seconds between bytes of a stream"
+    )
+    stall_timeout_s: float = setting(
+        "CROSSLOGIC_STALL_TIMEOUT_S",
+        default="60",
+        parse=number(0.1, 600),
+        doc="seconds that a client may take nothing of its stream",
+    )
+    head_timeout_s: float = setting(
+        "CROSSLOGIC_HEAD_TIMEOUT_S", default="10", parse=number(0.1, 600), doc="seconds that a request's head may take"
+    )
+    keepalive_timeout_s: float = setting(
+        "CROSSLOGIC_KEEPALIVE_TIMEOUT_S",
+        default="75",
+        parse=number(1, 3600),
+        doc="seconds that an idle connection stays open",
+    )
+    outbox_records: int = setting(
+        "CROSSLOGIC_OUTBOX_RECORDS",
+        default="500000",
+        parse=integer(1, 10_000_000),
+        doc="usage records kept in memory while the accountant is away; then requests are refused",
+    )
+
+    @property
+    def tls(self) -> TlsFiles:
+        """Where the gateway's identity lies."""
+        return TlsFiles(self.tls_cert_file, self.tls_key_file, self.tls_ca_file)

@@ -1,0 +1,194 @@
+"""One gateway worker: wires the hot path together and serves HTTP until it is told to stop."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge
+
+from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
+from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
+from crosslogic.scheduler.v1 import scheduler_pb2_grpc as scheduler_rpc
+from crosslogic_common.clock import SystemClock
+from crosslogic_common.grpc_server import StartError
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.logs import get_logger
+from crosslogic_common.metrics import Metrics
+from crosslogic_common.redis import open_redis
+from crosslogic_common.seal import Sealer
+from crosslogic_common.tls import Channels
+from crosslogic_gateway.access_log import AccessLog
+from crosslogic_gateway.admin import make_admin_routes
+from crosslogic_gateway.admin_wiring import admin_deps
+from crosslogic_gateway.app import AppDeps, Readiness, make_app
+from crosslogic_gateway.catalogue import Catalogue
+from crosslogic_gateway.domain import Route
+from crosslogic_gateway.edge import Edge, EdgePolicy
+from crosslogic_gateway.inference import Inference
+from crosslogic_gateway.keys import KeyCache
+from crosslogic_gateway.picker import Picker
+from crosslogic_gateway.protocol import EdgeRunner
+from crosslogic_gateway.relay import RelayPool, RelayStream, Timeouts
+from crosslogic_gateway.request_metrics import RequestMetrics
+from crosslogic_gateway.settings import GatewaySettings
+from crosslogic_gateway.sources import IdentityPrincipals, SharedPrincipals, Watches
+from crosslogic_gateway.usage_outbox import RecordStream, UsageOutbox
+
+RELAY = "/crosslogic.node_agent.v1.NodeAgentService/Relay"
+RECORD_STREAM = "/crosslogic.accountant.v1.AccountantService/RecordStream"
+
+
+async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set; then stops accepting, finishes what runs, and hands over what it must still bill."""
+    metrics = Metrics()
+    clock = SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(metrics.served(metrics_listen))
+        channels = Channels(settings.tls)
+        stack.push_async_callback(channels.close)
+        redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
+        usage = UsageOutbox(open_stream=_open_records(channels, settings), max_records=settings.outbox_records)
+        await stack.enter_async_context(usage.running())
+        picker = Picker(
+            open_stream=lambda: scheduler_rpc.SchedulerServiceStub(
+                channels.service("scheduler", settings.scheduler_target)
+            ).PickStream(),
+            clock=clock,
+        )
+        await stack.enter_async_context(picker.running())
+        timeouts = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.stall_timeout_s)
+        relays = RelayPool(open_relay=_open_relay(channels), timeouts=timeouts)
+        await stack.enter_async_context(relays.running())
+        keys = KeyCache(
+            shared=SharedPrincipals(redis),
+            identity=IdentityPrincipals(channels=channels, target=settings.identity_target),
+            clock=clock,
+        )
+        catalogue = Catalogue()
+        watches = Watches(
+            channels=channels,
+            identity_target=settings.identity_target,
+            registry_target=settings.registry_target,
+            keys=keys,
+            catalogue=catalogue,
+        )
+        await stack.enter_async_context(watches.running())
+        access_log = AccessLog(enabled=settings.access_log)
+        await stack.enter_async_context(access_log.running())
+        inference = Inference(
+            keys=keys,
+            catalogue=catalogue,
+            picker=picker,
+            relays=relays,
+            usage=usage,
+            sealer=Sealer.from_base64(settings.seal_key.reveal()),
+            timeouts=timeouts,
+        )
+        _gauges(metrics.registry, usage, keys, picker, access_log)
+        app = make_app(
+            AppDeps(
+                edge=Edge(
+                    policy=EdgePolicy(settings.trusted_proxies, frozenset(settings.cors_origins)),
+                    ids=Uuid7Source(),
+                    access_log=access_log,
+                    metrics=RequestMetrics(metrics),
+                ),
+                inference=inference,
+                catalogue=catalogue,
+                metrics=metrics,
+                readiness=_readiness(catalogue, usage, picker, watches),
+                metrics_allowed=settings.metrics_allowed,
+                admin_routes=make_admin_routes(admin_deps(settings, channels)),
+            )
+        )
+        async with _listening(app, settings):
+            # What lives now lives for ever: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            await stop.wait()
+            get_logger(__name__).info("stopping")
+        await inference.drain(settings.shutdown_grace_s)
+        await _hand_over(usage, settings.shutdown_grace_s)
+
+
+@contextlib.asynccontextmanager
+async def _listening(app: web.Application, settings: GatewaySettings) -> AsyncIterator[None]:
+    runner = EdgeRunner(
+        app, head_timeout_s=settings.head_timeout_s, keepalive_timeout_s=settings.keepalive_timeout_s
+    )
+    await runner.setup()
+    host, _, port = settings.http_listen.rpartition(":")
+    site = web.TCPSite(runner, host.strip("[]"), int(port), reuse_port=settings.workers > 1, backlog=4096)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise StartError(f"cannot listen on {settings.http_listen}: {error.strerror}") from None
+    async with runner.refusing_slow_heads():
+        yield
+        await site.stop()
+        await runner.finish(settings.shutdown_grace_s)
+    await runner.cleanup()
+
+
+async def _hand_over(usage: UsageOutbox, grace_s: float) -> None:
+    """Waits until the accountant has every record. What it does not get in time, the nodes' witnesses settle."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + grace_s
+    while len(usage) and loop.time() < until:
+        await asyncio.sleep(0.02)
+    if len(usage):
+        get_logger(__name__).error("records left to the witnesses", records=len(usage))
+
+
+def _open_relay(channels: Channels) -> Callable[[Route], RelayStream]:
+    def open_relay(route: Route) -> RelayStream:
+        return channels.node(route.node_id, route.address).stream_stream(
+            RELAY,
+            request_serializer=_as_is,
+            response_deserializer=agent_pb.RelayResponse.FromString,
+        )()
+
+    return open_relay
+
+
+def _open_records(channels: Channels, settings: GatewaySettings) -> Callable[[], RecordStream]:
+    def open_records() -> RecordStream:
+        return channels.service("accountant", settings.accountant_target).stream_stream(
+            RECORD_STREAM,
+            request_serializer=_as_is,
+            response_deserializer=accountant_pb.RecordStreamResponse.FromString,
+        )()
+
+    return open_records
+
+
+def _as_is(message: bytes) -> bytes:
+    """The serialiser of messages that are bytes already."""
+    return message
+
+
+def _readiness(catalogue: Catalogue, usage: UsageOutbox, picker: Picker, watches: Watches) -> Readiness:
+    return Readiness(
+        required=lambda: {"catalogue": catalogue.loaded, "usage_outbox": not usage.full},
+        degraded=lambda: {
+            "scheduler": not picker.connected,
+            "accountant": not usage.connected,
+            **{f"watch_{name}": lost for name, lost in watches.lost.items()},
+        },
+    )
+
+
+def _gauges(
+    registry: CollectorRegistry, usage: UsageOutbox, keys: KeyCache, picker: Picker, access_log: AccessLog
+) -> None:
+    for name, text, read in (
+        ("crosslogic_usage_outbox_records", "Usage records that are not durable yet.", lambda: len(usage)),
+        ("crosslogic_usage_refused", "Usage records that the accountant refused for good.", lambda: usage.refused),
+        ("crosslogic_keys_stale", "Answers from keys kept while identity was away.", lambda: keys.stale_answers),
+        ("crosslogic_picks_from_memory", "Picks made while the scheduler was away.", lambda: picker.picked_from_memory),
+        ("crosslogic_access_log_dropped", "Access log lines dropped.", lambda: access_log.dropped),
+    ):
+        Gauge(name, text, registry=registry).set_function(read)
