@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from crosslogic_common.errors import CodedError, ErrorCode
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from msgspec import UNSET, UnsetType
 
 from crosslogic_gateway.admin.decoding import field_error
 
@@ -36,21 +37,36 @@ def text_or_none(text: str) -> str | None:
     return text or None
 
 
-def asked_time(text: str, field: str) -> Timestamp | None:
-    """The time of a query parameter; None when it is empty. Raises INVALID_ARGUMENT."""
-    if not text:
+def asked_time(text: str | UnsetType, field: str) -> Timestamp | None:
+    """The time of a query parameter; None when it is not given. Raises INVALID_ARGUMENT."""
+    if text is UNSET:
         return None
-    parsed = None
-    if _RFC3339.fullmatch(text):
-        try:
-            parsed = datetime.fromisoformat(text.upper())
-        except ValueError:
-            parsed = None
-    if parsed is None or parsed.astimezone(UTC) < _EPOCH:
-        raise field_error(field, "expected an RFC 3339 time such as `2026-01-31T00:00:00Z` (write `+` as `%2B`)")
+    if not _RFC3339.fullmatch(text):
+        raise _no_time(field)
+    try:
+        parsed = datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise _no_time(field) from None
+    return timestamp(parsed, field)
+
+
+def timestamp(value: datetime, field: str) -> Timestamp:
+    """A time for a neighbour. Raises INVALID_ARGUMENT that names `field`: before 1970, or past the year 9999 in UTC."""
+    try:
+        utc = value.astimezone(UTC)
+    except OverflowError:
+        raise _no_time(field) from None
+    if utc < _EPOCH:
+        raise _no_time(field)
     message = Timestamp()
-    message.FromDatetime(parsed.astimezone(UTC))
+    message.FromDatetime(utc)
     return message
+
+
+def _no_time(field: str) -> CodedError:
+    return field_error(
+        field, "expected an RFC 3339 time since 1970 such as `2026-01-31T00:00:00Z` (in a query, write `+` as `%2B`)"
+    )
 
 
 def whole_number(digits: str) -> int:

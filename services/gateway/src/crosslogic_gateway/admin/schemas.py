@@ -297,8 +297,8 @@ class UsageQuery(Asked):
     key_id: str = ""
     model: str = ""
     region: str = ""
-    from_: TimeText = field(name="from", default="")
-    to: TimeText = ""
+    from_: TimeText | UnsetType = field(name="from", default=UNSET)
+    to: TimeText | UnsetType = UNSET
     group_by: Annotated[
         str,
         Meta(description="At most 4 of org, environment, key, model, region, hour, day, with commas between."),
@@ -341,8 +341,8 @@ class RecordsQuery(Asked):
     key_id: str = ""
     model: str = ""
     region: str = ""
-    from_: TimeText = field(name="from", default="")
-    to: TimeText = ""
+    from_: TimeText | UnsetType = field(name="from", default=UNSET)
+    to: TimeText | UnsetType = UNSET
     page_size: PageSize = 100
     page_token: str = ""
 

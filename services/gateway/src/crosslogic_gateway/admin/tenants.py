@@ -1,14 +1,12 @@
 """Organisations, environments and keys."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from crosslogic.identity.v1 import identity_pb2 as pb
-from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import UNSET, UnsetType
 
 from crosslogic_gateway.admin import schemas
-from crosslogic_gateway.admin.conversion import optional_time, text_or_none, time
+from crosslogic_gateway.admin.conversion import optional_time, text_or_none, time, timestamp
 from crosslogic_gateway.admin.operation import Call
 
 _STATUS = {"active": pb.STATUS_ACTIVE, "suspended": pb.STATUS_SUSPENDED}
@@ -86,12 +84,13 @@ async def update_environment(call: Call[schemas.EnvironmentPatch, None]) -> sche
 
 async def create_key(call: Call[schemas.NewKey, None]) -> schemas.CreatedKey:
     """POST /admin/environments/{id}/keys."""
+    expire_time = call.body.expire_time
     request = pb.CreateApiKeyRequest(
         environment_id=call.path["id"],
         name=call.body.name,
         kind=_KIND[call.body.kind],
         allowed_models=call.body.allowed_models,
-        expire_time=_timestamp(call.body.expire_time),
+        expire_time=None if expire_time is None else timestamp(expire_time, "expire_time"),
     )
     answer = await call.rpc(call.deps.identity().CreateApiKey, request)
     return schemas.CreatedKey(**_key_fields(answer.api_key), key=answer.secret)
@@ -148,14 +147,6 @@ def _status(word: str | UnsetType) -> pb.Status.ValueType | None:
 
 def _models(names: list[str] | UnsetType) -> pb.ModelList | None:
     return None if names is UNSET else pb.ModelList(models=names)
-
-
-def _timestamp(value: datetime | None) -> Timestamp | None:
-    if value is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(value.astimezone(UTC))
-    return message
 
 
 def _org(org: pb.Org) -> schemas.Org:

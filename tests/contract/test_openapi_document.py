@@ -1,0 +1,144 @@
+"""The OpenAPI document says what the server does."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestServer
+from crosslogic_gateway.admin.routes import OPERATIONS, make_admin_routes
+from crosslogic_gateway.openapi import build_document
+from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
+from openapi_spec_validator import validate
+
+from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    return build_document("0.1.0")
+
+
+@pytest.fixture
+async def admin() -> AsyncIterator[AdminClient]:
+    async with AdminClient(TestServer(Neighbours().app()), headers={"X-Admin-Token": TOKEN}) as client:
+        yield client
+
+
+def matches(document: dict[str, Any], schema: dict[str, Any], instance: Any) -> None:
+    whole = {**schema, "components": document["components"]}
+    Draft202012Validator(whole, format_checker=FormatChecker()).validate(instance)
+
+
+def test_client_generators_can_read_the_document(document: dict[str, Any]) -> None:
+    validate(document)
+
+
+async def test_the_server_serves_its_own_document_to_anybody(document: dict[str, Any]) -> None:
+    async with AdminClient(TestServer(Neighbours().app())) as client, client.get("/openapi.json") as answer:
+        assert answer.status == 200
+        assert answer.content_type == "application/json"
+        assert await answer.json() == document
+
+
+def test_every_admin_route_is_described_and_every_description_has_a_route(document: dict[str, Any]) -> None:
+    routes = {(route.method, route.path) for route in make_admin_routes(Neighbours().deps)}
+    described = {
+        (method.upper(), path)
+        for path, item in document["paths"].items()
+        if path.startswith("/admin")
+        for method in item
+    }
+    assert routes == described
+    assert len(routes) == len(OPERATIONS)
+
+
+def test_the_paths_that_the_issue_promises_are_there(document: dict[str, Any]) -> None:
+    promised = """
+        POST|GET /admin/orgs
+        GET|PATCH /admin/orgs/{id}
+        POST|GET /admin/orgs/{id}/environments
+        GET|PATCH /admin/environments/{id}
+        POST|GET /admin/environments/{id}/keys
+        GET|PATCH|DELETE /admin/keys/{id}
+        POST /admin/keys/{id}/rotate
+        POST|GET /admin/models
+        GET /admin/nodes
+        POST /admin/nodes/{id}/drain
+        POST /admin/nodes/join-tokens
+        GET /admin/usage
+        GET /admin/usage/records
+        POST /v1/chat/completions
+        POST /v1/completions
+        POST /v1/embeddings
+        POST /v1/responses
+        POST /v1/messages
+        GET /v1/models
+        GET /health
+        GET /ready
+        GET /metrics
+    """
+    for line in promised.strip().splitlines():
+        methods, path = line.split()
+        for method in methods.split("|"):
+            assert method.lower() in document["paths"][path], line
+
+
+def test_operation_names_are_unique_and_every_reference_resolves(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    assert len(names) == len(set(names))
+    references = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
+    assert references == set(document["components"]["schemas"])
+
+
+def test_every_admin_operation_wants_the_admin_token_and_every_v1_operation_a_key(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        scheme = "adminToken" if path.startswith("/admin") else "apiKey" if path.startswith("/v1/") else None
+        for operation in item.values():
+            assert operation["security"] == ([{scheme: []}] if scheme else []), path
+
+
+async def test_every_operations_answer_is_what_the_document_says(admin: AdminClient, document: dict[str, Any]) -> None:
+    ids: dict[str, str] = {"node": "00000000-0000-0000-0000-000000000063"}
+    bodies: dict[str, Any] = {
+        "createOrg": {"name": "Acme"},
+        "updateOrg": {"name": "Acme 2", "status": "suspended"},
+        "createEnvironment": {"name": "production", "region": "us-east", "allowed_models": ["m"]},
+        "updateEnvironment": {"status": "active"},
+        "createKey": {"kind": "test", "expire_time": "2030-01-01T00:00:00Z"},
+        "updateKey": {"allowed_models": []},
+        "rotateKey": {"overlap_s": 60},
+        "createModel": {
+            "name": "m", "context_length": 8, "input_usd_per_million": "0.05", "output_usd_per_million": "1",
+        },
+        "createJoinToken": {},
+    }  # fmt: skip
+    queries = {"queryUsage": {"group_by": "org,environment,model,day"}, "listUsageRecords": {"request_id": "r"}}
+    # What is revoked comes last.
+    for operation in sorted(OPERATIONS, key=lambda operation: operation.method == "DELETE"):
+        described = document["paths"][operation.path][operation.method.lower()]
+        parent = operation.path.split("/")[2]
+        path = operation.path.replace("{id}", ids.get(parent.removesuffix("s"), "none"))
+        body = bodies.get(operation.name)
+        if body is not None:
+            matches(document, described["requestBody"]["content"]["application/json"]["schema"], body)
+        async with admin.request(operation.method, path, json=body, params=queries.get(operation.name)) as answer:
+            given = await answer.json()
+            assert str(answer.status) in described["responses"], (operation.name, given)
+            assert answer.status == operation.status, (operation.name, given)
+            content = described["responses"][str(answer.status)]["content"][answer.content_type]
+            matches(document, content["schema"], given)
+        if operation.name in ("createOrg", "createEnvironment", "createKey"):
+            ids[operation.name.removeprefix("create").lower()] = given["id"]
+
+
+async def test_errors_are_what_the_document_says(admin: AdminClient, document: dict[str, Any]) -> None:
+    error = {"$ref": "#/components/schemas/Error"}
+    for method, path, status in (
+        ("GET", "/admin/orgs/none", 404),
+        ("POST", "/admin/orgs", 415),
+        ("GET", "/admin/usage?group_by=x", 400),
+    ):
+        async with admin.request(method, path, data=b"x") as answer:
+            assert answer.status == (400 if method == "GET" and status == 404 else status)
+            matches(document, error, await answer.json())
