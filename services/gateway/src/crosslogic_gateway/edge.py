@@ -61,8 +61,9 @@ class Edge:
     @property
     def middlewares(self) -> Sequence[Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]]:
         """The chain, outermost first."""
-        return (web.middleware(self._envelope), web.middleware(self._cors), web.middleware(self._content))
+        return (self._envelope, self._cors, self._content)
 
+    @web.middleware
     async def _envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Request id, security headers, access log, metrics, and recovery from whatever goes wrong inside."""
         started = asyncio.get_running_loop().time()
@@ -103,6 +104,7 @@ class Edge:
             self._log.exception("request failed", request_id=request[REQUEST_ID])
             return error_response(request, CodedError(ErrorCode.INTERNAL))
 
+    @web.middleware
     async def _cors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answers preflights and names the origin, for origins that are allowed; without any it does nothing."""
         origin = request.headers.get("Origin")
@@ -126,6 +128,7 @@ class Edge:
             response.headers["Vary"] = "Origin"
         return response
 
+    @web.middleware
     async def _content(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuses bodies that are too large or no JSON before they are read."""
         if request.method in ("POST", "PATCH", "PUT"):
