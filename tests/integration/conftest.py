@@ -1,0 +1,71 @@
+"""Real PostgreSQL and Redis: from wheels, started once a session, or those that DATABASE_URL and REDIS_URL name."""
+
+import os
+import signal
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from crosslogic_dev.ports import free_port
+from crosslogic_dev.postgres import drop_database, ensure_database, start_postgres
+from crosslogic_dev.processes import ProcessTable
+from crosslogic_dev.redis import start_redis
+from crosslogic_dev.run_dir import RunDir
+
+
+@pytest.fixture(scope="session")
+def servers_dir() -> Iterator[RunDir]:
+    # Not pytest's own folder: nobody but root may enter that, and PostgreSQL does not run as root.
+    with tempfile.TemporaryDirectory(prefix="cl-servers-") as folder:
+        Path(folder).chmod(0o711)
+        run_dir = RunDir(Path(folder) / "run")
+        run_dir.make()
+        yield run_dir
+
+
+@pytest.fixture(scope="session")
+def pg_server(servers_dir: RunDir) -> Iterator[str]:
+    given = os.environ.get("DATABASE_URL")
+    if given:
+        yield given
+        return
+    table = ProcessTable(servers_dir)
+    try:
+        yield start_postgres(table, servers_dir, port=free_port(), durable=False)
+    finally:
+        table.stop(["postgres"], number=signal.SIGINT)
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers_dir: RunDir) -> Iterator[str]:
+    given = os.environ.get("REDIS_URL")
+    if given:
+        yield given
+        return
+    table = ProcessTable(servers_dir)
+    try:
+        yield start_redis(table, servers_dir, port=free_port())
+    finally:
+        table.stop(["redis"])
+
+
+@pytest.fixture(scope="module")
+def pg_url(pg_server: str) -> Iterator[str]:
+    """A fresh database for each test module."""
+    url = f"{pg_server.rpartition('/')[0]}/test_{uuid.uuid4().hex}"
+    ensure_database(url)
+    try:
+        yield url
+    finally:
+        drop_database(url)
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """An empty Redis for each test."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushdb()
+    return redis_server
