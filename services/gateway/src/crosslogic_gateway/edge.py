@@ -14,10 +14,11 @@ from crosslogic_common.logs import get_logger
 from crosslogic_gateway.access_log import AccessLog
 from crosslogic_gateway.body import MAX_BODY_BYTES
 from crosslogic_gateway.http import (
+    CORS_ORIGIN,
     REQUEST_ID,
     RECEIVED_AT,
-    SECURITY_HEADERS,
     SHOWN_REQUEST_ID,
+    answer_headers,
     error_response,
     shown_request_id,
 )
@@ -75,9 +76,8 @@ class Edge:
         try:
             response = await self._answered(request, handler)
             status = response.status
-            if not response.prepared and "X-Frame-Options" not in response.headers:
-                response.headers.update(SECURITY_HEADERS)
-                response.headers["X-Request-ID"] = request[SHOWN_REQUEST_ID]
+            if isinstance(response, web.Response) and "X-Frame-Options" not in response.headers:
+                response.headers.update(answer_headers(request, response.headers.get("Content-Type", "text/plain")))
             return response
         finally:
             elapsed_s = asyncio.get_running_loop().time() - started
@@ -122,11 +122,7 @@ class Edge:
                 },
             )
         request[CORS_ORIGIN] = origin
-        response = await handler(request)
-        if not response.prepared:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Vary"] = "Origin"
-        return response
+        return await handler(request)
 
     @web.middleware
     async def _content(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -159,10 +155,6 @@ class Edge:
 
     def _origin_allowed(self, origin: str) -> bool:
         return origin in self._policy.cors_origins or "*" in self._policy.cors_origins
-
-
-CORS_ORIGIN = web.RequestKey("cors_origin", str)
-"""The allowed origin of a browser's request; streams name it themselves."""
 
 
 def _is_address(text: str) -> bool:

@@ -2,7 +2,9 @@
 
 import re
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
 from multidict import CIMultiDict
 
 from crosslogic_common.errors import CodedError, http_status, to_openai_body
@@ -14,6 +16,9 @@ SHOWN_REQUEST_ID = web.RequestKey("shown_request_id", str)
 RECEIVED_AT = web.RequestKey("received_at", float)
 """The event loop's time at which the request's head was complete, in seconds."""
 
+CORS_ORIGIN = web.RequestKey("cors_origin", str)
+"""The allowed origin of a browser's request."""
+
 SECURITY_HEADERS: tuple[tuple[str, str], ...] = (
     ("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
@@ -21,8 +26,11 @@ SECURITY_HEADERS: tuple[tuple[str, str], ...] = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
     ("Permissions-Policy", "camera=(), geolocation=(), microphone=()"),
+    ("Server", "CrossLogic"),
 )
+_SECURITY_LINES = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS)
 
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]{1,200}", re.ASCII)
 _SOUND_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 
 
@@ -37,7 +45,53 @@ def answer_headers(request: web.Request, content_type: str) -> CIMultiDict[str]:
     headers["Content-Type"] = content_type
     headers["X-Request-ID"] = request[SHOWN_REQUEST_ID]
     headers["X-CrossLogic-Request-ID"] = request[REQUEST_ID]
+    origin = request.get(CORS_ORIGIN)
+    if origin is not None:
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = "X-Request-ID, X-CrossLogic-Request-ID, Retry-After"
+        headers["Vary"] = "Origin"
     return headers
+
+
+class WholeResponse(web.StreamResponse):
+    """A whole answer whose head is written as one string, in one go with its body.
+
+    The same bytes as web.Response with `answer_headers`, at a quarter of the cost: this is most of what the gateway
+    sends. Only for HTTP/1.1 with keep-alive; `whole_response` chooses.
+    """
+
+    def __init__(self, *, status: int, content_type: str, body: bytes) -> None:
+        super().__init__(status=status)
+        self._content_type_line = content_type
+        self._body = body
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Writes the answer."""
+        if self._eof_sent:
+            return None
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client left")
+        head = (
+            f"HTTP/1.1 {self.status} {self.reason}\r\n{_SECURITY_LINES}Content-Type: {self._content_type_line}\r\n"
+            f"X-Request-ID: {request[SHOWN_REQUEST_ID]}\r\nX-CrossLogic-Request-ID: {request[REQUEST_ID]}\r\n"
+            f"Content-Length: {len(self._body)}\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
+        )
+        transport.write(head.encode("latin-1") + self._body)
+        self._keep_alive = True
+        self._eof_sent = True
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to write."""
+
+
+def whole_response(request: web.Request, *, status: int, content_type: str, body: bytes) -> web.StreamResponse:
+    """An answer that is known whole."""
+    plain = request.version == HttpVersion11 and request.keep_alive and CORS_ORIGIN not in request
+    if plain and _HEADER_VALUE.fullmatch(content_type):
+        return WholeResponse(status=status, content_type=content_type, body=body)
+    return web.Response(status=status, body=body, headers=answer_headers(request, content_type))
 
 
 def error_response(request: web.Request, error: CodedError) -> web.Response:

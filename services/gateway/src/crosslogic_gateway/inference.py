@@ -13,12 +13,13 @@ from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.errors import CodedError, ErrorCode, to_openai_body
 from crosslogic_common.logs import get_logger
 from crosslogic_common.seal import Sealer
+from crosslogic_common.wire import repeated_messages
 from crosslogic_gateway.answers import Answer, StreamedAnswer, WholeAnswer
 from crosslogic_gateway.body import InferenceBody, check_against_model, parse_body
 from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Model, Principal, Route
 from crosslogic_gateway.engine_errors import client_error, error_event
-from crosslogic_gateway.http import REQUEST_ID, RECEIVED_AT, SHOWN_REQUEST_ID, answer_headers
+from crosslogic_gateway.http import REQUEST_ID, RECEIVED_AT, SHOWN_REQUEST_ID, answer_headers, whole_response
 from crosslogic_gateway.keys import KeyCache
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.relay import NodeLink, RelayPool, Timeouts
@@ -51,7 +52,8 @@ APIS: tuple[Api, ...] = (
 class _Call:
     """One attempt on one node."""
 
-    context: accountant_pb.RequestContext
+    context: bytes
+    """The serialised RequestContext."""
     route: Route
     link: NodeLink
     call_id: int
@@ -151,7 +153,7 @@ class Inference:
                 region=route.region,
                 node_id=route.node_id,
                 max_total_tokens=min(model.context_length * body.choices, 2**31 - 1),
-            )
+            ).SerializeToString()
             try:
                 return await self._attempt(request, api, principal, body, raw, route, context)
             except CodedError as error:
@@ -168,7 +170,7 @@ class Inference:
         body: InferenceBody,
         raw: bytes,
         route: Route,
-        context: accountant_pb.RequestContext,
+        context: bytes,
     ) -> _Call:
         answer: Answer = StreamedAnswer() if body.stream else WholeAnswer()
         link = self._relays.link(route)
@@ -181,9 +183,9 @@ class Inference:
                 include_usage=body.include_usage,
                 continuous_usage=body.continuous_usage,
                 return_token_ids=body.return_token_ids,
-                request_id=context.request_id,
+                request_id=request[REQUEST_ID],
                 cache_salt=principal.cache_salt,
-                sealed_context=self._sealer.seal(context.SerializeToString(), aad=route.node_id.encode()),
+                sealed_context=self._sealer.seal(context, aad=route.node_id.encode()),
                 first_byte_timeout_ms=self._first_byte_timeout_ms,
                 idle_timeout_ms=self._idle_timeout_ms,
             ),
@@ -197,7 +199,7 @@ class Inference:
             raise
         return call
 
-    async def _whole(self, request: web.Request, call: _Call, head: agent_pb.RelayHead) -> web.Response:
+    async def _whole(self, request: web.Request, call: _Call, head: agent_pb.RelayHead) -> web.StreamResponse:
         answer = call.answer
         assert isinstance(answer, WholeAnswer)  # noqa: S101  # chosen by the same flag
         if not answer.ended.done():
@@ -208,8 +210,8 @@ class Inference:
             raise answer.error
         call.first_byte_at = asyncio.get_running_loop().time()
         self._record(call, common_pb.OUTCOME_SUCCEEDED)
-        return web.Response(
-            status=head.status, body=answer.body(), headers=answer_headers(request, head.content_type)
+        return whole_response(
+            request, status=head.status, content_type=head.content_type, body=answer.body()
         )
 
     async def _stream(self, request: web.Request, call: _Call, head: agent_pb.RelayHead) -> web.StreamResponse:
@@ -264,16 +266,15 @@ class Inference:
         call.recorded = True
         now = asyncio.get_running_loop().time()
         first_byte_us = round((call.first_byte_at - call.received_at) * 1e6) if call.first_byte_at else 0
-        self._usage.record(
-            accountant_pb.UsageRecord(
-                context=call.context,
-                usage=call.answer.usage(),
-                outcome=outcome,
-                latency_us=round((now - call.received_at) * 1e6),
-                time_to_first_token_us=first_byte_us,
-                http_status=call.http_status,
-            )
+        rest = accountant_pb.UsageRecord(
+            usage=call.answer.usage(),
+            outcome=outcome,
+            latency_us=round((now - call.received_at) * 1e6),
+            time_to_first_token_us=first_byte_us,
+            http_status=call.http_status,
         )
+        # UsageRecord.context is field 1: the sealed bytes are used again rather than built again.
+        self._usage.record(repeated_messages([call.context]) + rest.SerializeToString())
 
 
 def _secret(request: web.Request) -> str:

@@ -61,11 +61,10 @@ class UsageOutbox:
         async with self._link.running():
             yield
 
-    def record(self, record: accountant_pb.UsageRecord) -> None:
-        """Takes a record. Never refuses: who checks `full` before serving never comes here too often."""
+    def record(self, serialised: bytes) -> None:
+        """Takes a serialised UsageRecord. Never refuses: who checks `full` before serving never comes here too often."""
         record_id = self._next_id
         self._next_id = record_id + 1
-        serialised = record.SerializeToString()
         if len(self._sent) < MAX_UNACKNOWLEDGED and not self._waiting and self._try_send(record_id, serialised):
             return
         self._waiting[record_id] = serialised
