@@ -1,5 +1,6 @@
 """The suite's errors: one code each, and the one mapping to gRPC status, HTTP status and OpenAI error bodies."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,13 +9,15 @@ from types import MappingProxyType
 import grpc
 import grpc.aio
 import msgspec
-
 from crosslogic.common.v1 import common_pb2 as common_pb
 
 CODE_METADATA = "crosslogic-code"
 RETRY_AFTER_METADATA = "crosslogic-retry-after-ms"
 PARAM_METADATA = "crosslogic-param"
-MAX_PUBLIC_CHARS = 1024
+MAX_PUBLIC_BYTES = 1024
+MAX_RETRY_AFTER_S = 86_400.0
+_MAX_PARAM_CHARS = 128
+_MAX_RETRY_DIGITS = 10
 
 
 class ErrorCode(StrEnum):
@@ -58,7 +61,17 @@ class ErrorRow:
     message: str
     """What the caller reads where the raiser gave no better sentence."""
 
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request can succeed a little later, with nothing changed by the caller.
 
+        The HTTP API says so in `x-should-retry`, which OpenAI's clients obey before their own rule (that rule retries
+        409, which is pointless here).
+        """
+        return self.http_status in _RETRYABLE_HTTP
+
+
+_RETRYABLE_HTTP = frozenset({408, 429, 500, 502, 503, 504})
 _S = grpc.StatusCode
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
@@ -122,10 +135,18 @@ CATALOGUE: Mapping[ErrorCode, ErrorRow] = MappingProxyType(
             _S.RESOURCE_EXHAUSTED, 429, "rate_limit_error", "rate_limit_exceeded", "Too many requests: slow down."
         ),
         ErrorCode.OVERLOADED: ErrorRow(
-            _S.RESOURCE_EXHAUSTED, 429, "overloaded_error", "overloaded", "The service is overloaded: try again shortly."
+            _S.RESOURCE_EXHAUSTED,
+            429,
+            "overloaded_error",
+            "overloaded",
+            "The service is overloaded: try again shortly.",
         ),
         ErrorCode.NO_CAPACITY: ErrorRow(
-            _S.UNAVAILABLE, 503, _SERVER, "no_capacity", "No machine can take this request right now: try again shortly."
+            _S.UNAVAILABLE,
+            503,
+            _SERVER,
+            "no_capacity",
+            "No machine can take this request right now: try again shortly.",
         ),
         ErrorCode.ENGINE_ERROR: ErrorRow(
             _S.INTERNAL, 502, _SERVER, "engine_error", "The model failed to answer: try again."
@@ -168,14 +189,33 @@ class CodedError(Exception):
     ) -> None:
         """`public` is for the caller and names nothing internal; `private` is for the log only.
 
-        `retry_after_s` is advice in seconds; `param` is the request's field at fault.
+        `retry_after_s` is advice in seconds, kept within 0 to a day; `param` is the request's field at fault. What does
+        not fit the wire is made to fit here, so that telling an error can never fail: `public` is cut at 1,024 bytes of
+        UTF-8, and a `param` that is not printable ASCII is left out.
         """
         self.code = code
-        self.public = (public or CATALOGUE[code].message)[:MAX_PUBLIC_CHARS]
+        self.public = _wire_text(public or CATALOGUE[code].message)
         self.private = private
-        self.retry_after_s = retry_after_s
-        self.param = param
+        self.retry_after_s = _wire_seconds(retry_after_s)
+        self.param = _wire_param(param)
         super().__init__(f"{code}: {self.public}" + (f" ({private})" if private else ""))
+
+
+def _wire_text(text: str) -> str:
+    encoded = text.encode("utf-8", "replace")[:MAX_PUBLIC_BYTES]
+    return encoded.decode("utf-8", "ignore")
+
+
+def _wire_seconds(seconds: float | None) -> float | None:
+    if seconds is None or math.isnan(seconds):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def _wire_param(param: str | None) -> str | None:
+    if not param or not param.isascii() or not param.isprintable():
+        return None
+    return param[:_MAX_PARAM_CHARS]
 
 
 def grpc_status(error: CodedError) -> grpc.StatusCode:
@@ -217,9 +257,11 @@ def to_metadata(error: CodedError) -> tuple[tuple[str, str], ...]:
 _BY_STATUS: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
     {
         _S.INVALID_ARGUMENT: ErrorCode.INVALID_ARGUMENT,
+        _S.OUT_OF_RANGE: ErrorCode.INVALID_ARGUMENT,
         _S.NOT_FOUND: ErrorCode.NOT_FOUND,
         _S.ALREADY_EXISTS: ErrorCode.ALREADY_EXISTS,
         _S.FAILED_PRECONDITION: ErrorCode.CONFLICT,
+        _S.ABORTED: ErrorCode.CONFLICT,
         _S.PERMISSION_DENIED: ErrorCode.PERMISSION_DENIED,
         _S.UNAUTHENTICATED: ErrorCode.UNAUTHENTICATED,
         _S.RESOURCE_EXHAUSTED: ErrorCode.OVERLOADED,
@@ -237,13 +279,19 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> CodedError:
     if sent is None or sent not in ErrorCode.__members__:
         code = _BY_STATUS.get(error.code(), ErrorCode.INTERNAL)
         return CodedError(code, private=f"{error.code().name}: {error.details()}")
-    retry_ms = metadata.get(RETRY_AFTER_METADATA)
     return CodedError(
         ErrorCode(sent),
         error.details() or "",
-        retry_after_s=int(retry_ms) / 1000 if retry_ms is not None and retry_ms.isdigit() else None,
+        retry_after_s=_seconds(metadata.get(RETRY_AFTER_METADATA)),
         param=metadata.get(PARAM_METADATA),
     )
+
+
+def _seconds(millis: str | None) -> float | None:
+    # The peer may be a node, which is not trusted: no number is too long to read.
+    if millis is None or not millis.isdecimal() or len(millis) > _MAX_RETRY_DIGITS:
+        return None
+    return int(millis) / 1000
 
 
 def to_call_error(error: CodedError) -> common_pb.CallError:

@@ -2,15 +2,13 @@
 
 import asyncio
 import contextlib
-import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import re
+from collections.abc import AsyncIterator, Mapping
 from types import ModuleType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import grpc
 import grpc.aio
-import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry import trace
@@ -18,10 +16,20 @@ from opentelemetry import trace
 from crosslogic_common.interceptor import RpcInterceptor
 from crosslogic_common.logs import get_logger
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.settings import Settings, SettingsError
+from crosslogic_common.process import StartError, read_settings, run_service
 from crosslogic_common.tls import CHANNEL_OPTIONS, TlsFiles, server_credentials
 
-SettingsOf = TypeVar("SettingsOf", bound=Settings)
+__all__ = [
+    "ANY_CERTIFICATE",
+    "STANDARD_RULES",
+    "CallerRules",
+    "GrpcServer",
+    "Registrar",
+    "StartError",
+    "method_names",
+    "read_settings",
+    "run_service",
+]
 
 CallerRules = Mapping[str, frozenset[str]]
 """Full method, for example `/crosslogic.identity.v1.IdentityService/GetOrg`, to who may call it: `service:gateway`,
@@ -34,10 +42,10 @@ STANDARD_RULES: CallerRules = {
     "/grpc.health.v1.Health/List": ANY_CERTIFICATE,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ANY_CERTIFICATE,
 }
-
-
-class StartError(Exception):
-    """The process cannot start; the message says what to change."""
+_ANONYMOUS = "anonymous"
+_RULE_WORD = re.compile(r"service:(?:[a-z][a-z_]*|\*)|node|certificate|anonymous")
+# Just before gRPC cuts what still runs, so that the log can name it.
+_LOOK_BEFORE_CUT_S = 0.05
 
 
 class Registrar(Protocol):
@@ -65,8 +73,8 @@ class GrpcServer:
         """Listens at `listen` (host:port; port 0 picks one) once served.
 
         `stopping` is set when the server begins to stop, so that long-lived streams end by themselves. An RPC that no
-        rule names is refused; `serve` refuses to start if an added servicer has one. Without `client_certificates` only
-        RPCs with the rule `anonymous` can be reached.
+        rule names is refused. Without `client_certificates` no certificate is asked for, and every RPC's rule must be
+        `anonymous` and nothing else; with them no rule may be.
         """
         self._listen = listen
         self._tls = tls
@@ -75,25 +83,50 @@ class GrpcServer:
         self._grace_s = shutdown_grace_s
         self._stopping = stopping
         self._services: dict[str, Registrar] = {}
-        self._interceptor = RpcInterceptor(rules=self._rules, metrics=metrics, tracer=tracer)
+        self._metrics = metrics
+        self._interceptor = RpcInterceptor(
+            rules=self._rules,
+            metrics=metrics,
+            tracer=tracer,
+            stopping=stopping,
+            ended_by_stopping=frozenset(STANDARD_RULES),
+        )
         self._log = get_logger(__name__)
         self.port = 0
         """The port it listens on, once served."""
 
     def add(self, module: ModuleType, service_name: str, register: Registrar) -> None:
-        """Adds a service of the generated module. Raises StartError when one of its RPCs has no rule."""
-        missing = [name for name in method_names(module, service_name) if f"/{service_name}/{name}" not in self._rules]
-        if missing:
-            raise StartError(f"no caller rule for {service_name}: {', '.join(missing)}")
+        """Adds a service of the generated module. Raises StartError when an RPC has no rule, or one of no meaning."""
+        for name in method_names(module, service_name):
+            self._check_rule(f"/{service_name}/{name}")
         self._services[service_name] = register
+
+    def _check_rule(self, method: str) -> None:
+        rule = self._rules.get(method)
+        if not rule:
+            raise StartError(f"no caller rule for {method}")
+        unknown = sorted(word for word in rule if not _RULE_WORD.fullmatch(word))
+        if unknown:
+            raise StartError(f"the caller rule for {method} has unknown words: {', '.join(unknown)}")
+        if self._client_certificates and _ANONYMOUS in rule:
+            raise StartError(f"{method} is for anonymous callers, but this server asks for certificates")
+        if not self._client_certificates and rule != {_ANONYMOUS}:
+            raise StartError(f"{method} wants a certificate, but this server asks for none")
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Serves for as long as the block lasts; then stops accepting, finishes what runs, and closes."""
+        """Serves for as long as the block lasts; then stops accepting, finishes what runs, and closes.
+
+        Raises StartError when the port is taken or the TLS files do not fit together.
+        """
         server = grpc.aio.server(
             interceptors=[self._interceptor],
             # Two servers must never share a port by accident: the second is told that it is taken.
-            options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 5_000)],
+            options=[
+                *CHANNEL_OPTIONS,
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ],
         )
         for register in self._services.values():
             register(server)
@@ -102,55 +135,44 @@ class GrpcServer:
             health_pb2_grpc.add_HealthServicer_to_server(checks, server)
             names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        try:
-            self.port = server.add_secure_port(
-                self._listen, server_credentials(self._tls, client_certificates=self._client_certificates)
-            )
-        except RuntimeError:
-            raise StartError(f"cannot listen on {self._listen}: is the port taken?") from None
+        self.port = self._bind(server)
         await server.start()
-        await self._set_health(checks, health_pb2.HealthCheckResponse.SERVING)
+        for name in ("", *self._services):
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._log.info("serving", listen=f"{self._listen.rpartition(':')[0]}:{self.port}")
         try:
-            yield
+            async with self._metrics.loop_watched():
+                yield
         finally:
+            await checks.enter_graceful_shutdown()
             self._stopping.set()
-            await self._set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
-            await server.stop(self._grace_s)
-            self._log.info("stopped serving", listen=self._listen)
+            await self._stop(server)
 
-    async def _set_health(
-        self, checks: health.aio.HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus
-    ) -> None:
-        for name in ("", *self._services):
-            await checks.set(name, status)
+    def _bind(self, server: grpc.aio.Server) -> int:
+        try:
+            problem = self._tls.read().problem()
+        except OSError as error:
+            problem = f"{error.filename}: {error.strerror}"
+        if problem:
+            raise StartError(f"the TLS files cannot be used: {problem} ({self._tls.cert_file}, {self._tls.key_file})")
+        credentials = server_credentials(self._tls, client_certificates=self._client_certificates)
+        try:
+            return server.add_secure_port(self._listen, credentials)
+        except RuntimeError:
+            raise StartError(f"cannot listen on {self._listen}: is the port taken?") from None
+
+    async def _stop(self, server: grpc.aio.Server) -> None:
+        ending = asyncio.create_task(server.stop(self._grace_s))
+        await asyncio.wait((ending,), timeout=max(0.0, self._grace_s - _LOOK_BEFORE_CUT_S))
+        if not ending.done():
+            cut = self._interceptor.running()
+            if cut:
+                self._log.warning("cutting what outlived the grace", grace_s=self._grace_s, rpcs=cut)
+        await ending
+        self._log.info("stopped serving", listen=self._listen)
 
 
 def method_names(module: ModuleType, service_name: str) -> list[str]:
     """The RPCs of a service, from its generated module."""
     service = module.DESCRIPTOR.services_by_name[service_name.rpartition(".")[2]]
     return [method.name for method in service.methods]
-
-
-def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Runs a service until SIGTERM or SIGINT sets the event it is given; the process's exit code says how it went."""
-
-    async def until_signalled() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        await main(stop)
-
-    try:
-        uvloop.run(until_signalled())
-    except StartError as error:
-        sys.exit(str(error))
-
-
-def read_settings(cls: type[SettingsOf], environ: Mapping[str, str]) -> SettingsOf:
-    """A service's settings, or the end of the process with every problem on a line of its own."""
-    try:
-        return cls.from_env(environ)
-    except SettingsError as error:
-        sys.exit(f"The settings are not complete:\n{error}")

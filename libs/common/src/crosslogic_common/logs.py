@@ -8,8 +8,18 @@ from typing import Any, cast
 
 import structlog
 
-# What must never stand in a log, wherever it came from.
-_SECRETS = re.compile(r"clsk_(live|test)_[0-9a-f]{8,}|cljt_[A-Za-z0-9_-]{8,}|(?i:bearer)\s+[A-Za-z0-9._~+/=-]{8,}")
+# What must never stand in a log, wherever it came from: keys and join tokens, credentials of HTTP, passwords in URLs.
+_SECRETS = re.compile(
+    r"clsk_[a-z]+_[0-9A-Za-z]{8,}"
+    r"|cljt_[A-Za-z0-9_-]{4,}"
+    r"|(?i:bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"
+    r"|(?i:authorization|x-admin-token|x-api-key)['\"]?\s*[:=,]\s*b?['\"]?[^\s'\",)}\]]+"
+)
+_SECRET_NAMES = frozenset(
+    {"authorization", "x-admin-token", "x-api-key", "api_key", "password", "admin_token", "join_token"}
+)
+_REDACTED = "(secret)"
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
@@ -50,15 +60,27 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replaces keys, join tokens and bearer tokens in every value."""
+    """Replaces keys, join tokens, credentials and passwords in every value, however deep."""
     for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = _SECRETS.sub("(secret)", value)
-        elif isinstance(value, Mapping | list | tuple):
-            text = repr(value)
-            if _SECRETS.search(text):
-                event[name] = _SECRETS.sub("(secret)", text)
+        if name.startswith("_"):
+            continue  # structlog's own, taken out before the line is written
+        event[name] = _REDACTED if name.lower() in _SECRET_NAMES else _clean(value)
     return event
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SECRETS.sub(_REDACTED, value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    # Containers, bytes, exceptions, messages: as text where that text holds a secret, and untouched otherwise.
+    text = repr(value)
+    cleaned = _SECRETS.sub(_REDACTED, text)
+    if isinstance(value, Mapping) and any(str(name).lower() in _SECRET_NAMES for name in value):
+        return {
+            str(name): _REDACTED if str(name).lower() in _SECRET_NAMES else _clean(item) for name, item in value.items()
+        }
+    return value if cleaned == text else cleaned
 
 
 class _Named:

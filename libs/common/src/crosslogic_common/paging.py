@@ -1,4 +1,4 @@
-"""Pages of a list that is ordered by id: a page token is the last id seen, wrapped so that nobody builds one by hand."""
+"""Pages of a list ordered by id: a page token is the last id seen, wrapped so that nobody builds one by hand."""
 
 import base64
 import binascii

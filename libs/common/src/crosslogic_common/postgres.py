@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import hashlib
+import os
+import re
+import socket
 from collections.abc import AsyncIterator, Iterator
 from importlib.resources.abc import Traversable
 
@@ -14,11 +17,16 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 from crosslogic_common.batched.backoff import Backoff
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
+from crosslogic_common.process import StartError
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
 _MIGRATION_LOCK = 0x63_6C_6D_69  # "clmi": one migration at a time in a database
+_MIGRATION_LOCK_WAIT_S = 120
+_MIGRATION_NAME = re.compile(r"[0-9]{4}_[a-z0-9_]+\.sql")
+_CHECK_S = 1.0
+_GIVE_UP_CONNECTING_S = 2.0
 
 
 def connection_arguments(schema: str, *, statement_timeout_ms: int = 10_000) -> dict[str, str | int]:
@@ -39,7 +47,11 @@ def connection_arguments(schema: str, *, statement_timeout_ms: int = 10_000) -> 
 async def open_pool(
     dsn: str, *, schema: str, max_size: int = 10, statement_timeout_ms: int = 10_000
 ) -> AsyncIterator[Pool]:
-    """A pool of at most `max_size` connections. A server that is away is waited for by whoever needs it, 5 s at most."""
+    """A pool of at most `max_size` connections.
+
+    A server that is away is waited for by whoever needs it, 5 s at most; it may be away when the pool is opened. At
+    most 1,000 wait at a time.
+    """
     pool: Pool = AsyncConnectionPool(
         dsn,
         kwargs=connection_arguments(schema, statement_timeout_ms=statement_timeout_ms),
@@ -47,8 +59,10 @@ async def open_pool(
         max_size=max_size,
         timeout=5.0,
         max_waiting=1000,
-        reconnect_timeout=float("inf"),
-        check=AsyncConnectionPool.check_connection,
+        # The pool doubles its waits between attempts without a cap: given ten minutes of outage, its next attempt would
+        # come ten minutes after it. So it gives up soon, and whoever needs a connection next starts it afresh.
+        reconnect_timeout=_GIVE_UP_CONNECTING_S,
+        check=_check,
         open=False,
     )
     await pool.open(wait=False)
@@ -59,11 +73,41 @@ async def open_pool(
 
 
 @contextlib.asynccontextmanager
-async def transaction(pool: Pool) -> AsyncIterator[Connection]:
-    """A connection in a transaction. A database that is away or too slow is UNAVAILABLE, never a stack trace."""
+async def transaction(pool: Pool, *, timeout_s: float = 15.0) -> AsyncIterator[Connection]:
+    """A connection in a transaction. A database that is away, too slow or hung is UNAVAILABLE, never a stack trace.
+
+    The connection is cut `timeout_s` after it was had. Whether a commit that was cut took effect is not known: repeat
+    it only where it is idempotent.
+    """
     with database_errors():
-        async with pool.connection() as connection, connection.transaction():
-            yield connection
+        async with pool.connection() as connection:
+            with _cut_after(connection, timeout_s):
+                async with connection.transaction():
+                    yield connection
+
+
+async def _check(connection: Connection) -> None:
+    with _cut_after(connection, _CHECK_S):
+        await AsyncConnectionPool.check_connection(connection)
+
+
+@contextlib.contextmanager
+def _cut_after(connection: Connection, timeout_s: float) -> Iterator[None]:
+    """Breaks the connection's socket when the block takes longer.
+
+    Limits set on the server do nothing when it is the server that hangs, and cancelling a psycopg call waits for the
+    server to agree. A broken socket ends both.
+    """
+    timer = asyncio.get_running_loop().call_later(timeout_s, _cut, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cut(connection: Connection) -> None:
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
@@ -76,7 +120,10 @@ def database_errors() -> Iterator[None]:
 
 
 async def notifications(dsn: str, *, schema: str, channel: str) -> AsyncIterator[str | None]:
-    """Payloads of NOTIFY on `channel`, for ever. None: the connection is new, and what was sent before it is not known."""
+    """Payloads of NOTIFY on `channel`, for ever.
+
+    None: the connection is new, and what was sent before it is not known.
+    """
     log = get_logger(__name__)
     backoff = Backoff(cap_s=2.0)
     arguments = connection_arguments(schema, statement_timeout_ms=0)
@@ -93,42 +140,94 @@ async def notifications(dsn: str, *, schema: str, channel: str) -> AsyncIterator
         await asyncio.sleep(backoff.next_s())
 
 
-class MigrationError(Exception):
+class MigrationError(StartError):
     """The schema cannot be brought up to date; the message says why."""
 
 
-async def migrate(dsn: str, *, schema: str, migrations: Traversable) -> list[str]:
+async def migrate(dsn: str, *, schema: str, migrations: Traversable, wait_s: float = 60.0) -> list[str]:
     """Applies the `*.sql` files of `migrations` that `schema` does not have yet, by name, each in a transaction.
 
-    Returns the names applied. Refuses a file that changed after it was applied. Several processes may call it at once.
+    Returns the names applied. Several processes may call it at once; a server that is away is waited for, `wait_s` at
+    most. Raises MigrationError for a file that changed after it was applied, one that sorts before an applied one, a
+    name that is not `0001_what_it_does.sql`, or SQL that fails (nothing of that file is kept).
     """
-    files = sorted((file for file in migrations.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
-    arguments = connection_arguments(schema, statement_timeout_ms=0)
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, **arguments) as connection:  # type: ignore[arg-type]
-        await connection.execute("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
-        await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
-        await connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations "
-            "(name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        cursor = await connection.execute("SELECT name, sha256 FROM schema_migrations")
-        applied = {str(name): str(digest) for name, digest in await cursor.fetchall()}
-        fresh = []
-        for file in files:
-            text = file.read_text(encoding="utf-8")
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            if file.name in applied:
-                if applied[file.name] != digest:
-                    raise MigrationError(
-                        f"{schema}: {file.name} changed after it was applied. Migrations are forward-only: "
-                        "put the file back and write a new one."
+    files = _migration_files(schema, migrations)
+    connection = await _connect_within(dsn, schema=schema, wait_s=wait_s)
+    async with connection:
+        try:
+            applied = await _lock_and_read(connection, schema)
+        except psycopg.Error as error:
+            raise MigrationError(f"{schema}: cannot begin to migrate: {error}") from error
+        fresh = _to_apply(schema, files, applied)
+        for name in fresh:
+            text = files[name]
+            try:
+                async with connection.transaction():
+                    await connection.execute(text.encode())
+                    await connection.execute(
+                        "INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", (name, _digest(text))
                     )
-                continue
-            async with connection.transaction():
-                await connection.execute(text.encode())
-                await connection.execute(
-                    "INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", (file.name, digest)
-                )
-            fresh.append(file.name)
+            except psycopg.Error as error:
+                raise MigrationError(f"{schema}: {name} failed and was rolled back: {error}") from error
     get_logger(__name__).info("migrated", schema=schema, applied=fresh)
     return fresh
+
+
+def _migration_files(schema: str, migrations: Traversable) -> dict[str, str]:
+    names = sorted(file.name for file in migrations.iterdir() if file.name.endswith(".sql"))
+    for name in names:
+        if not _MIGRATION_NAME.fullmatch(name):
+            raise MigrationError(f"{schema}: {name} is not named like 0001_what_it_does.sql")
+    numbers = [name[:4] for name in names]
+    twice = sorted({number for number in numbers if numbers.count(number) > 1})
+    if twice:
+        raise MigrationError(f"{schema}: two migrations have the number {', '.join(twice)}")
+    return {name: (migrations / name).read_text(encoding="utf-8") for name in names}
+
+
+async def _connect_within(dsn: str, *, schema: str, wait_s: float) -> Connection:
+    arguments = connection_arguments(schema, statement_timeout_ms=0)
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + wait_s
+    backoff = Backoff(base_s=0.1, cap_s=2.0)
+    log = get_logger(__name__)
+    while True:
+        try:
+            return await psycopg.AsyncConnection.connect(dsn, autocommit=True, **arguments)  # type: ignore[arg-type]
+        except psycopg.OperationalError as error:
+            if loop.time() >= give_up:
+                raise MigrationError(f"{schema}: the database was away for {wait_s:g} s: {error}") from error
+            log.warning("waiting for the database", schema=schema, reason=str(error))
+        await asyncio.sleep(backoff.next_s())
+
+
+async def _lock_and_read(connection: Connection, schema: str) -> dict[str, str]:
+    # The lock is the session's: it goes when the connection does.
+    await connection.execute(f"SET lock_timeout = '{_MIGRATION_LOCK_WAIT_S}s'")
+    await connection.execute("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
+    await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+    await connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations "
+        "(name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    cursor = await connection.execute("SELECT name, sha256 FROM schema_migrations")
+    return {str(name): str(digest) for name, digest in await cursor.fetchall()}
+
+
+def _to_apply(schema: str, files: dict[str, str], applied: dict[str, str]) -> list[str]:
+    for name, text in files.items():
+        if applied.get(name, _digest(text)) != _digest(text):
+            raise MigrationError(
+                f"{schema}: {name} changed after it was applied. Migrations are forward-only: "
+                "put the file back and write a new one."
+            )
+    fresh = [name for name in files if name not in applied]
+    latest = max(applied, default="")
+    late = [name for name in fresh if name < latest]
+    if late:
+        raise MigrationError(f"{schema}: {late[0]} comes before {latest}, which is applied: give it a later number.")
+    return fresh
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

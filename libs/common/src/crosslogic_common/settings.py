@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 _META = "crosslogic_setting"
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_PORT = re.compile(r"[0-9]{1,5}")
+_LARGEST_PORT = 65535
 Value = TypeVar("Value")
 
 
@@ -44,15 +48,30 @@ class _Setting:
     secret: bool
 
 
+def _text(text: str) -> str:
+    return text
+
+
 def setting(
-    env: str, *, doc: str, parse: Callable[[str], Value] = cast("Any", str), default: str | None = None
+    env: str,
+    *,
+    doc: str,
+    parse: Callable[[str], Value] = _text,  # type: ignore[assignment]  # a field without `parse` is a str
+    default: str | None = None,
 ) -> Value:
-    """Declares a field read from `env`. Without a `default` (as it would be written there) it must be set."""
+    """Declares a field read from `env`. Without a `default` (as it would be written there) it must be set.
+
+    `parse` raises ValueError with the end of a sentence that begins with the variable's name. `doc` is its line in the
+    README's table, where a problem with it is reported too.
+    """
     return cast("Value", dataclasses.field(metadata={_META: _Setting(env, doc, parse, default, secret=False)}))
 
 
 def secret_setting(env: str, *, doc: str, default: str | None = None) -> Secret:
-    """Declares a secret: read from `env`, or from the file that `env`_FILE names."""
+    """Declares a secret: read from `env`, or from the file that `env`_FILE names, less the newline at its end.
+
+    Setting both is an error, and so is an empty secret that has no default.
+    """
     return cast("Secret", dataclasses.field(metadata={_META: _Setting(env, doc, Secret, default, secret=True)}))
 
 
@@ -67,8 +86,8 @@ class Settings:
         for name, declared in _declared(cls):
             try:
                 values[name] = declared.parse(_raw(declared, environ))
-            except (ValueError, OSError) as error:
-                problems.append(f"{declared.env}: {error} ({declared.doc})")
+            except ValueError as error:
+                problems.append(f"{declared.env} {error} ({declared.doc})")
         if problems:
             raise SettingsError("\n".join(problems))
         return cls(**values)
@@ -80,7 +99,7 @@ def describe(cls: type[Settings]) -> str:
     for _, declared in _declared(cls):
         name = f"`{declared.env}` or `{declared.env}_FILE`" if declared.secret else f"`{declared.env}`"
         default = "required" if declared.default is None else f"`{declared.default}`" if declared.default else "empty"
-        rows.append(f"| {name} | {default} | {declared.doc} |")
+        rows.append(f"| {name} | {default} | {declared.doc.replace('|', chr(92) + '|')} |")
     return "\n".join(rows)
 
 
@@ -93,14 +112,26 @@ def _raw(declared: _Setting, environ: Mapping[str, str]) -> str:
     if declared.secret:
         file = environ.get(declared.env + "_FILE")
         if file and value:
-            raise ValueError(f"set it or {declared.env}_FILE, not both")
+            raise ValueError(f"and {declared.env}_FILE are both set: keep one")
         if file:
-            return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
-    if value is not None:
-        return value
-    if declared.default is None:
+            value = _secret_file(declared.env, Path(file))
+    if value is None:
+        value = declared.default
+    if value is None:
         raise ValueError("is not set")
-    return declared.default
+    if not value and declared.default is None:
+        raise ValueError("is empty")
+    return value
+
+
+def _secret_file(env: str, file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ValueError(f"cannot be read: {env}_FILE names {str(file)!r}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        # Its text would quote the secret's bytes.
+        raise ValueError(f"cannot be read: the file that {env}_FILE names is not UTF-8 text") from None
 
 
 def boolean(text: str) -> bool:
@@ -116,7 +147,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
     """A whole number from `low` to `high`."""
 
     def parse(text: str) -> int:
-        value = int(text) if text.lstrip("-").isdigit() else None
+        value = int(text) if _WHOLE.fullmatch(text) else None
         if value is None or not low <= value <= high:
             raise ValueError(f"must be a whole number from {low} to {high}, not {text!r}")
         return value
@@ -140,9 +171,10 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 
 def address(text: str) -> str:
-    """host:port, a port of 0 to 65535."""
+    """host:port, a port of 0 to 65535; an IPv6 host in brackets."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004  # the largest port
+    bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not host or bare_ipv6 or text != text.strip() or not _PORT.fullmatch(port) or int(port) > _LARGEST_PORT:
         raise ValueError(f"must be host:port, not {text!r}")
     return text
 
@@ -156,7 +188,7 @@ def existing_file(text: str) -> Path:
     """The path of a file that is there."""
     path = Path(text)
     if not path.is_file():
-        raise ValueError(f"there is no file {text!r}")
+        raise ValueError(f"must name a file: there is none at {text!r}")
     return path
 
 

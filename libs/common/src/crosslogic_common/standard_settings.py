@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from crosslogic_common.settings import Settings, address, boolean, existing_file, number, one_of, optional_address, setting
+from crosslogic_common.settings import (
+    Settings,
+    address,
+    boolean,
+    existing_file,
+    number,
+    one_of,
+    optional_address,
+    setting,
+)
 from crosslogic_common.tls import TlsFiles
 
 
@@ -30,7 +39,9 @@ class StandardSettings(Settings):
         parse=number(0, 3600),
         doc="seconds that running work has to finish after SIGTERM",
     )
-    tls_cert_file: Path = setting("CROSSLOGIC_TLS_CERT_FILE", parse=existing_file, doc="this service's certificate, PEM")
+    tls_cert_file: Path = setting(
+        "CROSSLOGIC_TLS_CERT_FILE", parse=existing_file, doc="this service's certificate, PEM"
+    )
     tls_key_file: Path = setting("CROSSLOGIC_TLS_KEY_FILE", parse=existing_file, doc="its private key, PEM")
     tls_ca_file: Path = setting("CROSSLOGIC_TLS_CA_FILE", parse=existing_file, doc="certificates to trust, PEM")
     migrate: bool = setting(

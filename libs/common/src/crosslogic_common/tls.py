@@ -3,18 +3,36 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 import grpc
 import grpc.aio
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.logs import get_logger
+
+# Quoted: generic in the stubs only.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Version: TypeAlias = tuple[tuple[int, int, int], ...]
 
 TRUST_DOMAIN = "crosslogic"
 SHARED_ORG = "shared"
+TLS13_ENVIRONMENT: Mapping[str, str] = MappingProxyType({"GRPC_SSL_CIPHER_SUITES": "ECDHE-PSK-CHACHA20-POLY1305"})
+"""Set for a process before it starts, this refuses TLS 1.2 in the handshake.
+
+gRPC's Python API has no lowest TLS version (grpc/grpc issue 37305). The variable lists the ciphers of TLS 1.2 only, and
+is read when gRPC is imported; the one named needs a pre-shared key, which no side has, so that only TLS 1.3 can be
+agreed. It need not be set for a server to be safe: the interceptor refuses every RPC that came over anything else.
+"""
+MAX_CHANNELS = 4_096
+"""A worker talks to a few services and to the nodes it was sent to; those used least are closed first."""
+_RETIRED_CHANNEL_S = 3_600.0
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", 80 * 1024 * 1024),
     ("grpc.max_send_message_length", 80 * 1024 * 1024),
@@ -50,7 +68,7 @@ class TlsFiles:
         """Their contents now."""
         return TlsMaterial(self.cert_file.read_bytes(), self.key_file.read_bytes(), self.ca_file.read_bytes())
 
-    def version(self) -> tuple[tuple[int, int, int], ...]:
+    def version(self) -> Version:
         """Something that differs once a file was replaced or rewritten."""
         stats = [path.stat() for path in (self.cert_file, self.key_file, self.ca_file)]
         return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)
@@ -63,6 +81,19 @@ class TlsMaterial:
     cert_chain: bytes
     key: bytes
     ca: bytes
+
+    def problem(self) -> str:
+        """Why these cannot be used together, in words without secrets. Empty: they can."""
+        try:
+            certificate = x509.load_pem_x509_certificates(self.cert_chain)[0]
+            x509.load_pem_x509_certificates(self.ca)
+        except ValueError:
+            return "a certificate is not PEM"
+        try:
+            key = load_pem_private_key(self.key, password=None)
+        except (ValueError, TypeError):
+            return "the key is not an unencrypted PEM key"
+        return "" if key.public_key() == certificate.public_key() else "the key does not belong to the certificate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +137,29 @@ def parse_spiffe(spiffe_id: str) -> Identity | None:
     return Identity("node", match["node"], "" if match["org"] == SHARED_ORG else match["org"])
 
 
-def peer_identity(context: grpc.aio.ServicerContext) -> Identity | None:
-    """Who called, from the certificate's URI name and nothing else. None: no certificate, or none of ours."""
-    names = context.auth_context().get("x509_subject_alternative_name", ())
-    identities = [parse_spiffe(name.decode()) for name in names if name.startswith(b"spiffe://")]
-    return identities[0] if len(identities) == 1 else None
+def peer_identity(context: Context) -> Identity | None:
+    """Who called, from the certificate's only URI name and nothing else. None: no certificate, or none of ours.
+
+    A DNS name spelt like a SPIFFE id does not count: gRPC lists URIs apart.
+    """
+    uris = list(context.auth_context().get("peer_uri", ()))
+    return parse_spiffe(uris[0].decode("ascii", "replace")) if len(uris) == 1 else None
+
+
+def tls_version(context: Context) -> str:
+    """The protocol the caller came over, for example `TLSv1.3`. Empty: none."""
+    return b"".join(context.auth_context().get("ssl_tls_version", ())).decode("ascii", "replace")
 
 
 def server_credentials(files: TlsFiles, *, client_certificates: bool = True) -> grpc.ServerCredentials:
-    """Credentials of a server. The files are looked at on each handshake and read again when they changed."""
-    current = files.version()
+    """Credentials of a server. The files are looked at on each handshake and read again when they changed.
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        material = files.read()
+    While one is being replaced, or the key does not fit the certificate yet, the identity from before serves on.
+    """
+    current = files.version()
+    log = get_logger(__name__)
+
+    def configuration(material: TlsMaterial) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration(
             [(material.key, material.cert_chain)],
             root_certificates=material.ca if client_certificates else None,
@@ -126,26 +167,37 @@ def server_credentials(files: TlsFiles, *, client_certificates: bool = True) -> 
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
         nonlocal current
-        # A file that is being replaced, or a key that does not fit yet: the old identity serves on.
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError):
             now = files.version()
             if now != current:
-                fresh = configuration()
+                material = files.read()
                 current = now
-                return fresh
+                problem = material.problem()
+                if not problem:
+                    log.info("serving with a new certificate", file=str(files.cert_file))
+                    return configuration(material)
+                log.warning("new TLS files are not usable yet", reason=problem, file=str(files.cert_file))
         return None
 
     return grpc.dynamic_ssl_server_credentials(
-        configuration(), changed, require_client_authentication=client_certificates
+        configuration(files.read()),
+        changed,  # type: ignore[arg-type]  # None means unchanged, which the stubs do not know
+        require_client_authentication=client_certificates,
     )
 
 
 class Channels:
-    """Client channels that check their server's name and follow changes of our own certificate."""
+    """Client channels that check their server's name and follow changes of our own certificate.
 
-    def __init__(self, files: TlsFiles) -> None:
+    At most `max_channels` are open for use; the one unused longest is retired for a new one. A retired channel finishes
+    the calls that run on it, for an hour at most.
+    """
+
+    def __init__(self, files: TlsFiles, *, max_channels: int = MAX_CHANNELS) -> None:
         self._files = files
-        self._channels: dict[tuple[str, str], tuple[grpc.aio.Channel, tuple[tuple[int, int, int], ...]]] = {}
+        self._max_channels = max_channels
+        # In the order of their last use.
+        self._channels: dict[tuple[str, str], tuple[grpc.aio.Channel, Version]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def service(self, name: str, target: str) -> grpc.aio.Channel:
@@ -172,22 +224,34 @@ class Channels:
 
     def _channel(self, dns_name: str, target: str) -> grpc.aio.Channel:
         key = (dns_name, target)
-        known = self._channels.get(key)
-        version = known[1] if known is not None else None
-        with contextlib.suppress(OSError):
+        known = self._channels.pop(key, None)
+        if known is not None:
+            self._channels[key] = known
+        try:
             version = self._files.version()
-        if known is not None and known[1] == version:
-            return known[0]
-        if version is None:
-            raise CodedError(ErrorCode.UNAVAILABLE, private=f"TLS files cannot be read: {self._files}")
-        channel = open_channel(target, self._files.read(), dns_name)
+            if known is not None and known[1] == version:
+                return known[0]
+            material = self._files.read()
+            problem = material.problem()
+        except OSError as error:
+            problem = f"{error.filename}: {error.strerror}"
+        if problem:
+            if known is not None:
+                # Files that are being replaced: the identity from before serves on.
+                return known[0]
+            raise CodedError(ErrorCode.UNAVAILABLE, private=f"the TLS files cannot be used: {problem}")
+        channel = open_channel(target, material, dns_name)
         self._channels[key] = (channel, version)
         if known is not None:
-            # Calls on the old channel finish; new ones use the new certificate.
-            task = asyncio.create_task(known[0].close(60.0))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._retire(known[0])
+        elif len(self._channels) > self._max_channels:
+            self._retire(self._channels.pop(next(iter(self._channels)))[0])
         return channel
+
+    def _retire(self, channel: grpc.aio.Channel) -> None:
+        task = asyncio.create_task(channel.close(_RETIRED_CHANNEL_S))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 def open_channel(target: str, material: TlsMaterial, dns_name: str) -> grpc.aio.Channel:

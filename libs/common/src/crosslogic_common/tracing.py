@@ -5,10 +5,6 @@ import os
 from collections.abc import Iterator
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
 @contextlib.contextmanager
@@ -17,6 +13,12 @@ def tracing(service: str) -> Iterator[trace.Tracer | None]:
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         yield None
         return
+    # Half a second of imports and 15 MB that a process without an exporter never pays.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: f"crosslogic-{service}"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     try:

@@ -7,10 +7,10 @@ already saves the outer message's copies, which cost more than the parts themsel
 
 def varint(value: int) -> bytes:
     """`value` (0 or more) as a base-128 varint."""
-    if value < 0x80:
+    if value < 0x80:  # noqa: PLR2004  # seven bits a byte
         return bytes((value,))
     out = bytearray()
-    while value >= 0x80:
+    while value >= 0x80:  # noqa: PLR2004
         out.append(value & 0x7F | 0x80)
         value >>= 7
     out.append(value)
