@@ -70,6 +70,11 @@ class Changes:
     region: str | None = None
     allowed_models: tuple[str, ...] | None = None
 
+    @property
+    def touch_requests(self) -> bool:
+        """Whether they could change what a request may do: a name is for people only."""
+        return self.status is not None or self.region is not None or self.allowed_models is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Revocation:

@@ -12,16 +12,19 @@ from crosslogic_common.grpc_server import GrpcServer, method_names, read_setting
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.postgres import migrate, open_pool
+from crosslogic_common.postgres import migrate, notifications, open_pool
 from crosslogic_common.redis import open_redis
 from crosslogic_common.tracing import tracing
+
+from crosslogic_identity.metrics import IdentityMetrics
 from crosslogic_identity.revocations import RevocationHub
 from crosslogic_identity.service import IdentityService
 from crosslogic_identity.servicer import IdentityServicer
 from crosslogic_identity.settings import IdentitySettings
 from crosslogic_identity.shared_cache import SharedCache
-from crosslogic_identity.store import PostgresStore
+from crosslogic_identity.store import CHANNEL, PostgresStore
 
+SCHEMA = "identity"
 SERVICE = "crosslogic.identity.v1.IdentityService"
 _ADMIN = frozenset({"service:gateway", "service:operator"})
 _GATEWAY = frozenset({"service:gateway"})
@@ -39,18 +42,19 @@ async def serve(settings: IdentitySettings, stop: asyncio.Event) -> None:
     """Serves until `stop` is set."""
     dsn = settings.database_url.reveal()
     if settings.migrate:
-        await migrate(dsn, schema="identity", migrations=files("crosslogic_identity.migrations"))
+        await migrate(dsn, schema=SCHEMA, migrations=files("crosslogic_identity.migrations"))
     metrics = Metrics()
+    own_metrics = IdentityMetrics(metrics)
     stopping = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         tracer = stack.enter_context(tracing("identity"))
-        pool = await stack.enter_async_context(open_pool(dsn, schema="identity", max_size=settings.pool_size))
-        cache = SharedCache(await stack.enter_async_context(open_redis(settings.redis_url.reveal())))
-        hub = RevocationHub(dsn=dsn, before_push=cache.forget_all)
-        await stack.enter_async_context(hub.running())
+        pool = await stack.enter_async_context(open_pool(dsn, schema=SCHEMA, max_size=settings.pool_size))
+        redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
+        cache = SharedCache(redis, clock=SystemClock(), metrics=own_metrics)
+        hub = RevocationHub(before_push=cache.forget_all, metrics=own_metrics)
         service = IdentityService(store=PostgresStore(pool), clock=SystemClock(), ids=Uuid7Source())
-        servicer = IdentityServicer(service=service, hub=hub, cache=cache, stopping=stopping)
+        servicer = IdentityServicer(service=service, hub=hub, cache=cache, metrics=own_metrics)
         server = GrpcServer(
             listen=settings.listen,
             tls=settings.tls,
@@ -61,8 +65,19 @@ async def serve(settings: IdentitySettings, stop: asyncio.Event) -> None:
             shutdown_grace_s=settings.shutdown_grace_s,
         )
         server.add(pb, SERVICE, lambda target: rpc.add_IdentityServiceServicer_to_server(servicer, target))
-        await stack.enter_async_context(server.serving())
-        await stop.wait()
+        announced = notifications(dsn, schema=SCHEMA, channel=CHANNEL)
+        # A task that fails takes the process down: without it, revocations would be lost in silence.
+        async with asyncio.TaskGroup() as background:
+            tasks = [
+                background.create_task(hub.run(announced)),
+                background.create_task(cache.run(hub.push_resync)),
+            ]
+            closing = background.create_task(hub.close_when(stopping))
+            async with server.serving():
+                await stop.wait()
+            await closing
+            for task in tasks:
+                task.cancel()
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from crosslogic_common.errors import CodedError, ErrorCode
 
-from crosslogic_identity.domain import ApiKey, KeyOwner, Kind
+from crosslogic_identity.domain import ApiKey, Environment, KeyOwner, Kind, Org
 
 MAX_MODELS = 1_000
 _NAME_LIMITS = {"org": (1, 200), "environment": (1, 100), "api_key": (0, 200)}
@@ -27,6 +27,17 @@ def digest_of(secret: str) -> bytes:
 def hint_of(secret: str) -> str:
     """What people are shown of a secret."""
     return f"{secret[:10]}…{secret[-4:]}"
+
+
+def content_of(created: Org | Environment) -> bytes:
+    """What a create asked for, as a SHA-256: a retry asks for the same."""
+    asked = (
+        ("org", created.name)
+        if isinstance(created, Org)
+        else ("environment", created.org_id, created.name, created.region, *created.allowed_models)
+    )
+    # With lengths: ("a", "bc") is not ("ab", "c").
+    return hashlib.sha256("".join(f"{len(part)}:{part}" for part in asked).encode()).digest()
 
 
 def refuse_unless_usable(owner: KeyOwner | None, now: datetime) -> KeyOwner:

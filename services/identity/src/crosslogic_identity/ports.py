@@ -55,4 +55,3 @@ class Store(Protocol):
 
     async def owner(self, secret_sha256: bytes) -> KeyOwner | None:
         """Who a secret belongs to."""
-

@@ -1,4 +1,8 @@
-"""Revocations on their way to the gateways: from PostgreSQL's NOTIFY, through Redis' generation, to each watcher."""
+"""Revocations on their way to the gateways: from PostgreSQL's NOTIFY, through Redis' generation, to each watcher.
+
+A gateway that is told to forget a key asks Redis next, so Redis is told first. When it does not answer in time, the
+gateways are told all the same, and told again once Redis knows (shared_cache.py).
+"""
 
 import asyncio
 import contextlib
@@ -6,74 +10,109 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import cast
 
-from crosslogic_common.postgres import notifications
+from crosslogic_common.errors import CodedError, ErrorCode
+
 from crosslogic_identity.domain import Revocation, Scope
-from crosslogic_identity.store import CHANNEL
+from crosslogic_identity.metrics import IdentityMetrics
 
 MAX_QUEUED = 1_000
+MAX_WATCHERS = 1_024
 _SCOPES = frozenset({"org", "environment", "api_key"})
 
 
 class Watcher:
     """One gateway's queue. Bounded: one that falls behind is told to forget everything instead."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_queued: int) -> None:
+        self._max_queued = max_queued
+        # The first thing a watcher hears: what it knew before may be wrong.
         self._queue: deque[Revocation | None] = deque([None])
         self._filled = asyncio.Event()
-        self._filled.set()
+        self._closed = False
 
     async def next(self) -> Revocation | None:
-        """The next revocation. None: forget everything; also the first answer."""
+        """The next revocation. None: forget everything; also the first answer. Raises UNAVAILABLE once closed."""
         while not self._queue:
+            if self._closed:
+                raise CodedError(ErrorCode.UNAVAILABLE, "The service is stopping: connect again.")
             self._filled.clear()
             await self._filled.wait()
         return self._queue.popleft()
 
     def put(self, revocation: Revocation | None) -> None:
-        """Queues a revocation."""
-        if revocation is None or len(self._queue) >= MAX_QUEUED:
+        """Queues a revocation. One that makes everything be forgotten replaces all that wait."""
+        if revocation is None or len(self._queue) >= self._max_queued:
             self._queue.clear()
             revocation = None
         self._queue.append(revocation)
+        self._filled.set()
+
+    def close(self) -> None:
+        """Ends it, once what is queued was read."""
+        self._closed = True
         self._filled.set()
 
 
 class RevocationHub:
     """Hears every replica's revocations and passes them to this replica's watchers."""
 
-    def __init__(self, *, dsn: str, before_push: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        *,
+        before_push: Callable[[], Awaitable[None]],
+        metrics: IdentityMetrics,
+        max_queued: int = MAX_QUEUED,
+        max_watchers: int = MAX_WATCHERS,
+    ) -> None:
         """`before_push` makes the shared cache forget; it must end in bounded time and never raise."""
-        self._dsn = dsn
         self._before_push = before_push
+        self._metrics = metrics
+        self._max_queued = max_queued
+        self._max_watchers = max_watchers
         self._watchers: set[Watcher] = set()
+        self._closed = False
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Watcher]:
-        """A watcher for as long as the block lasts."""
-        watcher = Watcher()
+        """A watcher for as long as the block lasts. Raises OVERLOADED beyond the most watchers, UNAVAILABLE."""
+        if self._closed:
+            raise CodedError(ErrorCode.UNAVAILABLE, "The service is stopping: connect again.")
+        if len(self._watchers) >= self._max_watchers:
+            raise CodedError(ErrorCode.OVERLOADED, private=f"{self._max_watchers} watchers already")
+        watcher = Watcher(self._max_queued)
         self._watchers.add(watcher)
+        self._metrics.watchers(len(self._watchers))
         try:
             yield watcher
         finally:
             self._watchers.discard(watcher)
+            self._metrics.watchers(len(self._watchers))
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Listens for as long as the block lasts."""
-        task = asyncio.create_task(self._run(), name="revocations")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+    async def run(self, payloads: AsyncIterator[str | None]) -> None:
+        """Passes on what is announced. None: what was announced before is not known, so everything is forgotten."""
+        async for payload in payloads:
+            revocation = revocation_of(payload or "")
+            await self._before_push()
+            self._push(revocation)
 
-    async def _run(self) -> None:
-        async for payload in notifications(self._dsn, schema="identity", channel=CHANNEL):
-            scope, _, id_ = (payload or "").partition(":")
-            await self._push(Revocation(cast("Scope", scope), id_) if scope in _SCOPES else None)
+    def push_resync(self) -> None:
+        """Makes every gateway forget everything."""
+        self._push(None)
 
-    async def _push(self, revocation: Revocation | None) -> None:
-        await self._before_push()
+    async def close_when(self, stopping: asyncio.Event) -> None:
+        """Ends all watches once the server stops, so that it need not wait for them."""
+        await stopping.wait()
+        self._closed = True
+        for watcher in self._watchers:
+            watcher.close()
+
+    def _push(self, revocation: Revocation | None) -> None:
         for watcher in self._watchers:
             watcher.put(revocation)
+        self._metrics.pushed("resync" if revocation is None else revocation.scope)
+
+
+def revocation_of(payload: str) -> Revocation | None:
+    """What an announcement is about. One that a newer version made and this one does not know: everything."""
+    scope, _, id_ = payload.partition(":")
+    return Revocation(cast("Scope", scope), id_) if scope in _SCOPES and id_ else None

@@ -2,14 +2,16 @@
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
+
 from crosslogic_identity import policy
-from crosslogic_identity.domain import ApiKey, Changes, Environment, Kind, KeyOwner, Org
+from crosslogic_identity.domain import ApiKey, Changes, Environment, KeyOwner, Kind, Org
 from crosslogic_identity.ports import Store
 
 Found = TypeVar("Found")
@@ -95,12 +97,12 @@ class IdentityService:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, "`expire_time` must be in the future.", param="expire_time")
         environment = await self.environment(environment_id)
         key, secret = self._make_key(
-            environment.org_id,
-            environment_id,
-            policy.check_name("api_key", name),
-            kind,
-            policy.check_models(allowed_models),
-            expires_at,
+            org_id=environment.org_id,
+            environment_id=environment_id,
+            name=policy.check_name("api_key", name),
+            kind=kind,
+            allowed_models=policy.check_models(allowed_models),
+            expires_at=expires_at,
         )
         return await self._store.add_api_key(key, policy.digest_of(secret)), secret
 
@@ -128,10 +130,20 @@ class IdentityService:
                 ErrorCode.INVALID_ARGUMENT, f"`overlap_s` must be 0 to {MAX_OVERLAP_S} seconds.", param="overlap_s"
             )
         old = await self.api_key(id_)
+        now = self._clock.now()
+        if old.expires_at is not None and old.expires_at <= now:
+            raise CodedError(ErrorCode.CONFLICT, "The key has expired: create a new one.")
         made, secret = self._make_key(
-            old.org_id, old.environment_id, old.name, old.kind, old.allowed_models, old.expires_at
+            org_id=old.org_id,
+            environment_id=old.environment_id,
+            name=old.name,
+            kind=old.kind,
+            allowed_models=old.allowed_models,
+            expires_at=old.expires_at,
         )
-        ends_at = self._clock.now() + timedelta(seconds=overlap_s)
+        # A suspended key's successor is suspended too: rotating is no way around a suspension.
+        made = replace(made, status=old.status)
+        ends_at = now + timedelta(seconds=overlap_s)
         successor, ended = await self._store.rotate_api_key(id_, made, policy.digest_of(secret), ends_at)
         return successor, secret, ended
 
@@ -141,6 +153,7 @@ class IdentityService:
 
     def _make_key(
         self,
+        *,
         org_id: str,
         environment_id: str,
         name: str,
@@ -172,7 +185,7 @@ def _checked(kind: str, changes: Changes) -> Changes:
         policy.check_region(changes.region)
     if changes.allowed_models is None:
         return changes
-    return Changes(changes.name, changes.status, changes.region, policy.check_models(changes.allowed_models))
+    return replace(changes, allowed_models=policy.check_models(changes.allowed_models))
 
 
 def _known(found: Found | None) -> Found:

@@ -1,43 +1,54 @@
 """Protobuf to domain and back."""
 
-import asyncio
+# ruff: noqa: ARG002  # gRPC hands every method both its arguments
+
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import grpc
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from crosslogic.identity.v1 import identity_pb2 as pb
 from crosslogic.identity.v1 import identity_pb2_grpc as rpc
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.paging import page_limit, page_start, page_token
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from crosslogic_identity import domain, policy
+from crosslogic_identity.metrics import IdentityMetrics
 from crosslogic_identity.revocations import RevocationHub
 from crosslogic_identity.service import IdentityService
 from crosslogic_identity.shared_cache import SharedCache
 
-_STATUS: dict[domain.Status, pb.Status] = {
+_STATUS: dict[domain.Status, pb.Status.ValueType] = {
     "active": pb.STATUS_ACTIVE,
     "suspended": pb.STATUS_SUSPENDED,
     "revoked": pb.STATUS_REVOKED,
 }
 _SETTABLE: dict[int, domain.Status] = {pb.STATUS_ACTIVE: "active", pb.STATUS_SUSPENDED: "suspended"}
-_KIND: dict[domain.Kind, pb.ApiKeyKind] = {"live": pb.API_KEY_KIND_LIVE, "test": pb.API_KEY_KIND_TEST}
-Context = grpc.aio.ServicerContext
+_KIND: dict[domain.Kind, pb.ApiKeyKind.ValueType] = {"live": pb.API_KEY_KIND_LIVE, "test": pb.API_KEY_KIND_TEST}
+_ASKED_KIND: dict[int, domain.Kind] = {
+    pb.API_KEY_KIND_UNSPECIFIED: "live",
+    pb.API_KEY_KIND_LIVE: "live",
+    pb.API_KEY_KIND_TEST: "test",
+}
+_RESULTS = {ErrorCode.INVALID_API_KEY: "refused", ErrorCode.TENANT_SUSPENDED: "suspended"}
+_LAST_SECOND = 253_402_300_799
+"""Of the year 9999."""
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class IdentityServicer(rpc.IdentityServiceServicer):
     """IdentityService."""
 
     def __init__(
-        self, *, service: IdentityService, hub: RevocationHub, cache: SharedCache, stopping: asyncio.Event
+        self, *, service: IdentityService, hub: RevocationHub, cache: SharedCache, metrics: IdentityMetrics
     ) -> None:
         self._service = service
         self._hub = hub
         self._cache = cache
-        self._stopping = stopping
+        self._metrics = metrics
 
     async def CreateOrg(self, request: pb.CreateOrgRequest, context: Context) -> pb.CreateOrgResponse:
         org = await self._service.create_org(request.name, _request_id(request.request_id))
@@ -101,9 +112,9 @@ class IdentityServicer(rpc.IdentityServiceServicer):
         key, secret = await self._service.create_api_key(
             _id(request.environment_id),
             request.name,
-            "test" if request.kind == pb.API_KEY_KIND_TEST else "live",
+            _asked_kind(request.kind),
             tuple(request.allowed_models),
-            request.expire_time.ToDatetime(tzinfo=UTC) if request.HasField("expire_time") else None,
+            _asked_time(request.expire_time) if request.HasField("expire_time") else None,
         )
         return pb.CreateApiKeyResponse(api_key=_api_key(key), secret=secret)
 
@@ -134,28 +145,24 @@ class IdentityServicer(rpc.IdentityServiceServicer):
         return pb.RotateApiKeyResponse(api_key=_api_key(key), secret=secret, old_api_key=_api_key(old))
 
     async def ResolveApiKey(self, request: pb.ResolveApiKeyRequest, context: Context) -> pb.ResolveApiKeyResponse:
+        # Before the database is asked: what is revoked from here on voids what is kept below.
         generation = await self._cache.generation()
-        principal = _principal(await self._service.resolve(request.key_sha256))
+        try:
+            principal = _principal(await self._service.resolve(request.key_sha256))
+        except CodedError as error:
+            self._metrics.resolved(_RESULTS.get(error.code, "failed"))
+            raise
+        self._metrics.resolved("found")
         if generation is not None:
-            await self._cache.put(request.key_sha256, principal, generation)
+            self._cache.put(request.key_sha256, principal, generation)
         return pb.ResolveApiKeyResponse(principal=principal)
 
     async def WatchRevocations(
         self, request: pb.WatchRevocationsRequest, context: Context
     ) -> AsyncIterator[pb.WatchRevocationsResponse]:
-        stopping = asyncio.create_task(self._stopping.wait())
-        try:
-            with self._hub.watching() as watcher:
-                while not self._stopping.is_set():
-                    waiting = asyncio.create_task(watcher.next())
-                    await asyncio.wait([waiting, stopping], return_when=asyncio.FIRST_COMPLETED)
-                    if not waiting.done():
-                        waiting.cancel()
-                        break
-                    yield _revocation(waiting.result())
-            raise CodedError(ErrorCode.UNAVAILABLE, private="stopping")
-        finally:
-            stopping.cancel()
+        with self._hub.watching() as watcher:
+            while True:
+                yield _revocation(await watcher.next())
 
 
 def _revocation(revocation: domain.Revocation | None) -> pb.WatchRevocationsResponse:
@@ -188,9 +195,25 @@ def _request_id(text: str) -> str:
 def _new_status(status: int) -> domain.Status:
     if status not in _SETTABLE:
         raise CodedError(
-            ErrorCode.INVALID_ARGUMENT, "`status` must be active or suspended; revoking has its own call.", param="status"
+            ErrorCode.INVALID_ARGUMENT,
+            "`status` must be active or suspended; revoking is a call of its own.",
+            param="status",
         )
     return _SETTABLE[status]
+
+
+def _asked_kind(kind: int) -> domain.Kind:
+    if kind not in _ASKED_KIND:
+        raise CodedError(ErrorCode.INVALID_ARGUMENT, "`kind` must be live or test.", param="kind")
+    return _ASKED_KIND[kind]
+
+
+def _asked_time(stamp: Timestamp) -> datetime:
+    if not 0 <= stamp.seconds <= _LAST_SECOND or not 0 <= stamp.nanos < 10**9:
+        raise CodedError(
+            ErrorCode.INVALID_ARGUMENT, "`expire_time` must be between 1970 and 9999.", param="expire_time"
+        )
+    return stamp.ToDatetime(tzinfo=UTC)
 
 
 def _time(moment: datetime | None) -> Timestamp | None:

@@ -1,5 +1,7 @@
 """All SQL of identity."""
 
+# ruff: noqa: S608  # the parts put together are constants of this file; values are bound
+
 from collections.abc import Callable
 from datetime import datetime
 from typing import LiteralString, TypeVar
@@ -11,6 +13,7 @@ from psycopg import errors
 from psycopg.rows import TupleRow
 
 from crosslogic_identity.domain import ApiKey, Changes, Environment, KeyOwner, Org
+from crosslogic_identity.policy import content_of
 
 CHANNEL = "identity_revocations"
 """Of NOTIFY; the payload is `<scope>:<id>`."""
@@ -33,7 +36,19 @@ def _environment(row: TupleRow) -> Environment:
 
 
 def _api_key(row: TupleRow) -> ApiKey:
-    return ApiKey(str(row[0]), str(row[1]), str(row[2]), *row[3:7], tuple(row[7]), *row[8:])
+    return ApiKey(
+        str(row[0]),
+        str(row[1]),
+        str(row[2]),
+        row[3],
+        row[4],
+        row[5],
+        row[6],
+        tuple(row[7]),
+        row[8],
+        row[9],
+        row[10],
+    )
 
 
 class PostgresStore:
@@ -45,7 +60,7 @@ class PostgresStore:
     async def add_org(self, org: Org, request_id: str) -> Org:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
-            made = await _made_before(connection, request_id, org.id)
+            made = await _made_before(connection, request_id, org.id, content_of(org))
             if made is None:
                 await connection.execute(
                     "INSERT INTO orgs (id, name, status, cache_salt) VALUES (%s, %s, %s, %s)",
@@ -78,14 +93,15 @@ class PostgresStore:
                 changes.status,
                 id_,
             )
-            await _announce(connection, "org", id_)
+            if changes.touch_requests:
+                await _announce(connection, "org", id_)
             return _found(_org, row)
 
     async def add_environment(self, environment: Environment, request_id: str) -> Environment:
         """See ports.Store."""
         try:
             async with transaction(self._pool) as connection:
-                made = await _made_before(connection, request_id, environment.id)
+                made = await _made_before(connection, request_id, environment.id, content_of(environment))
                 if made is None:
                     await connection.execute(
                         "INSERT INTO environments (id, org_id, name, status, region, allowed_models) "
@@ -142,7 +158,8 @@ class PostgresStore:
                     None if changes.allowed_models is None else list(changes.allowed_models),
                     id_,
                 )
-                await _announce(connection, "environment", id_)
+                if changes.touch_requests:
+                    await _announce(connection, "environment", id_)
                 return _found(_environment, row)
         except errors.UniqueViolation:
             raise _name_taken(changes.name or "") from None
@@ -180,7 +197,8 @@ class PostgresStore:
                 None if changes.allowed_models is None else list(changes.allowed_models),
                 id_,
             )
-            await _announce(connection, "api_key", id_)
+            if changes.touch_requests:
+                await _announce(connection, "api_key", id_)
             return _found(_api_key, row)
 
     async def revoke_api_key(self, id_: str, now: datetime) -> ApiKey:
@@ -269,22 +287,35 @@ async def _announce(connection: Connection, scope: str, id_: str) -> None:
     await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{scope}:{id_}"))
 
 
-async def _made_before(connection: Connection, request_id: str, object_id: str) -> UUID | None:
-    """The object that this request made before; else notes that it makes `object_id` now."""
+async def _made_before(connection: Connection, request_id: str, object_id: str, content_sha256: bytes) -> UUID | None:
+    """The object that this request made before; else notes that it makes `object_id` now.
+
+    The same request running twice at once waits here for the other to commit. Raises INVALID_ARGUMENT for another
+    request with the same id.
+    """
     if not request_id:
         return None
     await connection.execute("DELETE FROM create_requests WHERE created_at < now() - interval '24 hours'")
     row = await _one(
         connection,
-        "INSERT INTO create_requests (request_id, object_id) VALUES (%s, %s) ON CONFLICT (request_id) DO NOTHING "
-        "RETURNING object_id",
+        "INSERT INTO create_requests (request_id, object_id, content_sha256) VALUES (%s, %s, %s) "
+        "ON CONFLICT (request_id) DO NOTHING RETURNING object_id",
         request_id,
         object_id,
+        content_sha256,
     )
     if row is not None:
         return None
-    before = await _one(connection, "SELECT object_id FROM create_requests WHERE request_id = %s", request_id)
-    return None if before is None else before[0]
+    before = await _one(
+        connection, "SELECT object_id, content_sha256 FROM create_requests WHERE request_id = %s", request_id
+    )
+    if before is None:
+        # It expired in between, under the hands of another request.
+        raise CodedError(ErrorCode.UNAVAILABLE, private="create request vanished", retry_after_s=1.0)
+    if before[1] != content_sha256:
+        raise CodedError(ErrorCode.INVALID_ARGUMENT, "`request_id` was used for another request.", param="request_id")
+    found: UUID = before[0]
+    return found
 
 
 def _name_taken(name: str) -> CodedError:

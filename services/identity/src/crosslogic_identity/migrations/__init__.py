@@ -1,0 +1,1 @@
+"""Forward-only: a file that was released is never changed again."""
