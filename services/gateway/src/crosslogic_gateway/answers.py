@@ -40,12 +40,13 @@ class ClientTransport(Protocol):
 class Answer:
     """The state that every relayed call has. `head` is done once the engine has answered or the call has failed."""
 
-    __slots__ = ("_loop", "completion_tokens", "credit", "end", "ended", "error", "head", "last_frame_at")
+    __slots__ = ("_ended_waiter", "_loop", "completion_tokens", "credit", "end", "ended", "error", "head", "last_frame_at")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.head: asyncio.Future[agent_pb.RelayHead] = self._loop.create_future()
-        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.ended = False
+        self._ended_waiter: asyncio.Future[None] | None = None
         self.end: agent_pb.RelayEnd | None = None
         self.error: CodedError | None = None
         self.completion_tokens = 0
@@ -56,9 +57,15 @@ class Answer:
         """Takes the call's next frame; says whether it was the last."""
         raise NotImplementedError
 
+    async def wait_ended(self) -> None:
+        """Returns once the last frame has come or the call has failed. One waiter at a time."""
+        if not self.ended:
+            self._ended_waiter = self._loop.create_future()
+            await self._ended_waiter
+
     def fail(self, error: CodedError) -> None:
         """The call can not go on: its node is gone, or it broke the protocol."""
-        if self.ended.done():
+        if self.ended:
             return
         self.error = error
         self._finish()
@@ -83,8 +90,9 @@ class Answer:
             )
             # The waiter may be gone; an exception that nobody reads is no news then.
             self.head.exception()
-        if not self.ended.done():
-            self.ended.set_result(None)
+        self.ended = True
+        if self._ended_waiter is not None and not self._ended_waiter.done():
+            self._ended_waiter.set_result(None)
 
 
 class WholeAnswer(Answer):

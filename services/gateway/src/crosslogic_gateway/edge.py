@@ -27,6 +27,7 @@ from crosslogic_gateway.request_metrics import RequestMetrics
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 CLIENT_CLOSED_REQUEST = 499
+_WITH_BODY = frozenset({"POST", "PATCH", "PUT"})
 _CORS_METHODS = "GET, POST, PATCH, DELETE, OPTIONS"
 _CORS_HEADERS = "Authorization, Content-Type, X-Request-ID, Idempotency-Key, X-Admin-Token"
 
@@ -61,14 +62,14 @@ class Edge:
 
     @property
     def middlewares(self) -> Sequence[Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]]:
-        """The chain, outermost first."""
-        return (self._envelope, self._cors, self._content)
+        """One middleware: each more would cost every request a coroutine."""
+        return (self._envelope,)
 
     @web.middleware
     async def _envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Request id, security headers, access log, metrics, and recovery from whatever goes wrong inside."""
         started = asyncio.get_running_loop().time()
-        request_id = str(self._ids.next())
+        request_id = self._ids.next_text()
         request[REQUEST_ID] = request_id
         request[SHOWN_REQUEST_ID] = shown_request_id(request.headers.get("X-Request-ID"), request_id)
         request[RECEIVED_AT] = started
@@ -88,12 +89,17 @@ class Edge:
 
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            origin = request.headers.get("Origin")
+            if origin is not None and self._origin_allowed(origin):
+                request[CORS_ORIGIN] = origin
+                if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+                    return _preflight(request)
+            if request.method in _WITH_BODY:
+                _check_content(request)
             return await handler(request)
         except CodedError as error:
             if error.private:
-                self._log.info(
-                    "request failed", request_id=request[REQUEST_ID], code=error.code, reason=error.private
-                )
+                self._log.info("request failed", request_id=request[REQUEST_ID], code=error.code, reason=error.private)
             return error_response(request, error)
         except web.HTTPException as error:
             return error_response(request, _coded(error))
@@ -103,37 +109,6 @@ class Edge:
         except Exception:
             self._log.exception("request failed", request_id=request[REQUEST_ID])
             return error_response(request, CodedError(ErrorCode.INTERNAL))
-
-    @web.middleware
-    async def _cors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answers preflights and names the origin, for origins that are allowed; without any it does nothing."""
-        origin = request.headers.get("Origin")
-        if origin is None or not self._origin_allowed(origin):
-            return await handler(request)
-        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-            return web.Response(
-                status=204,
-                headers={
-                    "Access-Control-Allow-Origin": origin,
-                    "Access-Control-Allow-Methods": _CORS_METHODS,
-                    "Access-Control-Allow-Headers": _CORS_HEADERS,
-                    "Access-Control-Max-Age": "600",
-                    "Vary": "Origin",
-                },
-            )
-        request[CORS_ORIGIN] = origin
-        return await handler(request)
-
-    @web.middleware
-    async def _content(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuses bodies that are too large or no JSON before they are read."""
-        if request.method in ("POST", "PATCH", "PUT"):
-            length = request.content_length
-            if length is not None and length > MAX_BODY_BYTES:
-                raise CodedError(ErrorCode.REQUEST_TOO_LARGE)
-            if request.content_type != "application/json" and (length or request.can_read_body):
-                raise CodedError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
-        return await handler(request)
 
     def client_address(self, request: web.Request) -> str:
         """The client's address: the peer's, or behind a trusted proxy the last untrusted one it names."""
@@ -155,6 +130,24 @@ class Edge:
 
     def _origin_allowed(self, origin: str) -> bool:
         return origin in self._policy.cors_origins or "*" in self._policy.cors_origins
+
+
+def _preflight(request: web.Request) -> web.Response:
+    """The answer to a browser that asks whether it may call."""
+    headers = answer_headers(request, "text/plain")
+    headers["Access-Control-Allow-Methods"] = _CORS_METHODS
+    headers["Access-Control-Allow-Headers"] = _CORS_HEADERS
+    headers["Access-Control-Max-Age"] = "600"
+    return web.Response(status=204, headers=headers)
+
+
+def _check_content(request: web.Request) -> None:
+    """Refuses bodies that are too large or no JSON before they are read."""
+    length = request.content_length
+    if length is not None and length > MAX_BODY_BYTES:
+        raise CodedError(ErrorCode.REQUEST_TOO_LARGE)
+    if request.content_type != "application/json" and (length or request.can_read_body):
+        raise CodedError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
 
 
 def _is_address(text: str) -> bool:

@@ -110,7 +110,7 @@ class Inference:
         try:
             head = call.answer.head.result()
             if head.status >= 400:  # noqa: PLR2004  # HTTP's own boundary
-                await call.answer.ended
+                await call.answer.wait_ended()
                 raise client_error(head.status, _gathered(call.answer))
             if body.stream:
                 return await self._stream(request, call, head)
@@ -202,8 +202,8 @@ class Inference:
     async def _whole(self, request: web.Request, call: _Call, head: agent_pb.RelayHead) -> web.StreamResponse:
         answer = call.answer
         assert isinstance(answer, WholeAnswer)  # noqa: S101  # chosen by the same flag
-        if not answer.ended.done():
-            await answer.ended
+        if not answer.ended:
+            await answer.wait_ended()
         call.http_status = head.status
         if answer.error is not None:
             self._record(call, _outcome_of(answer.error))
@@ -231,8 +231,8 @@ class Inference:
         call.http_status = head.status
         answer.attach(transport, chunked=chunked)
         try:
-            if not answer.ended.done():
-                await answer.ended
+            if not answer.ended:
+                await answer.wait_ended()
         finally:
             call.first_byte_at = answer.first_byte_at
             answer.detach()
@@ -254,7 +254,11 @@ class Inference:
         task.add_done_callback(self._settling.discard)
 
     async def _settle_abandoned(self, call: _Call) -> None:
-        await asyncio.wait([call.answer.ended], timeout=CANCEL_SETTLE_S)
+        try:
+            async with asyncio.timeout(CANCEL_SETTLE_S):
+                await call.answer.wait_ended()
+        except TimeoutError:
+            self._log.warning("node did not say what was generated", node_id=call.route.node_id)
         head = call.answer.head
         refused = head.done() and head.exception() is None and head.result().status >= 400  # noqa: PLR2004
         if not refused:

@@ -121,7 +121,7 @@ class NodeLink:
         return [
             (call_id, answer)
             for call_id, answer in self._calls.items()
-            if not answer.ended.done()
+            if not answer.ended
             and now - answer.last_frame_at
             > (timeouts.idle_s if answer.head.done() else timeouts.first_byte_s) + timeouts.slack_s
             and not (isinstance(answer, StreamedAnswer) and answer.stalled())
