@@ -1,0 +1,170 @@
+"""Wires the accountant together and serves it."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Coroutine
+from importlib.resources import files
+
+from crosslogic.accountant.v1 import accountant_pb2 as pb
+from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
+from crosslogic_common.clock import SystemClock
+from crosslogic_common.errors import CodedError
+from crosslogic_common.grpc_server import GrpcServer, StartError, read_settings, run_service
+from crosslogic_common.logs import configure_logging
+from crosslogic_common.metrics import Metrics
+from crosslogic_common.postgres import migrate, open_pool
+from crosslogic_common.seal import Sealer
+from crosslogic_common.tracing import tracing
+from prometheus_client import Gauge
+
+from crosslogic_accountant.domain import Witness
+from crosslogic_accountant.group_commit import GroupCommit
+from crosslogic_accountant.ledger_store import LedgerStore
+from crosslogic_accountant.metrics import LedgerMetrics
+from crosslogic_accountant.partitions import PartitionKeeper
+from crosslogic_accountant.policy import WitnessRing
+from crosslogic_accountant.ports import PreparedRecord, Stored
+from crosslogic_accountant.record_reader import RecordReader, WitnessReader
+from crosslogic_accountant.service import AccountantService
+from crosslogic_accountant.servicer import AccountantServicer
+from crosslogic_accountant.settings import AccountantSettings
+from crosslogic_accountant.settler import Settler
+from crosslogic_accountant.usage_queries import UsageQueries
+from crosslogic_accountant.witness_store import PostgresSettlingStore, WitnessStore
+from crosslogic_accountant.writer_connection import WriterConnection
+
+SCHEMA = "ledger"
+SERVICE = "crosslogic.accountant.v1.AccountantService"
+_READERS = frozenset({"service:gateway", "service:operator"})
+RULES: dict[str, frozenset[str]] = {
+    f"/{SERVICE}/RecordUsage": frozenset({"service:gateway", "service:operator"}),
+    f"/{SERVICE}/RecordStream": frozenset({"service:gateway"}),
+    f"/{SERVICE}/RecordWitnesses": frozenset({"service:registry"}),
+    f"/{SERVICE}/QueryUsage": _READERS,
+    f"/{SERVICE}/ListUsageRecords": _READERS,
+}
+_SETTLE_TIMEOUT_S = 300.0
+
+
+@contextlib.asynccontextmanager
+async def accountant(
+    settings: AccountantSettings, metrics: Metrics, stopping: asyncio.Event
+) -> AsyncIterator[AccountantServicer]:
+    """The service and all that runs behind it; at the end of the block what is queued is made durable first."""
+    dsn = settings.database_url.reveal()
+    ledger_metrics = LedgerMetrics(metrics.registry)
+    ring = WitnessRing(grace_s=settings.witness_grace_s)
+    reader = RecordReader(now_ms=_now_ms)
+
+    def connection(timeout_s: float) -> WriterConnection:
+        return WriterConnection(dsn=dsn, schema=SCHEMA, timeout_s=timeout_s)
+
+    records: GroupCommit[PreparedRecord, Stored] = GroupCommit(
+        name="records",
+        sinks=[
+            LedgerStore(connection=connection(settings.commit_timeout_s), metrics=ledger_metrics)
+            for _ in range(settings.record_writers)
+        ],
+        batch_size=ledger_metrics.batch_size,
+        commit_seconds=ledger_metrics.commit_seconds,
+        failures=ledger_metrics.commit_failures,
+        drain_s=settings.shutdown_grace_s,
+    )
+    witnesses: GroupCommit[Witness, Stored] = GroupCommit(
+        name="witnesses",
+        sinks=[WitnessStore(connection=connection(settings.commit_timeout_s), ring=ring, now_s=time.time)],
+        batch_size=ledger_metrics.batch_size,
+        commit_seconds=ledger_metrics.commit_seconds,
+        failures=ledger_metrics.commit_failures,
+        drain_s=settings.shutdown_grace_s,
+    )
+    queued = Gauge(
+        "crosslogic_accountant_queued", "Items that wait to be written.", ["writer"], registry=metrics.registry
+    )
+    queued.labels("records").set_function(lambda: records.queued)
+    queued.labels("witnesses").set_function(lambda: witnesses.queued)
+    settling = PostgresSettlingStore(connection=connection(_SETTLE_TIMEOUT_S))
+    settler = Settler(store=settling, ring=ring, reader=reader, metrics=ledger_metrics, now_s=time.time)
+    keeper = PartitionKeeper(connection=connection(30.0), clock=SystemClock(), metrics=ledger_metrics)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(settling.close)
+        stack.push_async_callback(keeper.close)
+        pool = await stack.enter_async_context(
+            open_pool(
+                dsn,
+                schema=SCHEMA,
+                max_size=settings.query_pool_size,
+                statement_timeout_ms=round(settings.query_timeout_s * 1000),
+            )
+        )
+        await stack.enter_async_context(_in_background(keeper.run(), settler.run()))
+        await stack.enter_async_context(records.running())
+        await stack.enter_async_context(witnesses.running())
+        yield AccountantServicer(
+            service=AccountantService(
+                records=records,
+                witnesses=witnesses,
+                record_reader=reader,
+                witness_reader=WitnessReader(sealer=_sealer(settings), now_ms=_now_ms),
+                metrics=ledger_metrics,
+            ),
+            queries=UsageQueries(pool=pool),
+            stopping=stopping,
+        )
+
+
+async def serve(settings: AccountantSettings, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set."""
+    if settings.migrate:
+        await migrate(
+            settings.database_url.reveal(), schema=SCHEMA, migrations=files("crosslogic_accountant.migrations")
+        )
+    metrics = Metrics()
+    stopping = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(metrics.served(settings.metrics_listen))
+        tracer = stack.enter_context(tracing("accountant"))
+        servicer = await stack.enter_async_context(accountant(settings, metrics, stopping))
+        server = GrpcServer(
+            listen=settings.listen,
+            tls=settings.tls,
+            rules=RULES,
+            metrics=metrics,
+            stopping=stopping,
+            tracer=tracer,
+            shutdown_grace_s=settings.shutdown_grace_s,
+        )
+        server.add(pb, SERVICE, lambda target: rpc.add_AccountantServiceServicer_to_server(servicer, target))
+        await stack.enter_async_context(server.serving())
+        await stop.wait()
+
+
+def main() -> None:
+    """The process."""
+    settings = read_settings(AccountantSettings, os.environ)
+    configure_logging("accountant", settings.log_level)
+    run_service(lambda stop: serve(settings, stop))
+
+
+@contextlib.asynccontextmanager
+async def _in_background(*jobs: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _sealer(settings: AccountantSettings) -> Sealer:
+    try:
+        return Sealer.from_base64(settings.seal_key.reveal())
+    except CodedError as error:
+        raise StartError(f"CROSSLOGIC_SEAL_KEY: {error.public}") from None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,222 @@
+"""All SQL that reads the ledger for people. Each query walks an index, has a page and a time limit."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.ids import floor
+from crosslogic_common.paging import bad_token, unwrap, wrap
+from crosslogic_common.postgres import Pool, database_errors
+from psycopg import sql
+
+from crosslogic_accountant.domain import LedgerRow
+from crosslogic_accountant.ledger_rows import COLUMNS, ledger_row, time_us
+
+MAX_GROUPS = 4
+ID_SLACK_MS = 86_400_000
+"""A request's id and its start time are read moments apart; the id only narrows which index entries are looked at."""
+
+
+class Group(StrEnum):
+    """What usage can be grouped by; the value is the field of a sum's row."""
+
+    ORG = "org_id"
+    ENVIRONMENT = "environment_id"
+    API_KEY = "api_key_id"
+    MODEL = "model"
+    REGION = "region"
+    HOUR = "hour"
+    DAY = "day"
+
+
+_EXPRESSIONS: dict[Group, LiteralString] = {
+    Group.ORG: "u.org_id",
+    Group.ENVIRONMENT: "u.environment_id",
+    Group.API_KEY: "u.api_key_id",
+    Group.MODEL: "u.model",
+    Group.REGION: "u.region",
+    Group.HOUR: "date_trunc('hour', u.start_time, 'UTC')",
+    Group.DAY: "date_trunc('day', u.start_time, 'UTC')",
+}
+_TIMES = frozenset({Group.HOUR, Group.DAY})
+_TEXTS = frozenset({Group.MODEL, Group.REGION})
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records; None does not restrict. Times are of the request's start, `until` excluded."""
+
+    org_id: UUID | None = None
+    environment_id: UUID | None = None
+    api_key_id: UUID | None = None
+    model: str | None = None
+    region: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    request_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums over the records that share `keys`, which are in the order of the grouping."""
+
+    keys: tuple[Any, ...]
+    requests: int
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+    cost_picodollars: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRecord:
+    """An effective record."""
+
+    row: LedgerRow
+    record_time: datetime
+
+
+class UsageQueries:
+    """Reads over a pool of its own: a heavy question never holds up a record."""
+
+    def __init__(self, *, pool: Pool) -> None:
+        self._pool = pool
+
+    async def sums(
+        self, restriction: Filter, groups: Sequence[Group], *, limit: int, token: str
+    ) -> tuple[list[Sums], str]:
+        """One page of sums by the grouping's columns, and the token of the next. Raises INVALID_ARGUMENT, TIMEOUT.
+
+        A reversal counts negative, so the sum is right whatever was corrected.
+        """
+        keys = [sql.SQL(_EXPRESSIONS[group]) for group in groups]
+        conditions, values = _conditions(restriction)
+        if token and groups:
+            after = _read_key_token(token, groups)
+            conditions.append(
+                sql.SQL("({}) > ({})").format(
+                    sql.SQL(", ").join(keys), sql.SQL(", ").join([sql.Placeholder()] * len(keys))
+                )
+            )
+            values += after
+        elif token:
+            raise bad_token()
+        key_list = sql.SQL(", ").join(keys)
+        query = sql.SQL(
+            "SELECT {keys} coalesce(sum(u.requests), 0), coalesce(sum(u.prompt_tokens), 0), "
+            "coalesce(sum(u.cached_prompt_tokens), 0), coalesce(sum(u.completion_tokens), 0), "
+            "coalesce(sum(u.cost_picodollars), 0) FROM usage_records u {where} {group} LIMIT {limit}"
+        ).format(
+            keys=key_list + sql.SQL(",") if keys else sql.SQL(""),
+            where=_where(conditions),
+            group=sql.SQL("GROUP BY {keys} HAVING sum(u.requests) <> 0 ORDER BY {keys}").format(keys=key_list)
+            if keys
+            else sql.SQL(""),
+            limit=limit + 1,
+        )
+        count = len(keys)
+        rows = [
+            Sums(tuple(row[:count]), *(int(value) for value in row[count:])) for row in await self._fetch(query, values)
+        ]
+        more = len(rows) > limit
+        return rows[:limit], _key_token(rows[limit - 1].keys) if more else ""
+
+    async def records(self, restriction: Filter, *, limit: int, token: str) -> tuple[list[ListedRecord], str]:
+        """One page of effective records, newest first, and the token of the next. Raises INVALID_ARGUMENT, TIMEOUT."""
+        conditions, values = _conditions(restriction)
+        if token:
+            conditions.append(sql.SQL("u.request_id < %s"))
+            values.append(_read_id_token(token))
+        conditions += [
+            sql.SQL("u.requests = 1"),
+            sql.SQL(
+                "NOT EXISTS (SELECT FROM usage_records later "
+                "WHERE later.request_id = u.request_id AND later.revision > u.revision)"
+            ),
+        ]
+        query = sql.SQL(
+            "SELECT {columns}, u.record_time FROM usage_records u {where} ORDER BY u.request_id DESC LIMIT {limit}"
+        ).format(
+            columns=sql.SQL(", ").join(sql.Identifier("u", name) for name in COLUMNS),
+            where=_where(conditions),
+            limit=limit + 1,
+        )
+        rows = [ListedRecord(ledger_row(row[:-1]), row[-1]) for row in await self._fetch(query, values)]
+        last = rows[limit - 1].row.record.request_id if len(rows) > limit else b""
+        return rows[:limit], wrap(str(UUID(bytes=last))) if last else ""
+
+    async def _fetch(self, query: sql.Composed, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        try:
+            with database_errors():
+                async with self._pool.connection() as connection:
+                    cursor = await connection.execute(query, values)
+                    return await cursor.fetchall()
+        except CodedError as error:
+            if isinstance(error.__cause__, psycopg.errors.QueryCanceled):
+                raise CodedError(
+                    ErrorCode.TIMEOUT, "That is too much to add up at once: ask for a shorter time or a single tenant."
+                ) from error
+            raise
+
+
+def _conditions(restriction: Filter) -> tuple[list[sql.Composable], list[object]]:
+    conditions: list[sql.Composable] = []
+    values: list[object] = []
+
+    def add(condition: LiteralString, value: object) -> None:
+        conditions.append(sql.SQL(condition))
+        values.append(value)
+
+    for name in ("org_id", "environment_id", "api_key_id", "model", "region", "request_id"):
+        value = getattr(restriction, name)
+        if value is not None:
+            conditions.append(sql.SQL("{} = %s").format(sql.Identifier("u", name)))
+            values.append(value)
+    if restriction.since is not None:
+        add("u.start_time >= %s", restriction.since)
+        add("u.request_id >= %s", floor(max(time_us(restriction.since) // 1000 - ID_SLACK_MS, 0)))
+    if restriction.until is not None:
+        add("u.start_time < %s", restriction.until)
+        add("u.request_id < %s", floor(max(time_us(restriction.until) // 1000 + ID_SLACK_MS, 0)))
+    return conditions, values
+
+
+def _where(conditions: Sequence[sql.Composable]) -> sql.Composable:
+    return sql.SQL("WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
+
+
+def _key_token(keys: tuple[Any, ...]) -> str:
+    return wrap(json.dumps([time_us(key) if isinstance(key, datetime) else str(key) for key in keys]))
+
+
+def _read_key_token(token: str, groups: Sequence[Group]) -> list[object]:
+    try:
+        keys = json.loads(unwrap(token))
+        if not isinstance(keys, list) or len(keys) != len(groups):
+            raise bad_token()
+        return [_read_key(key, group) for key, group in zip(keys, groups, strict=True)]
+    except (ValueError, TypeError, OverflowError, AttributeError):
+        raise bad_token() from None
+
+
+def _read_key(key: Any, group: Group) -> object:
+    if group in _TIMES:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=key)
+    if group in _TEXTS:
+        if not isinstance(key, str) or "\0" in key:
+            raise bad_token()
+        return key
+    return UUID(key)
+
+
+def _read_id_token(token: str) -> UUID:
+    try:
+        return UUID(unwrap(token))
+    except ValueError:
+        raise bad_token() from None
