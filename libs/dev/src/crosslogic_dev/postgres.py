@@ -59,10 +59,15 @@ def start_postgres(table: ProcessTable, run_dir: RunDir, *, port: int, durable: 
     ):
         argv += ["-c", option]
     table.start(ProcessSpec(name=NAME, argv=tuple(argv), environ=_environ(), uid=run_as.uid))
-    url = f"postgresql://{_USER}:{quote(password)}@{HOST}:{port}/{DATABASE}"
+    url = own_postgres_url(run_dir, port=port)
     _wait_ready(table, url)
     ensure_database(url)
     return url
+
+
+def own_postgres_url(run_dir: RunDir, *, port: int) -> str:
+    """The address of the server that `start_postgres` starts."""
+    return f"postgresql://{_USER}:{quote(run_dir.secret('postgres_password'))}@{HOST}:{port}/{DATABASE}"
 
 
 def admin_url(url: str) -> str:

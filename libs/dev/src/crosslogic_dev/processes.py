@@ -15,6 +15,8 @@ from crosslogic_dev.run_dir import RunDir
 _POLL_S = 0.05
 _CLOCK_SLACK_S = 2.0
 _TAIL_BYTES = 4096
+_MARK = "CROSSLOGIC_RUN_DIR"
+"""In the environment of every process started here, and of their children: whose they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,7 @@ class ProcessTable:
             try:
                 child = subprocess.Popen(
                     spec.argv,
-                    env=dict(spec.environ),
+                    env={**spec.environ, _MARK: str(self._run_dir.path)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -108,6 +110,7 @@ class ProcessTable:
             self._wait_gone(names, 10.0)
         for name in names:
             if self.pid(name) is None:
+                self._sweep(name)
                 self._run_dir.pid_file(name).unlink(missing_ok=True)
 
     def tail(self, name: str, *, lines: int = 8) -> str:
@@ -118,6 +121,19 @@ class ProcessTable:
                 return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
         except OSError:
             return ""
+
+    def _sweep(self, name: str) -> None:
+        """Kills what a process that died without a word left behind in its session."""
+        try:
+            session = int(self._run_dir.pid_file(name).read_text())
+        except (OSError, ValueError):
+            return
+        mark = f"{_MARK}={self._run_dir.path}".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == session and mark in (folder / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)
 
     def _wait_gone(self, names: Iterable[str], timeout_s: float) -> bool:
         until = time.monotonic() + timeout_s
@@ -142,3 +158,12 @@ class ProcessTable:
         child = self._children.get(name)
         if child is not None and child.poll() is not None:
             del self._children[name]
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process; 0 when it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

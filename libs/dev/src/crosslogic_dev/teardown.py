@@ -1,0 +1,54 @@
+"""Stops a suite: whoever takes requests first, whoever keeps data last. The data stays."""
+
+import fcntl
+import signal
+
+from crosslogic_dev.failure import DevError
+from crosslogic_dev.processes import ProcessTable
+from crosslogic_dev.progress import Progress
+from crosslogic_dev.run_dir import RunDir
+
+# A service has CROSSLOGIC_SHUTDOWN_GRACE_S (20 s unless set) to finish what runs.
+_GRACE_S = 30.0
+
+
+def take_down(run_dir: RunDir, progress: Progress, *, table: ProcessTable | None = None) -> int:
+    """Stops every process of the run folder and returns how many ran. Raises DevError when one cannot be stopped.
+
+    `table` is given by whoever started them in the same process.
+    """
+    if not run_dir.path.exists():
+        return 0
+    with (run_dir.path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DevError("Another `make up` or `make down` is at work here: wait for it.") from None
+        return _stop_all(table or ProcessTable(run_dir), progress)
+
+
+def _stop_all(table: ProcessTable, progress: Progress) -> int:
+    stopped = 0
+    for group in _in_order(table.names()):
+        running = [name for name in group if table.pid(name) is not None]
+        # PostgreSQL waits for its clients on SIGTERM and disconnects them on SIGINT.
+        number = signal.SIGINT if group == ["postgres"] else signal.SIGTERM
+        table.stop(group, number=number, grace_s=_GRACE_S)
+        left = [name for name in group if table.pid(name) is not None]
+        if left:
+            raise DevError(f"Could not stop {', '.join(left)}: do they belong to another user?")
+        if running:
+            progress(f"stopped {', '.join(running)}")
+        stopped += len(running)
+    return stopped
+
+
+def _in_order(names: list[str]) -> list[list[str]]:
+    agents = [name for name in names if name.startswith("node_agent")]
+    # Stopped by their agents; what is left here lost its agent.
+    engines = [name for name in names if name.startswith("engine")]
+    last = [["redis"], ["postgres"]]
+    named = {"gateway", "redis", "postgres", *agents, *engines}
+    others = [name for name in names if name not in named]
+    groups = [["gateway"], agents, engines, others, *last]
+    return [[name for name in group if name in names] for group in groups if any(name in names for name in group)]
