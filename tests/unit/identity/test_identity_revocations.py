@@ -103,14 +103,11 @@ async def test_watchers_are_bounded_and_a_place_is_free_again_when_one_leaves() 
 
 async def test_a_stopping_service_ends_every_watch_so_that_gateways_go_elsewhere() -> None:
     subject = hub()
-    stopping = asyncio.Event()
-    closing = asyncio.create_task(subject.close_when(stopping))
     with subject.watching() as watcher:
         await heard(watcher, 1)
         waiting = asyncio.create_task(watcher.next())
         await asyncio.sleep(0)
-        stopping.set()
-        await closing
+        subject.close()
         with pytest.raises(CodedError) as raised:
             await waiting
     assert raised.value.code == ErrorCode.UNAVAILABLE

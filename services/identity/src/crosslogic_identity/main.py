@@ -15,7 +15,6 @@ from crosslogic_common.metrics import Metrics
 from crosslogic_common.postgres import migrate, notifications, open_pool
 from crosslogic_common.redis import open_redis
 from crosslogic_common.tracing import tracing
-
 from crosslogic_identity.metrics import IdentityMetrics
 from crosslogic_identity.revocations import RevocationHub
 from crosslogic_identity.service import IdentityService
@@ -66,18 +65,32 @@ async def serve(settings: IdentitySettings, stop: asyncio.Event) -> None:
         )
         server.add(pb, SERVICE, lambda target: rpc.add_IdentityServiceServicer_to_server(servicer, target))
         announced = notifications(dsn, schema=SCHEMA, channel=CHANNEL)
-        # A task that fails takes the process down: without it, revocations would be lost in silence.
-        async with asyncio.TaskGroup() as background:
-            tasks = [
-                background.create_task(hub.run(announced)),
-                background.create_task(cache.run(hub.push_resync)),
-            ]
-            closing = background.create_task(hub.close_when(stopping))
-            async with server.serving():
-                await stop.wait()
-            await closing
-            for task in tasks:
-                task.cancel()
+        background = [
+            asyncio.create_task(hub.run(announced), name="revocations"),
+            asyncio.create_task(cache.run(hub.push_resync), name="shared cache"),
+        ]
+        # They end after the server: a revocation that it still commits is still told to Redis.
+        stack.push_async_callback(_cancelled, background)
+        async with server.serving():
+            await _until(stop, background)
+            hub.close()
+
+
+async def _until(stop: asyncio.Event, background: list[asyncio.Task[None]]) -> None:
+    """Waits for `stop`. Raises what ended a background task: without it, revocations would be lost in silence."""
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([stopped, *background], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    for task in background:
+        if task.done():
+            task.result()
+            raise RuntimeError(f"the task {task.get_name()!r} ended by itself")
+
+
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def main() -> None:

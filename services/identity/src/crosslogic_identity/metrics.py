@@ -1,7 +1,8 @@
 """What identity counts."""
 
-from crosslogic_common.metrics import Metrics
 from prometheus_client import Counter, Gauge
+
+from crosslogic_common.metrics import Metrics
 
 
 class IdentityMetrics:

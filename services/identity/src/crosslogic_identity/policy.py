@@ -5,7 +5,6 @@ import re
 from datetime import datetime
 
 from crosslogic_common.errors import CodedError, ErrorCode
-
 from crosslogic_identity.domain import ApiKey, Environment, KeyOwner, Kind, Org
 
 MAX_MODELS = 1_000

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import cast
 
 from crosslogic_common.errors import CodedError, ErrorCode
-
 from crosslogic_identity.domain import Revocation, Scope
 from crosslogic_identity.metrics import IdentityMetrics
 
@@ -99,9 +98,8 @@ class RevocationHub:
         """Makes every gateway forget everything."""
         self._push(None)
 
-    async def close_when(self, stopping: asyncio.Event) -> None:
-        """Ends all watches once the server stops, so that it need not wait for them."""
-        await stopping.wait()
+    def close(self) -> None:
+        """Ends all watches and takes no new ones: a server that stops need not wait for them."""
         self._closed = True
         for watcher in self._watchers:
             watcher.close()

@@ -9,7 +9,6 @@ from typing import TypeVar
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
-
 from crosslogic_identity import policy
 from crosslogic_identity.domain import ApiKey, Changes, Environment, KeyOwner, Kind, Org
 from crosslogic_identity.ports import Store

@@ -1,6 +1,6 @@
 """Protobuf to domain and back."""
 
-# ruff: noqa: ARG002  # gRPC hands every method both its arguments
+# gRPC hands every method both its arguments
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -9,12 +9,12 @@ from uuid import UUID
 
 import grpc
 import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from crosslogic.identity.v1 import identity_pb2 as pb
 from crosslogic.identity.v1 import identity_pb2_grpc as rpc
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.paging import page_limit, page_start, page_token
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from crosslogic_identity import domain, policy
 from crosslogic_identity.metrics import IdentityMetrics
 from crosslogic_identity.revocations import RevocationHub

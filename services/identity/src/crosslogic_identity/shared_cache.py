@@ -9,12 +9,12 @@ needed: one call is given 100 ms, and after one that failed none is tried for a 
 import asyncio
 from collections.abc import Callable
 
-from crosslogic.identity.v1 import identity_pb2 as identity_pb
-from crosslogic_common.clock import Clock
-from crosslogic_common.logs import get_logger
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from crosslogic.identity.v1 import identity_pb2 as identity_pb
+from crosslogic_common.clock import Clock
+from crosslogic_common.logs import get_logger
 from crosslogic_identity.metrics import IdentityMetrics
 
 GENERATION_KEY = "identity:generation"

@@ -1,17 +1,17 @@
 """All SQL of identity."""
 
-# ruff: noqa: S608  # the parts put together are constants of this file; values are bound
+# the parts put together are constants of this file; values are bound
 
 from collections.abc import Callable
 from datetime import datetime
 from typing import LiteralString, TypeVar
 from uuid import UUID
 
-from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_common.postgres import Connection, Pool, transaction
 from psycopg import errors
 from psycopg.rows import TupleRow
 
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.postgres import Connection, Pool, transaction
 from crosslogic_identity.domain import ApiKey, Changes, Environment, KeyOwner, Org
 from crosslogic_identity.policy import content_of
 
