@@ -57,6 +57,9 @@ class Answer:
         """Takes the call's next frame; says whether it was the last."""
         raise NotImplementedError
 
+    def flush(self) -> None:
+        """Called once after the frames of one message were taken."""
+
     async def wait_ended(self) -> None:
         """Returns once the last frame has come or the call has failed. One waiter at a time."""
         if not self.ended:
@@ -132,15 +135,18 @@ class WholeAnswer(Answer):
 
 
 class StreamedAnswer(Answer):
-    """Writes a stream through to the client as it comes, within what the client takes."""
+    """Writes a stream through to the client as it comes, within what the client takes.
 
-    __slots__ = ("_attached", "_backlog", "_transport", "_uncredited", "chunked", "first_byte_at", "last_progress_at")
+    The frames of one message from the node are gathered and written at once by `flush`: a burst costs one write.
+    """
+
+    __slots__ = ("_last_frame", "_pending", "_transport", "_uncredited", "chunked", "first_byte_at", "last_progress_at")
 
     def __init__(self) -> None:
         super().__init__()
-        self._backlog: list[bytes] = []
+        self._pending: list[bytes] = []
+        self._last_frame: agent_pb.RelayResponseFrame | None = None
         self._transport: ClientTransport | None = None
-        self._attached = False
         self._uncredited = 0
         self.chunked = True
         self.first_byte_at = 0.0
@@ -152,33 +158,48 @@ class StreamedAnswer(Answer):
             self.head.set_result(frame.head)
         data = frame.data
         if data:
-            tokens = frame.completion_tokens
-            if tokens:
-                self.completion_tokens = tokens
-            if self._attached:
-                self._forward(data)
-            else:
-                self._backlog.append(data)
+            self._pending.append(data)
+            self._last_frame = frame
         if frame.HasField("end"):
             self._take_end(frame.end)
             return True
         return False
 
+    def usage(self) -> common_pb.TokenUsage:
+        """The tokens as last reported by the node."""
+        if self._last_frame is not None:
+            self.completion_tokens = self._last_frame.completion_tokens
+        return super().usage()
+
     def attach(self, transport: ClientTransport, *, chunked: bool) -> None:
         """From now on bytes go to `transport`; `chunked` frames them for HTTP/1.1."""
         self._transport = transport
         self.chunked = chunked
-        self._attached = True
-        backlog, self._backlog = self._backlog, []
-        for data in backlog:
-            self._forward(data)
+        self.flush()
 
     def detach(self) -> list[bytes]:
         """Nothing more goes to the client; returns what never went."""
-        self._attached = False
         self._transport = None
-        backlog, self._backlog = self._backlog, []
-        return backlog
+        pending, self._pending = self._pending, []
+        return pending
+
+    def flush(self) -> None:
+        """Writes what has gathered."""
+        transport = self._transport
+        pending = self._pending
+        if transport is None or not pending:
+            return
+        data = pending[0] if len(pending) == 1 else b"".join(pending)
+        pending.clear()
+        if transport.is_closing():
+            return
+        if not self.first_byte_at:
+            self.first_byte_at = self.last_frame_at
+        size = len(data)
+        transport.write(b"%x\r\n%b\r\n" % (size, data) if self.chunked else data)
+        self._uncredited += size
+        if self._uncredited >= CREDIT_STEP_BYTES and transport.get_write_buffer_size() < CREDIT_STEP_BYTES:
+            self._grant()
 
     def stalled(self) -> bool:
         """Whether the client has yet to take bytes before the node may send more; lets the node go on if it has not."""
@@ -189,18 +210,6 @@ class StreamedAnswer(Answer):
             return True
         self._grant()
         return False
-
-    def _forward(self, data: bytes) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if not self.first_byte_at:
-            self.first_byte_at = self._loop.time()
-        size = len(data)
-        transport.write(b"%x\r\n%b\r\n" % (size, data) if self.chunked else data)
-        self._uncredited += size
-        if self._uncredited >= CREDIT_STEP_BYTES and transport.get_write_buffer_size() < CREDIT_STEP_BYTES:
-            self._grant()
 
     def _grant(self) -> None:
         self.last_progress_at = self._loop.time()

@@ -98,13 +98,18 @@ class NodeLink:
     def _on_message(self, message: agent_pb.RelayResponse) -> None:
         calls = self._calls
         now = asyncio.get_running_loop().time()
+        touched: dict[int, Answer] = {}
         for frame in message.frames:
-            answer = calls.get(frame.call_id)
+            call_id = frame.call_id
+            answer = calls.get(call_id)
             if answer is None:
                 continue
-            answer.last_frame_at = now
+            touched[call_id] = answer
             if answer.on_frame(frame):
-                del calls[frame.call_id]
+                del calls[call_id]
+        for answer in touched.values():
+            answer.last_frame_at = now
+            answer.flush()
 
     def _on_broken(self, error: CodedError) -> None:
         calls, self._calls = self._calls, {}
