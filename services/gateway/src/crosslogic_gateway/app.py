@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import msgspec
 from aiohttp import web
@@ -15,6 +16,7 @@ from crosslogic_gateway.domain import Model
 from crosslogic_gateway.edge import Edge
 from crosslogic_gateway.http import answer_headers
 from crosslogic_gateway.inference import APIS, Api, Inference
+from crosslogic_gateway.openapi import make_openapi_routes
 from crosslogic_gateway.settings import Network
 
 
@@ -54,6 +56,7 @@ def make_app(deps: AppDeps) -> web.Application:
         ]
     )
     app.router.add_routes(deps.admin_routes)
+    app.router.add_routes(make_openapi_routes(version("crosslogic-gateway")))
     return app
 
 

@@ -99,6 +99,30 @@ PUBLIC_PATHS: Mapping[str, Json] = MappingProxyType(
                 },
             }
         },
+        "/v1/models/{model}": {
+            "get": {
+                "operationId": "getModel",
+                "summary": "Get one model that the key may use",
+                "tags": ["Inference"],
+                "security": [{"apiKey": []}],
+                "parameters": [
+                    {
+                        "name": "model",
+                        "in": "path",
+                        "required": True,
+                        "description": "Its name; slashes may stand as they are.",
+                        "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "The model.",
+                        "content": {"application/json": {"schema": _ref("PublicModel")}},
+                    },
+                    **{str(status): error_answer(status) for status in (401, 403, 404, 429, 500, 503)},
+                },
+            }
+        },
         "/health": _service(
             "getHealth", "Whether the process lives", {"application/json": {"schema": _ref("OpenObject")}}
         ),
@@ -142,6 +166,10 @@ PUBLIC_SCHEMAS: Mapping[str, Json] = MappingProxyType(
                 "object": {"const": "model"},
                 "created": {"type": "integer", "description": "Seconds since the epoch."},
                 "owned_by": {"type": "string"},
+                "context_length": {
+                    "type": "integer",
+                    "description": "Tokens that prompt and answer may have together.",
+                },
             },
         },
         "PublicModelList": {
