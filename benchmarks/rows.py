@@ -1,0 +1,198 @@
+"""How each figure is measured."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import picks_client
+from benchmarks.load import WholeLoad, module_output, streams, whole_requests
+from benchmarks.measure import rss_bytes
+from benchmarks.stack import BenchError, Stack, empty_stack
+from benchmarks.table import Budget, Figure
+
+NODES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long to measure, in seconds, and how many requests for the memory row."""
+
+    warm_up_s: float
+    whole_s: float
+    streams_s: float
+    picks_s: float
+    records_s: float
+    memory_requests: int
+
+
+FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 8.0, 100_000)
+QUICK_LENGTHS = Lengths(1.0, 4.0, 3.0, 2.0, 3.0, 10_000)
+
+SuiteRow = Callable[[Stack, Lengths], Awaitable[list[Figure]]]
+
+
+async def gateway_request(stack: Stack, lengths: Lengths) -> list[Figure]:
+    """Requests that do not stream, 64 in flight."""
+    await whole_requests(stack, connections=64, seconds=lengths.warm_up_s)
+    seen = _sound(await whole_requests(stack, connections=64, seconds=lengths.whole_s))
+    detail = {
+        "requests": seen.requests,
+        "p50_ms": seen.p50_ms,
+        "p99_ms": seen.p99_ms,
+        "other_core_busy": round(seen.other_core_busy, 3),
+        "tool": seen.tool,
+    }
+    return [
+        Figure("gateway CPU, request, 64 in flight", seen.cpu_us, "µs", Budget(120), detail),
+        Figure("gateway requests", seen.per_s, "1/s", Budget(8000, at_most=False), detail),
+    ]
+
+
+async def gateway_latency(stack: Stack, lengths: Lengths) -> list[Figure]:
+    """What the gateway adds to an engine that takes 20 ms, 8 in flight."""
+    await whole_requests(stack, connections=8, seconds=1, think_us=20_000)
+    alone = _sound(
+        await whole_requests(stack, connections=8, seconds=lengths.whole_s / 2, to="engine", think_us=20_000)
+    )
+    through = _sound(await whole_requests(stack, connections=8, seconds=lengths.whole_s / 2, think_us=20_000))
+    detail = {"engine_ms": [alone.p50_ms, alone.p99_ms], "gateway_ms": [through.p50_ms, through.p99_ms]}
+    return [
+        Figure("added latency p50, 8 in flight", through.p50_ms - alone.p50_ms, "ms", None, detail),
+        Figure("added latency p99, 8 in flight", through.p99_ms - alone.p99_ms, "ms", None, detail),
+    ]
+
+
+async def gateway_streams(stack: Stack, lengths: Lengths) -> list[Figure]:
+    """Gateway CPU for each token of a stream."""
+    figures: list[Figure] = []
+    # Long answers, so that what counts is tokens and not the opening of streams.
+    for name, connections, limit, lock in (
+        ("16 streams, 10 ms, in step", 16, 31, 1),
+        ("16 streams, 10 ms, each at its own time", 16, 31, 0),
+        ("256 streams, 10 ms, in step", 256, 15, 1),
+        ("256 streams, 10 ms, each at its own time", 256, 15, 0),
+    ):
+        seen = await streams(
+            stack,
+            connections=connections,
+            seconds=lengths.streams_s,
+            warm_up_s=1.5,
+            tokens=4000,
+            pace_us=10_000,
+            lock=lock,
+        )
+        figures.append(_chunk_figure(f"gateway CPU, chunk, {name}", seen, Budget(limit)))
+    for name, size, limit in (("8 streams, 16 tokens a read", 16, 6), ("8 streams, 1 token a read", 1, None)):
+        seen = await streams(
+            stack, connections=8, seconds=lengths.streams_s / 2, warm_up_s=1.0, tokens=2000, pace_us=0, burst=size
+        )
+        figures.append(_chunk_figure(f"gateway CPU, chunk, burst, {name}", seen, Budget(limit) if limit else None))
+    return figures
+
+
+async def gateway_first_token(stack: Stack, lengths: Lengths) -> list[Figure]:
+    """Time to the first token at low load: 4 clients, the engine thinks for 20 ms."""
+    profile = {"tokens": 8, "pace_us": 5_000, "lock": 0, "think_us": 20_000}
+    seconds = max(3.0, lengths.streams_s / 2)
+    alone = await streams(stack, connections=4, seconds=seconds, to="engine", pause_s=0.01, **profile)
+    through = await streams(stack, connections=4, seconds=seconds, pause_s=0.01, **profile)
+    _no_errors(alone)
+    _no_errors(through)
+    detail = {"engine_ms": alone["first_byte_ms"], "gateway_ms": through["first_byte_ms"]}
+    return [
+        Figure(
+            f"added time to first token, p{share}",
+            through["first_byte_ms"][f"p{share}"] - alone["first_byte_ms"][f"p{share}"],
+            "ms",
+            Budget(1) if share == 50 else None,
+            detail,
+        )
+        for share in (50, 99)
+    ]
+
+
+async def gateway_memory(stack: Stack, lengths: Lengths) -> list[Figure]:
+    """Resident memory of the gateway before and after many requests."""
+    await whole_requests(stack, connections=64, seconds=lengths.warm_up_s)
+    gateway = stack.pid("gateway")
+    before = rss_bytes(gateway)
+    done = 0
+    rate = 2_000.0
+    while done < lengths.memory_requests:
+        left_s = max(1.0, min(30.0, (lengths.memory_requests - done) / rate))
+        seen = _sound(await whole_requests(stack, connections=64, seconds=left_s))
+        done += seen.requests
+        rate = max(seen.per_s, 200.0)
+    after = rss_bytes(gateway)
+    detail = {"requests": done, "before_bytes": before, "after_bytes": after}
+    mb = 1024 * 1024
+    return [
+        Figure("gateway memory, after its warm-up", before / mb, "MiB", None, detail),
+        Figure(f"gateway memory, growth over {done:,} requests", (after - before) / mb, "MiB", Budget(8), detail),
+    ]
+
+
+async def picks(lengths: Lengths) -> list[Figure]:
+    """The scheduler alone, on the core that the gateway has otherwise, with a fleet of 1,000 nodes."""
+    with empty_stack() as stack:
+        teller = stack.service_environ("registry")
+        stack.start("registry", "-m", "benchmarks.picks_registry", str(NODES), environ=teller, core=stack.cores.others)
+        scheduler = stack.service_environ("scheduler", REGISTRY_TARGET=stack.at("registry"))
+        stack.start("scheduler", "-m", "crosslogic_scheduler", environ=scheduler, core=stack.cores.gateway)
+        for name in ("registry", "scheduler"):
+            await stack.wait_listening(name)
+        one = await _pick(stack, lengths, batch=1, messages_in_flight=1, measure_s=1.0)
+        many = await _pick(stack, lengths, batch=64, messages_in_flight=4, measure_s=lengths.picks_s)
+    cpu_us = many["scheduler_cpu_s"] * 1e6 / many["picks"]
+    return [
+        Figure(f"picks, {NODES:,} nodes", many["picks"] / many["seconds"], "1/s", Budget(50_000, at_most=False), many),
+        Figure("scheduler CPU, pick, 64 a message", cpu_us, "µs", Budget(20), many),
+        Figure("pick round trip p50, one at a time", one["round_trip_ms"]["p50"], "ms", None, one),
+    ]
+
+
+async def _pick(
+    stack: Stack, lengths: Lengths, *, batch: int, messages_in_flight: int, measure_s: float
+) -> dict[str, Any]:
+    tls = stack.tls("gateway")
+    load = picks_client.PickLoad(
+        target=stack.at("scheduler"),
+        cert_file=str(tls.cert_file),
+        key_file=str(tls.key_file),
+        ca_file=str(tls.ca_file),
+        scheduler_pid=stack.pid("scheduler"),
+        batch=batch,
+        messages_in_flight=messages_in_flight,
+        warm_up_s=min(1.0, lengths.warm_up_s),
+        measure_s=measure_s,
+    )
+    seen = await module_output("benchmarks.picks_client", picks_client.as_argument(load))
+    if seen["errors"]:
+        raise BenchError(f"picks failed: {seen['errors']}")
+    return seen
+
+
+def _chunk_figure(name: str, seen: dict[str, Any], budget: Budget | None) -> Figure:
+    _no_errors(seen)
+    return Figure(name, seen["cpu_s"][0] * 1e6 / max(seen["chunks"], 1), "µs", budget, seen)
+
+
+def _no_errors(seen: dict[str, Any]) -> None:
+    if seen["errors"]:
+        raise BenchError(f"{seen['errors']} errors, first: {seen['first_error']}")
+
+
+def _sound(seen: WholeLoad) -> WholeLoad:
+    if seen.errors:
+        raise BenchError(f"{seen.errors} of {seen.requests} requests failed")
+    return seen
+
+
+SUITE_ROWS: Mapping[str, SuiteRow] = {
+    "gateway_request": gateway_request,
+    "gateway_latency": gateway_latency,
+    "gateway_streams": gateway_streams,
+    "gateway_first_token": gateway_first_token,
+    "gateway_memory": gateway_memory,
+}
+ALONE_ROWS: Mapping[str, Callable[[Lengths], Awaitable[list[Figure]]]] = {"picks": picks}
