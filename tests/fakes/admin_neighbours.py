@@ -9,6 +9,9 @@ import grpc
 import grpc.aio
 from aiohttp import web
 from aiohttp.test_utils import TestClient
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic.identity.v1 import identity_pb2 as identity_pb
@@ -18,8 +21,6 @@ from crosslogic_common.settings import Secret
 from crosslogic_gateway.admin import AdminDeps, make_admin_routes
 from crosslogic_gateway.http import REQUEST_ID, SHOWN_REQUEST_ID, error_response
 from crosslogic_gateway.openapi import make_openapi_routes
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 AdminClient = TestClient[web.Request, web.Application]
 TOKEN = "operators-only-token"
@@ -262,10 +263,10 @@ class Neighbours:
             timeout_s=3.0,
         )
 
-    def app(self) -> web.Application:
+    def app(self, deps: AdminDeps | None = None) -> web.Application:
         """The admin API and the document, with as much of the gateway's middleware as they need."""
         app = web.Application(middlewares=[_middleware])
-        app.add_routes([*make_admin_routes(self.deps), *make_openapi_routes("0.1.0")])
+        app.add_routes([*make_admin_routes(deps or self.deps), *make_openapi_routes("0.1.0")])
         return app
 
 

@@ -8,6 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import grpc.aio
 import psycopg
 import pytest
 import redis.asyncio
+from aiohttp.test_utils import TestServer
 
 from crosslogic.identity.v1 import identity_pb2 as pb
 from crosslogic.identity.v1 import identity_pb2_grpc as rpc
@@ -30,6 +32,7 @@ from crosslogic_dev.redis import start_redis
 from crosslogic_dev.run_dir import RunDir
 from crosslogic_identity.main import serve
 from crosslogic_identity.settings import IdentitySettings
+from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
 
 
 @pytest.fixture(scope="module")
@@ -371,3 +374,51 @@ async def test_lists_are_walked_to_their_end(suite: Suite) -> None:
         found += [environment.id for environment in page.environments]
         token = page.next_page_token
     assert (found, token) == (made, "")
+
+
+# The admin API over it
+
+
+async def test_an_operator_makes_suspends_rotates_and_revokes_through_the_admin_api(suite: Suite) -> None:
+    neighbours = Neighbours()
+    deps = replace(neighbours.deps, identity=suite.stub)
+    async with AdminClient(TestServer(neighbours.app(deps)), headers={"X-Admin-Token": TOKEN}) as admin:
+
+        async def ask(method: str, path: str, status: int, body: Any = None, **headers: str) -> Any:
+            async with admin.request(method, path, json=body, headers=headers) as answer:
+                assert answer.status == status, await answer.text()
+                return await answer.json()
+
+        # A retried create makes one organisation.
+        retry = {"Idempotency-Key": "one"}
+        org = await ask("POST", "/admin/orgs", 201, {"name": "Acme"}, **retry)
+        assert (await ask("POST", "/admin/orgs", 201, {"name": "Acme"}, **retry)) == org
+        error = (await ask("POST", "/admin/orgs", 400, {"name": "Other"}, **retry))["error"]
+        assert error["param"] == "request_id"
+
+        environments = f"/admin/orgs/{org['id']}/environments"
+        environment = await ask("POST", environments, 201, {"name": "production", "allowed_models": ["m"]})
+        error = (await ask("POST", environments, 409, {"name": "production"}))["error"]
+        assert error["code"] == "already_exists"
+        assert (await ask("GET", environments, 200)) == {"data": [environment], "next_page_token": None}
+
+        created = await ask("POST", f"/admin/environments/{environment['id']}/keys", 201, {"name": "ci"})
+        digest = hashlib.sha256(created["key"].encode()).digest()
+        principal = await suite.resolve(digest)
+        assert (principal.org_id, principal.api_key_id) == (org["id"], created["id"])
+        assert list(principal.allowed_models) == ["m"]
+
+        await ask("PATCH", f"/admin/orgs/{org['id']}", 200, {"status": "suspended"})
+        assert (await refusal(suite.resolve(digest)))[1] == "TENANT_SUSPENDED"
+        await ask("PATCH", f"/admin/orgs/{org['id']}", 200, {"status": "active"})
+
+        rotated = await ask("POST", f"/admin/keys/{created['id']}/rotate", 201, {"overlap_s": 60})
+        assert rotated["old_key"]["expire_time"] is not None
+        await suite.resolve(hashlib.sha256(rotated["key"].encode()).digest())
+        assert (await ask("DELETE", f"/admin/keys/{created['id']}", 200))["status"] == "revoked"
+        assert (await refusal(suite.resolve(digest)))[1] == "INVALID_API_KEY"
+        error = (await ask("POST", f"/admin/keys/{created['id']}/rotate", 409))["error"]
+        assert error["code"] == "conflict"
+        assert (await ask("GET", "/admin/keys/nonsense", 404))["error"]["code"] == "not_found"
+        shown = await ask("GET", f"/admin/keys/{created['id']}", 200)
+        assert created["key"] not in str(shown)
