@@ -5,17 +5,19 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from crosslogic.registry.v1 import registry_pb2 as pb
-from crosslogic_common.errors import CodedError
+from crosslogic_common.batched import Backoff
+from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_common.postgres import notifications
 from crosslogic_registry import policy
-from crosslogic_registry.store import CATALOGUE_CHANNEL, PostgresStore
+from crosslogic_registry.ports import ModelStore
+from crosslogic_registry.store import CATALOGUE_CHANNEL
 
 
 class Catalogue:
     """The models on offer. A copy in memory serves watchers while the database is away."""
 
-    def __init__(self, *, store: PostgresStore, dsn: str) -> None:
+    def __init__(self, *, store: ModelStore, dsn: str) -> None:
         self._store = store
         self._dsn = dsn
         self._models: list[pb.Model] | None = None
@@ -29,8 +31,13 @@ class Catalogue:
         return await self._store.add_model(policy.check_model(model))
 
     async def page(self, after: str, limit: int) -> list[pb.Model]:
-        """Models by name, after a name."""
-        return await self._store.models(after, limit)
+        """Models by name, after a name; as last known while the database is away."""
+        try:
+            return await self._store.models(after, limit)
+        except CodedError as error:
+            if error.code != ErrorCode.UNAVAILABLE or self._models is None:
+                raise
+            return [model for model in self._models if model.name > after][:limit]
 
     async def next(self, seen_version: int) -> tuple[int, list[pb.Model]]:
         """The whole catalogue, once it is newer than `seen_version`."""
@@ -52,10 +59,14 @@ class Catalogue:
 
     async def _follow(self) -> None:
         async for _ in notifications(self._dsn, schema="registry", channel=CATALOGUE_CHANNEL):
-            while not await self._reload():
-                await asyncio.sleep(0.5)
+            backoff = Backoff(cap_s=2.0)
+            reloaded = await self.reload()
+            while not reloaded:
+                await asyncio.sleep(backoff.next_s())
+                reloaded = await self.reload()
 
-    async def _reload(self) -> bool:
+    async def reload(self) -> bool:
+        """Reads the catalogue and tells watchers of it. False: the database is away."""
         try:
             models = await self._store.models()
         except CodedError as error:

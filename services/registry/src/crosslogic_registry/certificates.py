@@ -4,16 +4,28 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.grpc_server import StartError
 from crosslogic_common.tls import node_dns_name, node_spiffe_id
 
 MAX_CSR_BYTES = 8 * 1024
 _CLOCK_SKEW = timedelta(minutes=5)
+_ONLY_SIGNATURES = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class NodeCertificates:
@@ -24,7 +36,9 @@ class NodeCertificates:
         self._ca = x509.load_pem_x509_certificate(ca_cert_file.read_bytes())
         key = serialization.load_pem_private_key(ca_key_file.read_bytes(), password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise CodedError(ErrorCode.INVALID_ARGUMENT, "The node CA's key must be an elliptic-curve key.")
+            raise StartError(f"{ca_key_file} must hold an elliptic-curve key")
+        if key.public_key() != self._ca.public_key():
+            raise StartError(f"{ca_key_file} is not the key of {ca_cert_file}")
         self._key = key
         self._trust_file = trust_file
         self._validity = timedelta(seconds=validity_s)
@@ -33,8 +47,12 @@ class NodeCertificates:
         """The certificates that nodes must trust."""
         return self._trust_file.read_bytes()
 
+    def check(self, csr_der: bytes) -> None:
+        """Raises INVALID_ARGUMENT for a request that is no P-256 key with its own signature."""
+        _requested_key(csr_der)
+
     def issue(self, csr_der: bytes, node_id: str, org_id: str) -> bytes:
-        """The node's chain, PEM. Raises INVALID_ARGUMENT for a request that is no P-256 key with its own signature."""
+        """The node's chain, PEM, up to but without the root. Raises INVALID_ARGUMENT as `check` does."""
         key = _requested_key(csr_der)
         now = datetime.now(UTC)
         certificate = (
@@ -46,6 +64,7 @@ class NodeCertificates:
             .not_valid_before(now - _CLOCK_SKEW)
             .not_valid_after(now + self._validity)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_ONLY_SIGNATURES, critical=True)
             .add_extension(
                 x509.SubjectAlternativeName(
                     [
@@ -80,7 +99,7 @@ def _requested_key(csr_der: bytes) -> ec.EllipticCurvePublicKey:
         csr = x509.load_der_x509_csr(csr_der)
         key = csr.public_key()
         sound = csr.is_signature_valid
-    except (ValueError, InvalidSignature, TypeError):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         raise refusal from None
     if not sound or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise refusal

@@ -1,190 +1,246 @@
-"""The fleet in memory: what every node is and how it is, pushed to watchers as it changes."""
+"""The fleet in memory: what every node is and how it is, pushed to watchers as it changes.
+
+A node's message is changed in place: a watcher that has not been told yet is told the latest, and a heartbeat costs no
+copy of the whole node.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from google.protobuf.timestamp_pb2 import Timestamp
+from uuid import UUID
 
 from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic_common.batched import Backoff
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_registry import policy
-from crosslogic_registry.policy import Silence, Status
-from crosslogic_registry.store import StoredNode
+from crosslogic_registry.change_log import ChangeLog
+from crosslogic_registry.domain import (
+    MAX_NODES,
+    STATUS_FROM_PB,
+    STATUS_TO_PB,
+    Link,
+    Silence,
+    Status,
+    StatusChange,
+    StoredNode,
+    timestamp,
+)
+from crosslogic_registry.observations import Observations
+from crosslogic_registry.ports import FleetStore
+from crosslogic_registry.session import HeartbeatSession
+from crosslogic_registry.watchers import Watchers
 
-STATUS_TO_PB: dict[Status, pb.NodeStatus] = {
-    "registering": pb.NODE_STATUS_REGISTERING,
-    "warming": pb.NODE_STATUS_WARMING,
-    "active": pb.NODE_STATUS_ACTIVE,
-    "draining": pb.NODE_STATUS_DRAINING,
-    "dead": pb.NODE_STATUS_DEAD,
-}
-STATUS_FROM_PB: dict[int, Status] = {value: name for name, value in STATUS_TO_PB.items()}
-MAX_NODES_A_MESSAGE = 1_000
-
-
-class FleetStore(Protocol):
-    """What the fleet keeps durably."""
-
-    async def nodes(self) -> list[StoredNode]:
-        """The nodes as last known."""
-
-    async def save_status(self, node_id: str, status: Status, reason: str) -> None:
-        """Keeps a change of status with its reason."""
-
-    async def save_facts(self, node_id: str, facts: pb.NodeFacts) -> None:
-        """Keeps what a node said it is."""
-
-    async def ask_drain(self, node_id: str) -> None:
-        """Keeps that an operator wants the node drained."""
+LOOK_EVERY_S = 0.5
 
 
 @dataclass(slots=True)
-class _Member:
+class Member:
+    """A node, and what only the registry knows of it."""
+
     node: pb.Node
     status: Status
     drain_asked: bool
     heard_at: float
-    connected: bool = False
-    epoch: int = 0
-    """Counts the node's streams: a stream that was replaced must not speak for it any more."""
-
-
-class Watcher:
-    """One watcher's changes, the latest of each node only: its memory is bounded by the fleet's size."""
-
-    def __init__(self) -> None:
-        self._changed: dict[str, pb.Node] = {}
-        self._filled = asyncio.Event()
-
-    def put(self, node: pb.Node) -> None:
-        """A node changed."""
-        self._changed[node.id] = node
-        self._filled.set()
-
-    async def next(self) -> list[pb.Node]:
-        """What changed since the last call, at most 1,000 nodes."""
-        await self._filled.wait()
-        ids = list(self._changed)[:MAX_NODES_A_MESSAGE]
-        nodes = [self._changed.pop(id_) for id_ in ids]
-        if not self._changed:
-            self._filled.clear()
-        return nodes
+    """On the monotonic clock: its last heartbeat, or what stands for one."""
+    link: Link = "here"
+    session: HeartbeatSession | None = None
+    lease: bytes = b""
+    """The last word that another replica left of it, or this one."""
+    lease_due: bool = False
+    """It was heard of here since its lease was written."""
 
 
 class Fleet:
-    """All nodes. Postgres is asked only when a status changes or facts do."""
+    """All nodes. The database is asked only for nodes that are not in memory, and told only of changes."""
 
-    def __init__(self, *, store: FleetStore, clock: Clock, silence: Silence) -> None:
+    def __init__(
+        self,
+        *,
+        store: FleetStore,
+        changes: ChangeLog,
+        watchers: Watchers,
+        clock: Clock,
+        silence: Silence,
+        origin: str,
+        observations: Observations,
+    ) -> None:
+        """`origin` names this replica to the others."""
         self._store = store
+        self._changes = changes
+        self.watchers = watchers
         self._clock = clock
         self._silence = silence
-        self._members: dict[str, _Member] = {}
-        self._watchers: set[Watcher] = set()
+        self._origin = origin
+        self._observations = observations
+        self._members: dict[str, Member] = {}
         self._log = get_logger(__name__)
+        self.blind = False
+        """Set while there is no way to ask whether a node is heard of by another replica."""
+        self.stopping = False
+        """Set when streams end because this replica stops, which says nothing about the nodes."""
+
+    def __len__(self) -> int:
+        """Nodes in memory."""
+        return len(self._members)
+
+    # What is known.
 
     async def load(self) -> None:
-        """Takes the fleet as last known. Its nodes have the whole of their silence to speak again."""
-        for stored in await self._store.nodes():
-            self.add(stored)
+        """Takes the fleet as last known, however long the database takes. Nobody has been silent yet."""
+        backoff = Backoff(cap_s=2.0)
+        while True:
+            try:
+                stored = await self._store.nodes(dead_within_s=self._silence.forgotten_s)
+            except CodedError as error:
+                self._log.warning("fleet not read, trying again", reason=error.private or error.public)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            for node in stored[:MAX_NODES]:
+                self.adopt(node, link="here")
+            self._log.info("fleet read", nodes=len(stored))
+            return
 
-    def add(self, stored: StoredNode) -> None:
-        """Takes in a node."""
-        created = Timestamp()
-        created.FromDatetime(stored.created_at)
-        node = pb.Node(
-            id=stored.id,
-            org_id=stored.org_id,
-            status=STATUS_TO_PB[stored.status],
-            status_reason=stored.status_reason,
-            facts=stored.facts,
-            create_time=created,
-            reachable=stored.status != "dead",
-        )
-        # Heard of now, and treated as connected: after a restart of ours nobody is suspected at once.
-        member = _Member(node, stored.status, stored.drain_asked, self._clock.monotonic(), connected=True)
-        self._members[stored.id] = member
-        self._push(member)
+    def adopt(self, stored: StoredNode, *, link: Link) -> Member:
+        """Takes in a node as the database has it, or what another replica wrote of it.
+
+        Of a node that speaks here, only an operator's drain is taken: this replica knows the rest better.
+        """
+        member = self._members.get(stored.id)
+        if member is None:
+            member = Member(_to_node(stored), stored.status, stored.drain_asked, self._clock.monotonic(), link)
+            if stored.status == "dead":
+                died_s_ago = (self._clock.now() - stored.changed_at).total_seconds()
+                member.heard_at -= max(0.0, died_s_ago)
+            self._members[stored.id] = member
+            self.watchers.tell(member.node, urgent=True)
+            return member
+        if stored.drain_asked and not member.drain_asked:
+            self._take_out(member)
+        if member.session is not None:
+            if stored.status != member.status:
+                # A replica that could not hear the node wrote it off: put right what the database says.
+                self._changes.add_status(self._status_change(member, member.status, member.node.status_reason))
+            return member
+        if stored.id in self._changes.unsaved_node_ids():
+            return member
+        if stored.status not in (member.status, "dead"):
+            member.heard_at = self._clock.monotonic()
+            member.link = link
+        member.status = stored.status
+        _write_stored(member.node, stored)
+        member.node.reachable = member.node.reachable and stored.status != "dead"
+        self.watchers.tell(member.node, urgent=True)
+        return member
 
     def nodes(self) -> list[pb.Node]:
         """All nodes, by id."""
-        return [self._members[id_].node for id_ in sorted(self._members)]
+        return [self._members[node_id].node for node_id in sorted(self._members)]
 
-    def org_of(self, node_id: str) -> str:
+    def page(self, after: str, limit: int) -> list[pb.Node]:
+        """Nodes by id, after an id."""
+        ids = sorted(node_id for node_id in self._members if node_id > after)
+        return [self._members[node_id].node for node_id in ids[:limit]]
+
+    def members(self) -> Iterable[Member]:
+        """All nodes with what the registry knows of them."""
+        return self._members.values()
+
+    async def org_of(self, node_id: str) -> str:
         """The organisation that a node serves; empty: any. Raises NOT_FOUND."""
-        return self._member(node_id).node.org_id
+        return (await self._member(node_id)).node.org_id
 
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[tuple[list[pb.Node], Watcher]]:
-        """The fleet now, and the changes from now on, for as long as the block lasts."""
-        watcher = Watcher()
-        self._watchers.add(watcher)
-        try:
-            yield self.nodes(), watcher
-        finally:
-            self._watchers.discard(watcher)
+    # What nodes say.
 
-    def connect(self, node_id: str) -> int:
-        """A stream of the node's begins; returns its epoch. Raises NOT_FOUND for a node that is not known."""
-        member = self._member(node_id)
-        member.epoch += 1
-        member.connected = True
-        return member.epoch
+    async def connect(self, node_id: str, session: HeartbeatSession) -> None:
+        """A stream of the node's begins; an earlier one ends. Raises NOT_FOUND for a node that is not known."""
+        member = await self._member(node_id)
+        previous, member.session = member.session, session
+        member.link = "here"
+        if previous is not None:
+            previous.end()
 
-    def disconnect(self, node_id: str, epoch: int) -> None:
+    def disconnect(self, node_id: str, session: HeartbeatSession) -> None:
         """A stream ended. The node has `suspect_s` to come back before it is passed over."""
         member = self._members.get(node_id)
-        if member is not None and member.epoch == epoch:
-            member.connected = False
-            member.heard_at = self._clock.monotonic()
+        if member is not None and member.session is session:
+            member.session = None
+            if not self.stopping:
+                member.link = "broken"
+                member.heard_at = self._clock.monotonic()
 
-    async def hear(self, node_id: str, epoch: int, heartbeat: pb.HeartbeatStreamRequest) -> bool:
-        """Takes a heartbeat; says whether the node is to drain. Raises CONFLICT when a later stream speaks for it."""
-        member = self._member(node_id)
-        if member.epoch != epoch:
+    def hear(self, node_id: str, session: HeartbeatSession, heartbeat: pb.HeartbeatStreamRequest) -> bool:
+        """Takes a heartbeat; says whether the node is to drain.
+
+        Raises CONFLICT when a later stream speaks for the node, INVALID_ARGUMENT, NOT_FOUND when it was forgotten.
+        """
+        member = self._members.get(node_id)
+        if member is None:
+            raise _unknown()
+        if member.session is not session:
             raise CodedError(ErrorCode.CONFLICT, "A later stream of this node has taken over.")
-        member.heard_at = self._clock.monotonic()
-        facts_changed = heartbeat.HasField("facts") and heartbeat.facts != member.node.facts
-        node = pb.Node()
-        node.CopyFrom(member.node)
-        if facts_changed:
-            node.facts.CopyFrom(policy.check_facts(heartbeat.facts))
+        node = member.node
+        news = False
         if heartbeat.HasField("load"):
-            node.load.CopyFrom(heartbeat.load)
+            node.load.CopyFrom(policy.check_load(heartbeat.load))
+        if heartbeat.HasField("facts"):
+            if heartbeat.facts != node.facts:
+                node.facts.CopyFrom(policy.check_facts(heartbeat.facts))
+                self._changes.add_facts(node_id, heartbeat.facts)
+                news = True
+        elif not session.introduced:
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, "The first message must carry `facts`.", param="facts")
+        session.introduced = True
+        self._observations.heartbeats.inc()
+        member.heard_at = self._clock.monotonic()
+        member.lease_due = True
         node.last_heartbeat_time.FromDatetime(self._clock.now())
-        node.reachable = True
         said = STATUS_FROM_PB.get(heartbeat.status, member.status)
         status = policy.next_status(member.status, said, drain_asked=member.drain_asked)
-        member.node = node
-        if facts_changed:
-            try:
-                await self._store.save_facts(node_id, node.facts)
-            except CodedError as error:
-                self._log.warning("facts not kept", node_id=node_id, reason=error.private or error.public)
+        if not node.reachable and status != "dead":
+            node.reachable = news = True
         if status != member.status:
-            await self._change(member, status, heartbeat.status_reason[: policy.MAX_REASON_CHARS])
+            reason = policy.short_reason(heartbeat.status_reason)
+            self._change(
+                member, status, reason or ("the node said goodbye" if status == "dead" else "the node said so")
+            )
         else:
-            self._push(member)
+            self.watchers.tell(node, urgent=news)
         return member.drain_asked
 
     async def drain(self, node_id: str) -> pb.Node:
-        """Takes a node out of picking."""
-        member = self._member(node_id)
-        await self._store.ask_drain(node_id)
-        member.drain_asked = True
-        status = policy.next_status(member.status, "draining", drain_asked=True)
-        if status != member.status:
-            await self._change(member, status, "drained by an operator")
+        """Takes a node out of picking. Kept before it is told: an order given once holds. Raises NOT_FOUND."""
+        member = await self._member(node_id)
+        if not await self._store.ask_drain(node_id, origin=self._origin):
+            raise _unknown()
+        self._take_out(member)
         return member.node
+
+    def heard_elsewhere(self, member: Member, word: pb.Node) -> None:
+        """Another replica heard of the node: `word` holds its load and when that was."""
+        member.link = "elsewhere"
+        member.heard_at = self._clock.monotonic()
+        member.node.load.CopyFrom(word.load)
+        member.node.last_heartbeat_time.CopyFrom(word.last_heartbeat_time)
+        news = not member.node.reachable
+        member.node.reachable = True
+        self.watchers.tell(member.node, urgent=news)
+
+    def lost_elsewhere(self, member: Member) -> None:
+        """The replica that heard of the node has not for a while, or its stream there broke."""
+        member.link = "broken"
+        member.heard_at = self._clock.monotonic()
+
+    # What silence says.
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Notices silence for as long as the block lasts."""
-        task = asyncio.create_task(self._notice_silence(), name="silence")
+        """Looks for silent nodes for as long as the block lasts."""
+        task = asyncio.create_task(self._look_forever(), name="silence")
         try:
             yield
         finally:
@@ -192,65 +248,112 @@ class Fleet:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def check_silence(self) -> None:
-        """Marks nodes unreachable or dead that have been silent for too long."""
+    def look(self) -> None:
+        """Marks nodes that have been silent for too long unreachable, then dead; forgets the long dead."""
         now = self._clock.monotonic()
-        for member in list(self._members.values()):
+        counts: Counter[Status] = Counter()
+        unreachable = 0
+        forgotten: list[str] = []
+        for node_id, member in self._members.items():
             silent_s = now - member.heard_at
-            if policy.is_dead(member.status, silent_s, self._silence):
-                member.node = _with_reachable(member.node, reachable=False)
-                await self._change(member, "dead", f"not heard of for {silent_s:.0f} s")
-            elif member.node.reachable and not policy.is_reachable(silent_s, self._silence, connected=member.connected):
-                member.node = _with_reachable(member.node, reachable=False)
-                self._push(member)
+            if policy.is_forgotten(member.status, silent_s, self._silence) and member.session is None:
+                forgotten.append(node_id)
+                continue
+            blind = self.blind and member.link == "elsewhere"
+            if policy.is_dead(member.status, silent_s, self._silence, blind=blind):
+                self._change(member, "dead", f"not heard of for {silent_s:.0f} s")
+            elif member.node.reachable and not policy.is_reachable(silent_s, self._silence, link=member.link):
+                member.node.reachable = False
+                self._log.info("node not reachable", node_id=node_id, silent_s=round(silent_s, 1), link=member.link)
+                self.watchers.tell(member.node, urgent=True)
+            counts[member.status] += 1
+            unreachable += member.status == "active" and not member.node.reachable
+        for node_id in forgotten:
+            del self._members[node_id]
+            self.watchers.tell_forgotten(node_id)
+        self._observations.fleet(counts, unreachable)
+        self._observations.watchers.set(len(self.watchers))
 
-    async def _notice_silence(self) -> None:
+    def end_sessions(self) -> None:
+        """Ends every heartbeat stream, because this replica stops: nodes go to another."""
+        self.stopping = True
+        for member in self._members.values():
+            if member.session is not None:
+                member.session.end()
+
+    async def _look_forever(self) -> None:
         while True:
-            await asyncio.sleep(0.5)
-            await self.check_silence()
+            await asyncio.sleep(LOOK_EVERY_S)
+            self.look()
 
-    async def _change(self, member: _Member, status: Status, reason: str) -> None:
-        try:
-            await self._store.save_status(member.node.id, status, reason)
-        except CodedError as error:
-            # The database is away: the fleet goes on from memory, and the node's next change is kept again.
-            self._log.warning("status not kept", node_id=member.node.id, reason=error.private or error.public)
-        self._log.info("node changed", node_id=member.node.id, before=member.status, after=status, reason=reason)
-        node = pb.Node()
-        node.CopyFrom(member.node)
+    # Steps in between.
+
+    def _take_out(self, member: Member) -> None:
+        member.drain_asked = True
+        status = policy.next_status(member.status, "draining", drain_asked=True)
+        if member.status in ("warming", "active") and status != member.status:
+            self._change(member, status, "drained by an operator")
+        if member.session is not None:
+            member.session.order_drain()
+
+    def _change(self, member: Member, status: Status, reason: str) -> None:
+        node = member.node
+        self._log.info("node changed", node_id=node.id, before=member.status, after=status, reason=reason)
+        member.status = status
         node.status = STATUS_TO_PB[status]
         node.status_reason = reason
         if status == "dead":
             node.reachable = False
-        member.node = node
-        member.status = status
-        self._push(member)
+        self._changes.add_status(self._status_change(member, status, reason))
+        self.watchers.tell(node, urgent=True)
 
-    def _member(self, node_id: str) -> _Member:
+    def _status_change(self, member: Member, status: Status, reason: str) -> StatusChange:
+        return StatusChange(node_id=member.node.id, status=status, reason=reason, at=self._clock.now())
+
+    async def _member(self, node_id: str) -> Member:
         member = self._members.get(node_id)
-        if member is None:
-            raise CodedError(ErrorCode.NOT_FOUND, "There is no such node.")
-        return member
-
-    def _push(self, member: _Member) -> None:
-        for watcher in self._watchers:
-            watcher.put(member.node)
-
-
-def _with_reachable(node: pb.Node, *, reachable: bool) -> pb.Node:
-    copy = pb.Node()
-    copy.CopyFrom(node)
-    copy.reachable = reachable
-    return copy
+        if member is not None:
+            return member
+        if not _is_uuid(node_id):
+            raise _unknown()
+        # It may have joined at another replica a moment ago, or be back from the dead.
+        stored = await self._store.nodes_by_id([node_id])
+        if not stored:
+            raise _unknown()
+        return self.adopt(stored[0], link="elsewhere")
 
 
-def batches(nodes: Iterable[pb.Node]) -> Iterator[list[pb.Node]]:
-    """The nodes in messages of at most 1,000."""
-    batch: list[pb.Node] = []
-    for node in nodes:
-        batch.append(node)
-        if len(batch) == MAX_NODES_A_MESSAGE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def batches(nodes: Sequence[pb.Node], size: int) -> Iterator[Sequence[pb.Node]]:
+    """The nodes in lists of at most `size`."""
+    for start in itertools.count(0, size):
+        if start >= len(nodes):
+            return
+        yield nodes[start : start + size]
+
+
+def _to_node(stored: StoredNode) -> pb.Node:
+    node = pb.Node(
+        id=stored.id,
+        org_id=stored.org_id,
+        create_time=timestamp(stored.created_at),
+        reachable=stored.status != "dead",
+    )
+    _write_stored(node, stored)
+    return node
+
+
+def _write_stored(node: pb.Node, stored: StoredNode) -> None:
+    node.status = STATUS_TO_PB[stored.status]
+    node.status_reason = stored.status_reason
+    node.facts.CopyFrom(stored.facts)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _unknown() -> CodedError:
+    return CodedError(ErrorCode.NOT_FOUND, "There is no such node.")

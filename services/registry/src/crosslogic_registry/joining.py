@@ -1,31 +1,26 @@
 """How a machine becomes a node, and keeps being one."""
 
+import asyncio
 import hashlib
+import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Protocol
 from uuid import UUID
 
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_registry.certificates import NodeCertificates
+from crosslogic_registry.domain import MAX_NODES, StoredNode
 from crosslogic_registry.fleet import Fleet
-from crosslogic_registry.store import StoredNode
+from crosslogic_registry.ports import TokenStore
 
 DEFAULT_TTL_S = 600
 MAX_TTL_S = 86_400
-
-
-class TokenStore(Protocol):
-    """Where join tokens are kept."""
-
-    async def add_join_token(self, token_sha256: bytes, org_id: str, expires_at: datetime) -> None:
-        """Keeps a token."""
-
-    async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime) -> StoredNode:
-        """Uses a token up and makes its node, both or neither. Raises JOIN_TOKEN_INVALID."""
+MAX_JOINS_AT_ONCE = 8
+"""Anyone may ask to join: those who only try must not take the database from the nodes."""
+_TOKEN = re.compile(r"cljt_[A-Za-z0-9_-]{43}", re.ASCII)
 
 
 class Joining:
@@ -39,15 +34,18 @@ class Joining:
         certificates: NodeCertificates,
         clock: Clock,
         ids: Uuid7Source,
+        origin: str,
         random_text: Callable[[int], str] = secrets.token_urlsafe,
     ) -> None:
-        """`random_text(n)` holds n cryptographically random bytes."""
+        """`random_text(n)` holds n cryptographically random bytes; `origin` names this replica to the others."""
         self._store = store
         self._fleet = fleet
         self._certificates = certificates
         self._clock = clock
         self._ids = ids
+        self._origin = origin
         self._random_text = random_text
+        self._turn = asyncio.Semaphore(MAX_JOINS_AT_ONCE)
 
     async def create_token(self, org_id: str, ttl_s: int) -> tuple[str, datetime]:
         """A new token and when it ends."""
@@ -64,17 +62,26 @@ class Joining:
         return token, expires_at
 
     async def join(self, token: str, csr_der: bytes) -> tuple[StoredNode, bytes]:
-        """A new node and its certificate chain. A bad certificate request does not use the token up."""
-        node_id = str(self._ids.next())
-        self._certificates.issue(csr_der, node_id, "")
-        node = await self._store.consume_join_token(_digest(token), node_id, self._clock.now())
+        """A new node and its certificate chain. A bad certificate request does not use the token up.
+
+        Raises JOIN_TOKEN_INVALID, INVALID_ARGUMENT; OVERLOADED when the fleet is full.
+        """
+        if not _TOKEN.fullmatch(token):
+            raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
+        self._certificates.check(csr_der)
+        if len(self._fleet) >= MAX_NODES:
+            raise CodedError(ErrorCode.OVERLOADED, private=f"{len(self._fleet)} nodes")
+        async with self._turn:
+            node = await self._store.consume_join_token(
+                _digest(token), str(self._ids.next()), self._clock.now(), origin=self._origin
+            )
         chain = self._certificates.issue(csr_der, node.id, node.org_id)
-        self._fleet.add(node)
+        self._fleet.adopt(node, link="here")
         return node, chain
 
-    def renew(self, node_id: str, csr_der: bytes) -> bytes:
-        """A fresh certificate for a node that is known. Raises NOT_FOUND."""
-        return self._certificates.issue(csr_der, node_id, self._fleet.org_of(node_id))
+    async def renew(self, node_id: str, csr_der: bytes) -> bytes:
+        """A fresh certificate for a node that is known. Raises NOT_FOUND, INVALID_ARGUMENT."""
+        return self._certificates.issue(csr_der, node_id, await self._fleet.org_of(node_id))
 
     def trust_pem(self) -> bytes:
         """The certificates that nodes must trust."""

@@ -5,6 +5,8 @@ import contextlib
 import os
 from importlib.resources import files
 
+from opentelemetry import trace
+
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic_common.clock import SystemClock
@@ -13,17 +15,24 @@ from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.postgres import migrate, open_pool
+from crosslogic_common.redis import open_redis
 from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
 from crosslogic_registry.catalogue import Catalogue
 from crosslogic_registry.certificates import NodeCertificates
+from crosslogic_registry.change_log import ChangeLog
+from crosslogic_registry.domain import Silence
 from crosslogic_registry.fleet import Fleet
 from crosslogic_registry.joining import Joining
-from crosslogic_registry.policy import Silence
+from crosslogic_registry.leases import LeaseRounds, RedisLeases
+from crosslogic_registry.observations import Observations
+from crosslogic_registry.replicas import ReplicaNews
 from crosslogic_registry.servicer import NodeJoinServicer, RegistryServicer
 from crosslogic_registry.settings import RegistrySettings
+from crosslogic_registry.stopping import unless_stopping
 from crosslogic_registry.store import PostgresStore
-from crosslogic_registry.witnesses import WitnessForwarder
+from crosslogic_registry.watchers import Watchers
+from crosslogic_registry.witnesses import AccountantWitnesses, WitnessForwarder
 
 SERVICE = "crosslogic.registry.v1.RegistryService"
 JOIN_SERVICE = "crosslogic.registry.v1.NodeJoinService"
@@ -55,62 +64,144 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
     if settings.migrate:
         await migrate(dsn, schema="registry", migrations=files("crosslogic_registry.migrations"))
     metrics = Metrics()
+    observations = Observations(metrics.registry)
     stopping = asyncio.Event()
-    clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         tracer = stack.enter_context(tracing("registry"))
         pool = await stack.enter_async_context(open_pool(dsn, schema="registry", max_size=settings.pool_size))
+        ids = Uuid7Source()
+        origin = str(ids.next())
         store = PostgresStore(pool)
-        silence = Silence(settings.suspect_s, settings.unhealthy_s, settings.dead_s)
-        fleet = Fleet(store=store, clock=clock, silence=silence)
-        await fleet.load()
-        await stack.enter_async_context(fleet.watched())
+        fleet = await unless_stopping(_open_fleet(stack, settings, store, origin, observations), stop)
+        if fleet is None:
+            return
         catalogue = Catalogue(store=store, dsn=dsn)
         await stack.enter_async_context(catalogue.running())
         channels = Channels(settings.tls)
         stack.push_async_callback(channels.close)
-        certificates = NodeCertificates(
-            ca_cert_file=settings.node_ca_cert_file,
-            ca_key_file=settings.node_ca_key_file,
-            trust_file=settings.tls_ca_file,
-            validity_s=settings.node_certificate_validity_s,
+        witnesses = WitnessForwarder(
+            sink=AccountantWitnesses(channels=channels, target=settings.accountant_target), observations=observations
         )
-        joining = Joining(store=store, fleet=fleet, certificates=certificates, clock=clock, ids=Uuid7Source())
+        await stack.enter_async_context(witnesses.running())
+        joining = Joining(
+            store=store,
+            fleet=fleet,
+            certificates=NodeCertificates(
+                ca_cert_file=settings.node_ca_cert_file,
+                ca_key_file=settings.node_ca_key_file,
+                trust_file=settings.tls_ca_file,
+                validity_s=settings.node_certificate_validity_s,
+            ),
+            clock=SystemClock(),
+            ids=ids,
+            origin=origin,
+        )
         servicer = RegistryServicer(
             fleet=fleet,
             joining=joining,
             catalogue=catalogue,
-            witnesses=WitnessForwarder(channels=channels, accountant_target=settings.accountant_target),
+            witnesses=witnesses,
             stopping=stopping,
             heartbeat_interval_ms=settings.heartbeat_interval_ms,
         )
-        server = GrpcServer(
-            listen=settings.listen,
-            tls=settings.tls,
-            rules=RULES,
+        server, join_server = _servers(
+            settings=settings,
+            servicer=servicer,
+            join_servicer=NodeJoinServicer(joining),
             metrics=metrics,
             stopping=stopping,
             tracer=tracer,
-            shutdown_grace_s=settings.shutdown_grace_s,
         )
-        server.add(pb, SERVICE, lambda target: rpc.add_RegistryServiceServicer_to_server(servicer, target))
-        join_server = GrpcServer(
-            listen=settings.join_listen,
-            tls=settings.tls,
-            rules=JOIN_RULES,
-            metrics=metrics,
-            stopping=stopping,
-            tracer=tracer,
-            shutdown_grace_s=settings.shutdown_grace_s,
-            client_certificates=False,
-        )
-        join_server.add(
-            pb, JOIN_SERVICE, lambda target: rpc.add_NodeJoinServiceServicer_to_server(NodeJoinServicer(joining), target)
-        )
+        ending = asyncio.create_task(_end_sessions(fleet, stopping), name="end of sessions")
+        stack.callback(ending.cancel)
         await stack.enter_async_context(join_server.serving())
         await stack.enter_async_context(server.serving())
         await stop.wait()
+        # Before the servers stop in turn: each waits for its streams.
+        stopping.set()
+
+
+async def _open_fleet(
+    stack: contextlib.AsyncExitStack,
+    settings: RegistrySettings,
+    store: PostgresStore,
+    origin: str,
+    observations: Observations,
+) -> Fleet:
+    """The fleet as last known, with everything that keeps it up to date."""
+    clock = SystemClock()
+    changes = ChangeLog(store=store, origin=origin, observations=observations)
+    await stack.enter_async_context(changes.running())
+    fleet = Fleet(
+        store=store,
+        changes=changes,
+        watchers=Watchers(),
+        clock=clock,
+        silence=Silence(
+            suspect_s=settings.suspect_s,
+            unhealthy_s=settings.unhealthy_s,
+            dead_s=settings.dead_s,
+            forgotten_s=settings.forgotten_s,
+        ),
+        origin=origin,
+        observations=observations,
+    )
+    await fleet.load()
+    news = ReplicaNews(
+        fleet=fleet,
+        store=store,
+        dsn=settings.database_url.reveal(),
+        origin=origin,
+        forgotten_s=settings.forgotten_s,
+    )
+    await stack.enter_async_context(news.running())
+    if settings.redis_url:
+        redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
+        book = RedisLeases(redis, ttl_s=settings.unhealthy_s)
+        await stack.enter_async_context(LeaseRounds(fleet=fleet, book=book, observations=observations).running())
+    await stack.enter_async_context(fleet.watched())
+    return fleet
+
+
+def _servers(
+    *,
+    settings: RegistrySettings,
+    servicer: RegistryServicer,
+    join_servicer: NodeJoinServicer,
+    metrics: Metrics,
+    stopping: asyncio.Event,
+    tracer: trace.Tracer | None,
+) -> tuple[GrpcServer, GrpcServer]:
+    """The server for those who have a certificate, and the one where machines get theirs."""
+    server = GrpcServer(
+        listen=settings.listen,
+        tls=settings.tls,
+        rules=RULES,
+        metrics=metrics,
+        stopping=stopping,
+        tracer=tracer,
+        shutdown_grace_s=settings.shutdown_grace_s,
+    )
+    server.add(pb, SERVICE, lambda target: rpc.add_RegistryServiceServicer_to_server(servicer, target))
+    join_server = GrpcServer(
+        listen=settings.join_listen,
+        tls=settings.tls,
+        rules=JOIN_RULES,
+        metrics=metrics,
+        stopping=stopping,
+        tracer=tracer,
+        shutdown_grace_s=settings.shutdown_grace_s,
+        client_certificates=False,
+    )
+    join_server.add(pb, JOIN_SERVICE, lambda target: rpc.add_NodeJoinServiceServicer_to_server(join_servicer, target))
+    return server, join_server
+
+
+async def _end_sessions(fleet: Fleet, stopping: asyncio.Event) -> None:
+    """Nodes whose replica stops go to another; their streams would keep the server waiting."""
+    await stopping.wait()
+    fleet.end_sessions()
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
 """The decisions of the registry. Pure."""
 
 import re
-from dataclasses import dataclass
-from typing import Literal
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_registry.domain import Link, Silence, Status
 
-Status = Literal["registering", "warming", "active", "draining", "dead"]
 MAX_PRICE_PICODOLLARS = 10**12
+MAX_MODELS = 10_000
+"""Of the catalogue: a watcher is sent all of it in one message."""
+MAX_RATE = 1e12
 MAX_REASON_CHARS = 512
 
 _NEXT: dict[Status, frozenset[Status]] = {
@@ -24,32 +25,37 @@ _ADDRESS = re.compile(r"[A-Za-z0-9._\[\]:-]{1,253}:\d{1,5}", re.ASCII)
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 
-@dataclass(frozen=True, slots=True)
-class Silence:
-    """How long a node may be silent, in seconds."""
-
-    suspect_s: float = 3.0
-    """After its stream broke, until it counts as unreachable."""
-    unhealthy_s: float = 15.0
-    """With its stream open, until it counts as unreachable."""
-    dead_s: float = 60.0
-    """Until it counts as dead."""
-
-
 def next_status(current: Status, said: Status, *, drain_asked: bool) -> Status:
     """What a node is after it said what it is. An operator's drain holds until the node is gone."""
     wanted: Status = "draining" if drain_asked and said in ("active", "warming") else said
     return wanted if wanted in _NEXT[current] else current
 
 
-def is_dead(status: Status, silent_s: float, silence: Silence) -> bool:
-    """Whether a node that has been silent so long is given up."""
-    return status != "dead" and silent_s >= silence.dead_s
+def is_reachable(silent_s: float, silence: Silence, *, link: Link) -> bool:
+    """Whether a node's heartbeats come.
+
+    A broken stream is a strong sign (a killed process closes its socket at once), so it needs only `suspect_s`, which
+    leaves an agent time to reconnect. An open stream that says nothing may be a slow machine: `unhealthy_s`.
+    """
+    return silent_s < (silence.suspect_s if link == "broken" else silence.unhealthy_s)
 
 
-def is_reachable(silent_s: float, silence: Silence, *, connected: bool) -> bool:
-    """Whether a node's heartbeats come."""
-    return silent_s < (silence.unhealthy_s if connected else silence.suspect_s)
+def is_dead(status: Status, silent_s: float, silence: Silence, *, blind: bool) -> bool:
+    """Whether a node that has been silent so long is given up.
+
+    `blind`: its heartbeats may arrive at another replica, and there is no way to ask. Nobody is given up for that.
+    """
+    return status != "dead" and not blind and silent_s >= silence.dead_s
+
+
+def is_forgotten(status: Status, dead_for_s: float, silence: Silence) -> bool:
+    """Whether a node has been dead for so long that watchers need not know it any more."""
+    return status == "dead" and dead_for_s >= silence.forgotten_s
+
+
+def short_reason(text: str) -> str:
+    """A node's own words, made fit for logs and the database."""
+    return "".join(char if char.isprintable() else " " for char in text[:MAX_REASON_CHARS])
 
 
 def check_facts(facts: pb.NodeFacts) -> pb.NodeFacts:
@@ -60,18 +66,32 @@ def check_facts(facts: pb.NodeFacts) -> pb.NodeFacts:
         raise _bad("facts.region", "must be 1 to 63 of a-z, 0-9 and `-`")
     if len(facts.models) > 64 or any(not _NAME.fullmatch(model) for model in facts.models):  # noqa: PLR2004  # as the contract says
         raise _bad("facts.models", "must be at most 64 names of 1 to 200 printable characters")
+    if len(facts.engine_paths) > 64 or any(not _NAME.fullmatch(path) for path in facts.engine_paths):  # noqa: PLR2004  # as models
+        raise _bad("facts.engine_paths", "must be at most 64 paths of 1 to 200 printable characters")
+    texts = (facts.engine, facts.engine_version, facts.agent_version, facts.gpu_type)
+    if any(text and not _NAME.fullmatch(text) for text in texts):
+        raise _bad("facts", "must name engine, versions and GPU in at most 200 printable characters each")
     rates = (facts.max_tokens_per_sec, facts.prefill_tokens_per_sec, facts.decode_tokens_per_sec)
-    if any(not 0 <= rate <= 1e12 for rate in rates):  # noqa: PLR2004  # no machine is that fast, NaN is not either
+    if any(not 0 <= rate <= MAX_RATE for rate in rates):
         raise _bad("facts", "must have rates of 0 or more tokens per second")
     return facts
+
+
+def check_load(load: pb.NodeLoad) -> pb.NodeLoad:
+    """A load that schedulers may compute with: no NaN, nothing negative. Raises INVALID_ARGUMENT."""
+    if not 0 <= load.current_tokens_per_sec <= MAX_RATE:
+        raise _bad("load.current_tokens_per_sec", "must be 0 or more tokens per second")
+    if not 0 <= load.kv_cache_usage <= 1:
+        raise _bad("load.kv_cache_usage", "must be 0 to 1")
+    return load
 
 
 def check_model(model: pb.Model) -> pb.Model:
     """A model that may be in the catalogue. Raises INVALID_ARGUMENT."""
     if not _NAME.fullmatch(model.name):
         raise _bad("name", "must have 1 to 200 printable characters")
-    if len(model.family) > 200:  # noqa: PLR2004  # as names
-        raise _bad("family", "must have at most 200 characters")
+    if model.family and not _NAME.fullmatch(model.family):
+        raise _bad("family", "must have at most 200 printable characters")
     if not 1 <= model.context_length <= 10_000_000:  # noqa: PLR2004  # as the contract says
         raise _bad("context_length", "must be 1 to 10,000,000 tokens")
     if model.vram_required_bytes >= 2**63:
@@ -79,6 +99,8 @@ def check_model(model: pb.Model) -> pb.Model:
     for field in ("prompt_price_picodollars", "completion_price_picodollars"):
         if getattr(model, field) > MAX_PRICE_PICODOLLARS:
             raise _bad(field, f"must be 0 to {MAX_PRICE_PICODOLLARS} pico-dollars a token")
+    if len(model.regions) > 100:  # noqa: PLR2004  # more than any cloud has
+        raise _bad("regions", "must be at most 100")
     if any(not _REGION.fullmatch(region) for region in model.regions):
         raise _bad("regions", "must each be 1 to 63 of a-z, 0-9 and `-`")
     return model

@@ -1,27 +1,32 @@
 """Protobuf to domain and back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic_common.batched import serve_batches
 from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_common.paging import LEAST_ID, page_limit, page_start, page_token, unwrap, wrap
+from crosslogic_common.paging import page_limit, page_start, page_token, unwrap, wrap
 from crosslogic_common.tls import peer_identity
 from crosslogic_registry.catalogue import Catalogue
+from crosslogic_registry.domain import timestamp
 from crosslogic_registry.fleet import Fleet, batches
 from crosslogic_registry.joining import Joining
-from crosslogic_registry.witnesses import WitnessForwarder
+from crosslogic_registry.session import HeartbeatSession
+from crosslogic_registry.stopping import unless_stopping
+from crosslogic_registry.watchers import MAX_NODES_A_MESSAGE, Watcher
+from crosslogic_registry.witnesses import AccountantAwayError, WitnessForwarder
 
-Context = grpc.aio.ServicerContext
-Result = TypeVar("Result")
+MAX_WITNESSES_IN_FLIGHT = 1_024
+"""Of one node."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class NodeJoinServicer(rpc.NodeJoinServiceServicer):
@@ -59,55 +64,56 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def CreateJoinToken(self, request: pb.CreateJoinTokenRequest, context: Context) -> pb.CreateJoinTokenResponse:
         token, expires_at = await self._joining.create_token(request.org_id, request.ttl_s)
-        expire_time = Timestamp()
-        expire_time.FromDatetime(expires_at)
-        return pb.CreateJoinTokenResponse(join_token=token, expire_time=expire_time)
+        return pb.CreateJoinTokenResponse(join_token=token, expire_time=timestamp(expires_at))
 
     async def RenewCertificate(
         self, request: pb.RenewCertificateRequest, context: Context
     ) -> pb.RenewCertificateResponse:
-        chain = self._joining.renew(_caller_node(context), request.csr_der)
+        chain = await self._joining.renew(_caller_node(context), request.csr_der)
         return pb.RenewCertificateResponse(certificate_chain_pem=chain, ca_pem=self._joining.trust_pem())
 
-    async def HeartbeatStream(
+    async def HeartbeatStream(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.HeartbeatStreamRequest], context: Context
-    ) -> AsyncIterator[pb.HeartbeatStreamResponse]:
+    ) -> None:
         node_id = _caller_node(context)
-        epoch = self._fleet.connect(node_id)
+        session = HeartbeatSession(write=context.write, next_heartbeat_ms=self._heartbeat_interval_ms)
+        await self._fleet.connect(node_id, session)
         try:
-            while True:
-                heartbeat = await _unless_stopping(anext(request_iterator, None), self._stopping)
-                if heartbeat is None:
-                    return
-                drain = await self._fleet.hear(node_id, epoch, heartbeat)
-                yield pb.HeartbeatStreamResponse(next_heartbeat_ms=self._heartbeat_interval_ms, drain=drain)
+            while (heartbeat := await session.next(request_iterator)) is not None:
+                await session.answer(drain=self._fleet.hear(node_id, session, heartbeat))
         finally:
-            self._fleet.disconnect(node_id, epoch)
+            session.end()
+            self._fleet.disconnect(node_id, session)
 
     async def WatchNodes(self, request: pb.WatchNodesRequest, context: Context) -> AsyncIterator[pb.WatchNodesResponse]:
-        with self._fleet.watching() as (nodes, watcher):
-            yield pb.WatchNodesResponse(snapshot_start=True)
-            for batch in batches(nodes):
-                yield pb.WatchNodesResponse(nodes=batch)
-            yield pb.WatchNodesResponse(snapshot_complete=True)
+        with self._fleet.watchers.watching() as watcher:
             while True:
-                changed = await _unless_stopping(watcher.next(), self._stopping)
-                if changed is None:
-                    raise CodedError(ErrorCode.UNAVAILABLE, private="stopping")
-                yield pb.WatchNodesResponse(nodes=changed)
+                yield pb.WatchNodesResponse(snapshot_start=True)
+                for batch in batches(self._fleet.nodes(), MAX_NODES_A_MESSAGE):
+                    yield pb.WatchNodesResponse(nodes=batch)
+                yield pb.WatchNodesResponse(snapshot_complete=True)
+                async for message in self._news(watcher):
+                    yield message
+
+    async def _news(self, watcher: Watcher) -> AsyncIterator[pb.WatchNodesResponse]:
+        """Changes until the watcher needs a new snapshot. Raises UNAVAILABLE once the server stops."""
+        while True:
+            news = await unless_stopping(watcher.next(), self._stopping)
+            if news is None:
+                raise CodedError(ErrorCode.UNAVAILABLE, private="stopping")
+            if news.start_again:
+                return
+            yield pb.WatchNodesResponse(nodes=news.nodes, removed_node_ids=news.removed_node_ids)
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:
         limit = page_limit(request.page_size)
-        after = page_start(request.page_token)
-        found = [node for node in self._fleet.nodes() if after == LEAST_ID or node.id > after][: limit + 1]
-        return pb.ListNodesResponse(
-            nodes=found[:limit], next_page_token=page_token([node.id for node in found], limit)
-        )
+        found = self._fleet.page(page_start(request.page_token), limit + 1)
+        return pb.ListNodesResponse(nodes=found[:limit], next_page_token=page_token([node.id for node in found], limit))
 
     async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
         return pb.DrainNodeResponse(node=await self._fleet.drain(request.node_id))
 
-    async def WitnessStream(
+    async def WitnessStream(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.WitnessStreamRequest], context: Context
     ) -> None:
         node_id = _caller_node(context)
@@ -115,14 +121,19 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         async def handle(witnesses: Sequence[accountant_pb.Witness]) -> Sequence[str | CodedError]:
             return await self._witnesses.forward(node_id, witnesses)
 
-        await serve_batches(
-            request_iterator,
-            context.write,
-            calls=lambda message: [(call.id, call.witness) for call in message.calls],
-            handle=handle,
-            encode=_witness_results,
-            stopping=self._stopping,
-        )
+        try:
+            await serve_batches(
+                request_iterator,
+                context.write,
+                calls=lambda message: [(call.id, call.witness) for call in message.calls],
+                handle=handle,
+                encode=_witness_results,
+                stopping=self._stopping,
+                max_in_flight=MAX_WITNESSES_IN_FLIGHT,
+            )
+        except* AccountantAwayError:
+            # Not an answer to the calls: an answer is final, and these witnesses must come again.
+            raise CodedError(ErrorCode.UNAVAILABLE, private="the accountant is away", retry_after_s=5.0) from None
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.CreateModelResponse:
         return pb.CreateModelResponse(model=await self._catalogue.add(request.model))
@@ -138,7 +149,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     ) -> AsyncIterator[pb.WatchModelsResponse]:
         version = 0
         while True:
-            fresh = await _unless_stopping(self._catalogue.next(version), self._stopping)
+            fresh = await unless_stopping(self._catalogue.next(version), self._stopping)
             if fresh is None:
                 raise CodedError(ErrorCode.UNAVAILABLE, private="stopping")
             version, models = fresh
@@ -162,15 +173,3 @@ def _caller_node(context: Context) -> str:
     if caller is None or caller.kind != "node":
         raise CodedError(ErrorCode.PERMISSION_DENIED, private=f"{caller} is no node")
     return caller.name
-
-
-async def _unless_stopping(waiting: Awaitable[Result], stopping: asyncio.Event) -> Result | None:
-    """What is waited for, or None once the server stops."""
-    task = asyncio.ensure_future(waiting)
-    stop = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        task.cancel()
-        stop.cancel()

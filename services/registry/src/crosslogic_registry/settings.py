@@ -12,6 +12,11 @@ class RegistrySettings(StandardSettings):
     """Read from the environment once, at start."""
 
     database_url: Secret = secret_setting("DATABASE_URL", doc="PostgreSQL, as a libpq address")
+    redis_url: Secret = secret_setting(
+        "REDIS_URL",
+        default="",
+        doc="Redis, as redis://host:port/db, where replicas learn of each other's nodes; empty: the only replica",
+    )
     join_listen: str = setting(
         "CROSSLOGIC_JOIN_LISTEN",
         parse=address,
@@ -45,6 +50,12 @@ class RegistrySettings(StandardSettings):
     )
     dead_s: float = setting(
         "CROSSLOGIC_DEAD_S", default="60", parse=number(1, 86400), doc="seconds of silence until it is given up"
+    )
+    forgotten_s: float = setting(
+        "CROSSLOGIC_FORGOTTEN_S",
+        default="86400",
+        parse=number(60, 31_536_000),
+        doc="seconds after its death that a node is still listed",
     )
     pool_size: int = setting(
         "CROSSLOGIC_POOL_SIZE", default="10", parse=integer(2, 200), doc="most database connections, 2 to 200"

@@ -1,42 +1,31 @@
 """All SQL of the registry."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import cast
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from psycopg import errors
 from psycopg.rows import TupleRow
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_common.postgres import Pool, transaction
-from crosslogic_registry.policy import Status
+from crosslogic_common.postgres import Connection, Pool, transaction
+from crosslogic_registry.domain import Status, StatusChange, StoredNode, timestamp
+from crosslogic_registry.policy import MAX_MODELS
 
 CATALOGUE_CHANNEL = "registry_catalogue"
+NODES_CHANNEL = "registry_nodes"
+"""Payload: `<origin>:<node id>,<node id>,...`: who changed which nodes."""
+_IDS_A_NOTICE = 200  # a payload is at most 8,000 bytes
 
 _MODEL = (
     "name, family, context_length, vram_required_bytes, prompt_price_picodollars, completion_price_picodollars, "
     "regions, created_at"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class StoredNode:
-    """A node as the database keeps it."""
-
-    id: str
-    org_id: str
-    status: Status
-    status_reason: str
-    drain_asked: bool
-    facts: pb.NodeFacts
-    created_at: datetime
+_NODE = "id, org_id, status, status_reason, drain_asked, facts, created_at, changed_at"
 
 
 def _model(row: TupleRow) -> pb.Model:
-    created = Timestamp()
-    created.FromDatetime(row[7])
     return pb.Model(
         name=row[0],
         family=row[1],
@@ -45,7 +34,7 @@ def _model(row: TupleRow) -> pb.Model:
         prompt_price_picodollars=row[4],
         completion_price_picodollars=row[5],
         regions=row[6],
-        create_time=created,
+        create_time=timestamp(row[7]),
     )
 
 
@@ -58,7 +47,14 @@ def _node(row: TupleRow) -> StoredNode:
         drain_asked=row[4],
         facts=pb.NodeFacts.FromString(row[5]),
         created_at=row[6],
+        changed_at=row[7],
     )
+
+
+async def _tell_replicas(connection: Connection, origin: str, node_ids: Sequence[str]) -> None:
+    for start in range(0, len(node_ids), _IDS_A_NOTICE):
+        payload = f"{origin}:{','.join(node_ids[start : start + _IDS_A_NOTICE])}"
+        await connection.execute("SELECT pg_notify(%s, %s)", (NODES_CHANNEL, payload))
 
 
 class PostgresStore:
@@ -76,7 +72,7 @@ class PostgresStore:
                 (token_sha256, org_id or None, expires_at),
             )
 
-    async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime) -> StoredNode:
+    async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime, *, origin: str) -> StoredNode:
         """Uses a token up and makes its node, both or neither. Raises JOIN_TOKEN_INVALID."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
@@ -88,50 +84,71 @@ class PostgresStore:
             if row is None:
                 raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
             cursor = await connection.execute(
-                "INSERT INTO nodes (id, org_id, status, status_reason) VALUES (%s, %s, 'registering', 'joined') "
-                "RETURNING id, org_id, status, status_reason, drain_asked, facts, created_at",
-                (node_id, row[0]),
+                "INSERT INTO nodes (id, org_id, status, status_reason, created_at, changed_at) "
+                f"VALUES (%s, %s, 'registering', 'joined', %s, %s) RETURNING {_NODE}",
+                (node_id, row[0], now, now),
             )
             made = await cursor.fetchone()
             await connection.execute(
-                "INSERT INTO node_events (node_id, status, reason) VALUES (%s, 'registering', 'joined')", (node_id,)
+                "INSERT INTO node_events (node_id, status, reason, at) VALUES (%s, 'registering', 'joined', %s)",
+                (node_id, now),
             )
+            await _tell_replicas(connection, origin, [node_id])
         return _node(cast("TupleRow", made))
 
-    async def nodes(self) -> list[StoredNode]:
-        """The nodes that are not dead for more than a day, oldest first."""
+    async def nodes(self, *, dead_within_s: float) -> list[StoredNode]:
+        """All nodes by id, without those that have been dead for longer than `dead_within_s`."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                "SELECT id, org_id, status, status_reason, drain_asked, facts, created_at FROM nodes "
-                "WHERE status <> 'dead' OR changed_at > now() - interval '1 day' ORDER BY id"
+                f"SELECT {_NODE} FROM nodes "
+                "WHERE status <> 'dead' OR changed_at > now() - %s * interval '1 second' ORDER BY id",
+                (dead_within_s,),
             )
             return [_node(row) for row in await cursor.fetchall()]
 
-    async def save_status(self, node_id: str, status: Status, reason: str) -> None:
-        """Keeps a change of status with its reason."""
+    async def nodes_by_id(self, node_ids: Sequence[str]) -> list[StoredNode]:
+        """The nodes of these that are known, dead ones too."""
         async with transaction(self._pool) as connection:
-            await connection.execute(
-                "UPDATE nodes SET status = %s, status_reason = %s, changed_at = now() WHERE id = %s",
-                (status, reason, node_id),
+            cursor = await connection.execute(
+                f"SELECT {_NODE} FROM nodes WHERE id = ANY(%s::uuid[]) ORDER BY id", (list(node_ids),)
             )
-            await connection.execute(
-                "INSERT INTO node_events (node_id, status, reason) VALUES (%s, %s, %s)", (node_id, status, reason)
+            return [_node(row) for row in await cursor.fetchall()]
+
+    async def save(self, changes: Sequence[StatusChange], facts: Mapping[str, pb.NodeFacts], *, origin: str) -> None:
+        """Keeps changes of status in order and what nodes are (by node id), all or nothing."""
+        async with transaction(self._pool) as connection, connection.cursor() as cursor:
+            if changes:
+                await cursor.executemany(
+                    "WITH moved AS (UPDATE nodes SET status = %s, status_reason = %s, changed_at = %s "
+                    "WHERE id = %s AND status <> %s RETURNING id, status, status_reason, changed_at) "
+                    "INSERT INTO node_events (node_id, status, reason, at) SELECT * FROM moved",
+                    [(change.status, change.reason, change.at, change.node_id, change.status) for change in changes],
+                )
+            if facts:
+                await cursor.executemany(
+                    "UPDATE nodes SET facts = %s WHERE id = %s",
+                    [(said.SerializeToString(), node_id) for node_id, said in facts.items()],
+                )
+            await _tell_replicas(
+                connection, origin, list({change.node_id: None for change in changes} | dict.fromkeys(facts))
             )
 
-    async def save_facts(self, node_id: str, facts: pb.NodeFacts) -> None:
-        """Keeps what a node said it is."""
+    async def ask_drain(self, node_id: str, *, origin: str) -> bool:
+        """Keeps that an operator wants the node drained. False: there is no such node."""
         async with transaction(self._pool) as connection:
-            await connection.execute("UPDATE nodes SET facts = %s WHERE id = %s", (facts.SerializeToString(), node_id))
-
-    async def ask_drain(self, node_id: str) -> None:
-        """Keeps that an operator wants the node drained."""
-        async with transaction(self._pool) as connection:
-            await connection.execute("UPDATE nodes SET drain_asked = true WHERE id = %s", (node_id,))
+            cursor = await connection.execute("UPDATE nodes SET drain_asked = true WHERE id = %s", (node_id,))
+            if cursor.rowcount == 0:
+                return False
+            await _tell_replicas(connection, origin, [node_id])
+        return True
 
     async def add_model(self, model: pb.Model) -> pb.Model:
-        """Adds a model. Raises ALREADY_EXISTS."""
+        """Adds a model. Raises ALREADY_EXISTS; CONFLICT when the catalogue is full."""
         try:
             async with transaction(self._pool) as connection:
+                cursor = await connection.execute("SELECT count(*) FROM models")
+                if cast("TupleRow", await cursor.fetchone())[0] >= MAX_MODELS:
+                    raise CodedError(ErrorCode.CONFLICT, f"The catalogue holds {MAX_MODELS} models already.")
                 cursor = await connection.execute(
                     "INSERT INTO models (name, family, context_length, vram_required_bytes, prompt_price_picodollars, "
                     f"completion_price_picodollars, regions) VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING {_MODEL}",
@@ -154,9 +171,10 @@ class PostgresStore:
         return _model(cast("TupleRow", row))
 
     async def models(self, after: str = "", limit: int = 10_000) -> list[pb.Model]:
-        """The catalogue, by name, after a name."""
+        """The catalogue by name (code points), after a name."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                f"SELECT {_MODEL} FROM models WHERE name > %s ORDER BY name LIMIT %s", (after, limit)
+                f'SELECT {_MODEL} FROM models WHERE name COLLATE "C" > %s ORDER BY name COLLATE "C" LIMIT %s',
+                (after, limit),
             )
             return [_model(row) for row in await cursor.fetchall()]

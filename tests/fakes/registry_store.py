@@ -1,0 +1,150 @@
+"""The registry's store in memory: it passes the same contract suite as the one on PostgreSQL."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_registry.domain import StatusChange, StoredNode, timestamp
+from crosslogic_registry.policy import MAX_MODELS
+
+
+class FakeRegistryClock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+        self._start = datetime.now(UTC)
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self.passed_s)
+
+    def monotonic(self) -> float:
+        return 1_000.0 + self.passed_s
+
+    def pass_s(self, seconds: float) -> None:
+        self.passed_s += seconds
+
+
+class FakeRegistryStore:
+    """Nodes, tokens and models in dictionaries. `away` makes it a database that cannot be reached."""
+
+    def __init__(self, clock: FakeRegistryClock) -> None:
+        self._clock = clock
+        self._nodes: dict[str, StoredNode] = {}
+        self._tokens: dict[bytes, tuple[str, datetime]] = {}
+        self._models: dict[str, pb.Model] = {}
+        self.events: list[tuple[str, str, str]] = []
+        self.notices: list[tuple[str, list[str]]] = []
+        self.saves = 0
+        self.away = False
+
+    def _reach(self) -> None:
+        if self.away:
+            raise CodedError(ErrorCode.UNAVAILABLE, private="database: away")
+
+    async def nodes(self, *, dead_within_s: float) -> list[StoredNode]:
+        self._reach()
+        since = self._clock.now() - timedelta(seconds=dead_within_s)
+        return [
+            self._nodes[node_id]
+            for node_id in sorted(self._nodes)
+            if self._nodes[node_id].status != "dead" or self._nodes[node_id].changed_at > since
+        ]
+
+    async def nodes_by_id(self, node_ids: Sequence[str]) -> list[StoredNode]:
+        self._reach()
+        return [self._nodes[node_id] for node_id in sorted(set(node_ids)) if node_id in self._nodes]
+
+    async def save(self, changes: Sequence[StatusChange], facts: Mapping[str, pb.NodeFacts], *, origin: str) -> None:
+        self._reach()
+        self.saves += 1
+        for change in changes:
+            node = self._nodes.get(change.node_id)
+            if node is not None and node.status != change.status:
+                self._nodes[node.id] = replace(
+                    node, status=change.status, status_reason=change.reason, changed_at=change.at
+                )
+                self.events.append((node.id, change.status, change.reason))
+        for node_id, said in facts.items():
+            if node_id in self._nodes:
+                kept = pb.NodeFacts()
+                kept.CopyFrom(said)
+                self._nodes[node_id] = replace(self._nodes[node_id], facts=kept)
+        self.notices.append((origin, list(dict.fromkeys([*(change.node_id for change in changes), *facts]))))
+
+    async def ask_drain(self, node_id: str, *, origin: str) -> bool:
+        self._reach()
+        if node_id not in self._nodes:
+            return False
+        self._nodes[node_id] = replace(self._nodes[node_id], drain_asked=True)
+        self.notices.append((origin, [node_id]))
+        return True
+
+    async def add_join_token(self, token_sha256: bytes, org_id: str, expires_at: datetime) -> None:
+        self._reach()
+        self._tokens[token_sha256] = (org_id, expires_at)
+
+    async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime, *, origin: str) -> StoredNode:
+        self._reach()
+        org_id, expires_at = self._tokens.get(token_sha256, ("", now))
+        if expires_at <= now:
+            raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
+        del self._tokens[token_sha256]
+        node = StoredNode(
+            id=node_id,
+            org_id=org_id,
+            status="registering",
+            status_reason="joined",
+            drain_asked=False,
+            facts=pb.NodeFacts(),
+            created_at=now,
+            changed_at=now,
+        )
+        self._nodes[node_id] = node
+        self.events.append((node_id, "registering", "joined"))
+        self.notices.append((origin, [node_id]))
+        return node
+
+    async def add_model(self, model: pb.Model) -> pb.Model:
+        self._reach()
+        if len(self._models) >= MAX_MODELS:
+            raise CodedError(ErrorCode.CONFLICT)
+        if model.name in self._models:
+            raise CodedError(ErrorCode.ALREADY_EXISTS)
+        stored = pb.Model()
+        stored.CopyFrom(model)
+        stored.create_time.CopyFrom(timestamp(self._clock.now()))
+        self._models[model.name] = stored
+        return stored
+
+    async def models(self, after: str = "", limit: int = 10_000) -> list[pb.Model]:
+        self._reach()
+        return [self._models[name] for name in sorted(self._models) if name > after][:limit]
+
+
+class FakeLeaseBook:
+    """Leases that last until a test ends them. `away` makes it a Redis that cannot be reached."""
+
+    def __init__(self) -> None:
+        self.leases: dict[str, bytes] = {}
+        self.away = False
+
+    def _reach(self) -> None:
+        if self.away:
+            raise CodedError(ErrorCode.UNAVAILABLE, private="redis: away")
+
+    async def write(self, leases: Mapping[str, bytes]) -> None:
+        self._reach()
+        self.leases.update(leases)
+
+    async def read(self, node_ids: Sequence[str]) -> dict[str, bytes]:
+        self._reach()
+        return {node_id: self.leases[node_id] for node_id in node_ids if node_id in self.leases}
+
+    async def release(self, leases: Mapping[str, bytes]) -> None:
+        self._reach()
+        for node_id, value in leases.items():
+            if self.leases.get(node_id) == value:
+                del self.leases[node_id]
