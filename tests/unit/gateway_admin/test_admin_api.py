@@ -132,9 +132,9 @@ async def test_lists_are_walked_to_their_end_by_token(admin: AdminClient) -> Non
     for number in range(5):
         await made(admin, "/admin/orgs", {"name": f"org {number}"})
     names: list[str] = []
-    token = ""
+    token: str | None = ""
     for _ in range(3):
-        async with admin.get("/admin/orgs", params={"page_size": "2", "page_token": token}) as answer:
+        async with admin.get("/admin/orgs", params={"page_size": "2", "page_token": token or ""}) as answer:
             page = await answer.json()
         names += [org["name"] for org in page["data"]]
         token = page["next_page_token"]
