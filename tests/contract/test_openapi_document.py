@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestServer
-from crosslogic_gateway.admin.routes import OPERATIONS, make_admin_routes
-from crosslogic_gateway.openapi import build_document
 from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
 from openapi_spec_validator import validate
 
+from crosslogic_gateway.admin.routes import OPERATIONS, make_admin_routes
+from crosslogic_gateway.openapi import build_document
 from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
 
 

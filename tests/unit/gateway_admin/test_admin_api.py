@@ -6,9 +6,9 @@ import grpc
 import grpc.aio
 import pytest
 from aiohttp.test_utils import TestServer
+
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.admin.routes import OPERATIONS
-
 from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours, rpc_error
 
 MODEL = {

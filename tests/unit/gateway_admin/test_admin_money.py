@@ -3,9 +3,10 @@
 from decimal import Decimal, localcontext
 
 import pytest
-from crosslogic_gateway.admin.money import MAX_PRICE_PICODOLLARS, picodollars_per_token, usd, usd_per_million
 from hypothesis import given
 from hypothesis import strategies as st
+
+from crosslogic_gateway.admin.money import MAX_PRICE_PICODOLLARS, picodollars_per_token, usd, usd_per_million
 
 
 @given(st.integers(min_value=-(10**40), max_value=10**40))

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 
 from aiohttp import web
+
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.settings import Secret
 

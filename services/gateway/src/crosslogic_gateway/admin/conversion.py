@@ -3,11 +3,11 @@
 import re
 from datetime import UTC, datetime, timedelta
 
-from crosslogic_common.errors import CodedError, ErrorCode
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import UNSET, UnsetType
 
+from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.admin.decoding import field_error
 
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:[Zz]|[+-]\d{2}:\d{2})", re.ASCII)

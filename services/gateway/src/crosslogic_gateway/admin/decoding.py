@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import msgspec
 from aiohttp import web
+
 from crosslogic_common.errors import CodedError, ErrorCode
 
 Decoded = TypeVar("Decoded", bound=msgspec.Struct)

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
+from msgspec import UNSET, UnsetType
+
 from crosslogic.identity.v1 import identity_pb2 as identity_pb
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
-from msgspec import UNSET, UnsetType
-
 from crosslogic_gateway.admin import schemas
 from crosslogic_gateway.admin.conversion import optional_time, text_or_none, time
 from crosslogic_gateway.admin.decoding import field_error

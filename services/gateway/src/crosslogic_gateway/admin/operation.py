@@ -8,8 +8,8 @@ from typing import Any, Generic, TypeVar
 import grpc.aio
 import msgspec
 from aiohttp import web
-from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
 
+from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
 from crosslogic_gateway.admin.auth import AdminGate
 from crosslogic_gateway.admin.decoding import decoded_body, decoded_query, no_body, no_query
 from crosslogic_gateway.admin.deps import AdminDeps, Rpc

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from crosslogic.identity.v1 import identity_pb2 as pb
 from msgspec import UNSET, UnsetType
 
+from crosslogic.identity.v1 import identity_pb2 as pb
 from crosslogic_gateway.admin import schemas
 from crosslogic_gateway.admin.conversion import optional_time, text_or_none, time, timestamp
 from crosslogic_gateway.admin.operation import Call

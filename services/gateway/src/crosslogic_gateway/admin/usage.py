@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from crosslogic.accountant.v1 import accountant_pb2 as pb
-from crosslogic.common.v1 import common_pb2 as common_pb
 from msgspec import UNSET
 
+from crosslogic.accountant.v1 import accountant_pb2 as pb
+from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic_gateway.admin import schemas
 from crosslogic_gateway.admin.conversion import asked_time, microseconds, text_or_none, time, whole_number
 from crosslogic_gateway.admin.decoding import field_error
