@@ -1,0 +1,82 @@
+# What people type. Each target says what it does in `make help`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+ENGINE ?=
+MODEL ?=
+NODES ?=
+PORTS ?= fixed
+PYTEST_ARGS ?=
+export PYTHON
+
+run := .venv/bin/python -m
+code := libs services tests benchmarks scripts
+existing = $(wildcard $(code))
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+.PHONY: up
+up: venv ## start the suite and print a key (ENGINE=vllm|sim MODEL=<hub id or path> NODES=<n> PORTS=fixed|free)
+	@$(run) crosslogic_dev up --engine "$(ENGINE)" --model "$(MODEL)" --nodes "$(NODES)" --ports "$(PORTS)"
+
+.PHONY: down
+down: ## stop every process of the suite; the data stays in .run
+	@if [ -x .venv/bin/python ]; then $(run) crosslogic_dev down; else echo "nothing was ever started here"; fi
+
+.PHONY: status
+status: ## tell what runs
+	@if [ -x .venv/bin/python ]; then $(run) crosslogic_dev status; else echo "nothing was ever started here"; fi
+
+.PHONY: venv
+venv: ## make .venv from uv.lock, unless it is as the lock says
+	@scripts/venv.sh
+
+.PHONY: test
+test: lint types imports protos-check pytest ## everything a fresh machine can check
+
+.PHONY: pytest
+pytest: venv ## only the tests (PYTEST_ARGS="tests/unit -k name")
+	@$(run) pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: venv ## ruff: rules and format
+	@.venv/bin/ruff check $(existing)
+	@.venv/bin/ruff format --check $(existing)
+
+.PHONY: format
+format: venv ## let ruff repair what it can
+	@.venv/bin/ruff check --fix $(existing)
+	@.venv/bin/ruff format $(existing)
+
+.PHONY: types
+types: venv ## mypy, strict, over code and tests
+	@$(run) mypy $(existing)
+
+.PHONY: imports
+imports: venv ## who may import whom
+	@.venv/bin/lint-imports --no-cache
+
+.PHONY: protos
+protos: venv ## generate libs/protos/src from protos/
+	@scripts/protos.sh
+
+.PHONY: protos-check
+protos-check: venv ## lint the contracts, find breaking changes (BASE=<ref>), compare the stubs
+	@scripts/protos_check.sh
+
+.PHONY: protos-wheel
+protos-wheel: venv ## build the stubs as a wheel that another team can install alone
+	@$(run) build --wheel --no-isolation --outdir dist libs/protos
+
+.PHONY: bench
+bench: venv ## measure against the budgets; prints a table and writes JSON
+	@$(run) benchmarks
+
+.PHONY: lock
+lock: venv ## bring uv.lock up to date with the pyproject files, without hosts (UV_ARGS="--upgrade-package x")
+	@scripts/lock.sh $(UV_ARGS)
