@@ -1,1 +1,1 @@
-"""Supervises the engine on a GPU machine and relays inference"""
+"""The agent on every GPU machine: supervises the engine, reports it, and relays inference to it."""

@@ -1,0 +1,273 @@
+"""Server-sent events of the engine: found as they arrive, read for their counts, stripped of what was not asked. Pure."""
+
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+
+from crosslogic_node_agent.domain import CountSource, TokenCount
+from crosslogic_node_agent.engine_request import EngineRequest
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+_DONE: Final = b"[DONE]"
+_DECODER: Final = msgspec.json.Decoder(dict[str, Any])
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class EventError(Exception):
+    """The engine sent what is no event of its API, or an error in the middle of its answer."""
+
+
+class Piece(NamedTuple):
+    """Bytes for the client, with what they hold."""
+
+    data: bytes
+    completion_tokens: int
+    """Generated so far, as of `data`."""
+    token_ids: tuple[int, ...]
+
+
+class EventReader(Protocol):
+    """Reads one streamed answer."""
+
+    prompt_token_ids: tuple[int, ...]
+    finished: bool
+    """The answer's own last event has come: a body that ends before it was cut."""
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """What of the bytes is for the client. Raises EventError."""
+
+    def count(self) -> TokenCount:
+        """The tokens as last told by the engine."""
+
+
+class EventSplitter:
+    """Cuts a byte stream into events."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def split(self, data: bytes) -> list[bytes]:
+        """The events that are complete, without their blank line. Raises EventError."""
+        if self._buffer:
+            data = self._buffer + data
+        if b"\r" in data:
+            # JSON writes a carriage return as an escape: one in the bytes is a line end.
+            held = b"\r" if data.endswith(b"\r") else b""
+            data = data.removesuffix(b"\r").replace(b"\r\n", b"\n") + held
+        events = data.split(b"\n\n")
+        self._buffer = events.pop()
+        if len(self._buffer) > MAX_EVENT_BYTES:
+            raise EventError("an event that does not end")
+        return events
+
+    @property
+    def rest(self) -> bytes:
+        """What has come of the next event."""
+        return self._buffer
+
+
+class CompletionEvents:
+    """Streams of /v1/chat/completions and /v1/completions."""
+
+    __slots__ = (
+        "_cached_tokens",
+        "_completion_tokens",
+        "_continuous_usage",
+        "_include_usage",
+        "_model",
+        "_prompt_counts",
+        "_request",
+        "_return_token_ids",
+        "_running",
+        "_source",
+        "_splitter",
+        "finished",
+        "prompt_token_ids",
+    )
+
+    def __init__(
+        self, request: EngineRequest, *, include_usage: bool, continuous_usage: bool, return_token_ids: bool
+    ) -> None:
+        """The flags say what the client asked for; the engine is asked for all of it always."""
+        self._request = request
+        self._include_usage = include_usage
+        self._continuous_usage = continuous_usage
+        self._return_token_ids = return_token_ids
+        self._model = request.model if request.rename else None
+        self._splitter = EventSplitter()
+        self._source = CountSource.NONE
+        self._completion_tokens = 0
+        self._cached_tokens = 0
+        self._running: dict[int, int] = {}
+        self._prompt_counts: dict[int, int] = {}
+        self.prompt_token_ids: tuple[int, ...] = ()
+        self.finished = False
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """What of the bytes is for the client. Raises EventError."""
+        pieces: list[Piece] = []
+        for event in self._splitter.split(data):
+            if event[:6] != b"data: ":
+                if event and not event.startswith(b":"):
+                    raise EventError("an event without data")
+                continue
+            payload = event[6:]
+            if payload == _DONE:
+                # Without the final usage the engine broke off, however politely.
+                self.finished = self._source is not CountSource.RUNNING
+                pieces.append(Piece(b"data: [DONE]\n\n", self._completion_tokens, ()))
+                continue
+            piece = self._chunk(payload)
+            if piece is not None:
+                pieces.append(piece)
+        return pieces
+
+    def count(self) -> TokenCount:
+        """The tokens as last told by the engine."""
+        return TokenCount(
+            prompt_tokens=sum(self._prompt_counts.values()),
+            cached_prompt_tokens=self._cached_tokens,
+            completion_tokens=self._completion_tokens,
+            source=self._source,
+        )
+
+    def _chunk(self, payload: bytes) -> Piece | None:
+        try:
+            chunk = _DECODER.decode(payload)
+            if "error" in chunk:
+                raise EventError(f"the engine failed in mid-answer: {payload[:200]!r}")
+            choices = chunk["choices"]
+            usage = chunk.pop("usage", None)
+            token_ids: tuple[int, ...] = ()
+            if usage is not None:
+                self._take_usage(usage, choices)
+            prompt_ids = chunk.get("prompt_token_ids")
+            if prompt_ids:
+                self.prompt_token_ids = tuple(prompt_ids)
+            if not self._return_token_ids:
+                chunk.pop("prompt_token_ids", None)
+            for choice in choices:
+                ids = choice.get("token_ids")
+                if ids:
+                    token_ids = (*token_ids, *ids) if token_ids else tuple(ids)
+                prompt_ids = choice.get("prompt_token_ids")
+                if prompt_ids and not self.prompt_token_ids:
+                    self.prompt_token_ids = tuple(prompt_ids)
+                if not self._return_token_ids:
+                    choice.pop("token_ids", None)
+                    choice.pop("prompt_token_ids", None)
+        except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise EventError(f"a chunk that cannot be read: {error}") from None
+        if not choices and usage is not None and not self._include_usage:
+            return None
+        if self._include_usage:
+            chunk["usage"] = usage if not choices or self._continuous_usage else None
+        if self._model is not None:
+            chunk["model"] = self._model
+        return Piece(b"data: %b\n\n" % _ENCODER.encode(chunk), self._completion_tokens, token_ids)
+
+    def _take_usage(self, usage: dict[str, Any], choices: list[dict[str, Any]]) -> None:
+        prompt_tokens = int(usage["prompt_tokens"])
+        completion_tokens = int(usage.get("completion_tokens") or 0)
+        details = usage.get("prompt_tokens_details")
+        if details:
+            self._cached_tokens = int(details.get("cached_tokens") or 0)
+        if not choices:
+            self._prompt_counts = {0: prompt_tokens}
+            self._completion_tokens = completion_tokens
+            self._source = CountSource.FINAL
+            return
+        # Running usage is one choice's own: its prompt, and what that choice has generated.
+        index = int(choices[0]["index"])
+        if index == 0 and self._request.choices == self._request.prompts == 1:
+            self._completion_tokens = completion_tokens
+        else:
+            self._running[index] = completion_tokens
+            self._completion_tokens = sum(self._running.values())
+        self._prompt_counts[index // self._request.choices] = prompt_tokens
+        self._source = CountSource.RUNNING
+
+
+class TypedEvents:
+    """Streams of /v1/responses and /v1/messages: relayed as they are; the counts come in events of their own."""
+
+    __slots__ = ("_count", "_model", "_splitter", "finished", "prompt_token_ids")
+
+    _LAST: Final = frozenset({"response.completed", "response.incomplete", "message_stop"})
+    _FAILED: Final = frozenset({"response.failed", "error"})
+    _READ: Final = frozenset({"message_start", "message_delta"})
+    _RENAMED: Final = frozenset({"response.created", "response.in_progress"})
+
+    def __init__(self, request: EngineRequest) -> None:
+        self._model = request.model if request.rename else None
+        self._splitter = EventSplitter()
+        self._count = TokenCount()
+        self.prompt_token_ids: tuple[int, ...] = ()
+        self.finished = False
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """What of the bytes is for the client. Raises EventError."""
+        pieces: list[Piece] = []
+        for event in self._splitter.split(data):
+            if not event:
+                continue
+            out = self._event(event)
+            pieces.append(Piece(out + b"\n\n", self._count.completion_tokens, ()))
+        return pieces
+
+    def count(self) -> TokenCount:
+        """The tokens as last told by the engine."""
+        return self._count
+
+    def _event(self, event: bytes) -> bytes:
+        head, found, payload = event.rpartition(b"data: ")
+        if not found or payload == _DONE:
+            return event
+        kind = head.removeprefix(b"event: ").strip().decode("ascii", "replace")
+        wanted = kind in self._LAST or kind in self._FAILED or kind in self._READ
+        if not wanted and kind and not (self._model is not None and kind in self._RENAMED):
+            return event
+        try:
+            body = _DECODER.decode(payload)
+        except msgspec.DecodeError as error:
+            raise EventError(f"an event that cannot be read: {error}") from None
+        kind = kind or str(body.get("type", ""))
+        if kind in self._FAILED:
+            raise EventError(f"the engine failed in mid-answer: {payload[:200]!r}")
+        renamed = self._rename(body)
+        try:
+            self._take(kind, body)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise EventError(f"an event that cannot be read: {error}") from None
+        return head + found + _ENCODER.encode(body) if renamed else event
+
+    def _take(self, kind: str, body: dict[str, Any]) -> None:
+        if kind in self._LAST:
+            self.finished = True
+        holder = body.get("response") or body.get("message") or body
+        usage = holder.get("usage")
+        if not usage:
+            return
+        # A delta leaves out what the start has said.
+        self._count = TokenCount(
+            prompt_tokens=int(usage.get("input_tokens") or self._count.prompt_tokens),
+            cached_prompt_tokens=_cached_input(usage) or self._count.cached_prompt_tokens,
+            completion_tokens=int(usage.get("output_tokens") or self._count.completion_tokens),
+            source=CountSource.RUNNING if kind == "message_start" else CountSource.FINAL,
+        )
+
+    def _rename(self, body: dict[str, Any]) -> bool:
+        if self._model is None:
+            return False
+        holder = body.get("response") or body.get("message")
+        if not isinstance(holder, dict) or "model" not in holder:
+            return False
+        holder["model"] = self._model
+        return True
+
+
+def _cached_input(usage: dict[str, Any]) -> int:
+    details = usage.get("input_tokens_details") or {}
+    return int(usage.get("cache_read_input_tokens") or details.get("cached_tokens") or 0)

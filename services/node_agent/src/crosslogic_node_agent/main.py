@@ -1,0 +1,157 @@
+"""Wires the agent together and runs it."""
+
+import asyncio
+import contextlib
+import os
+import uuid
+from pathlib import Path
+
+from crosslogic.node_agent.v1 import node_agent_pb2 as pb
+from crosslogic.node_agent.v1 import node_agent_pb2_grpc as rpc
+from crosslogic_common.clock import SystemClock
+from crosslogic_common.grpc_server import GrpcServer, read_settings, run_service
+from crosslogic_common.logs import configure_logging
+from crosslogic_common.metrics import Metrics
+from crosslogic_common.tls import Channels
+from crosslogic_common.tracing import tracing
+from crosslogic_node_agent.engine_api import EngineApi
+from crosslogic_node_agent.engine_connection import EnginePool
+from crosslogic_node_agent.engine_process import EngineCommand
+from crosslogic_node_agent.enrolment import Renewal, join
+from crosslogic_node_agent.heartbeat import Heartbeat, Place
+from crosslogic_node_agent.identity import IdentityFiles
+from crosslogic_node_agent.measure import Measurement
+from crosslogic_node_agent.metrics import AgentMetrics
+from crosslogic_node_agent.node_life import NodeLife
+from crosslogic_node_agent.relay import Relay
+from crosslogic_node_agent.servicer import NodeAgentServicer
+from crosslogic_node_agent.settings import NodeAgentSettings
+from crosslogic_node_agent.spool import Spool
+from crosslogic_node_agent.supervisor import Patience, Supervisor
+from crosslogic_node_agent.witnesses import WitnessOutbox, witness_caller
+
+SERVICE = "crosslogic.node_agent.v1.NodeAgentService"
+RULES: dict[str, frozenset[str]] = {
+    f"/{SERVICE}/Relay": frozenset({"service:gateway"}),
+    f"/{SERVICE}/Infer": frozenset({"service:gateway", "service:operator"}),
+}
+ACCEPT_WHILE_STOPPING_S = 0.5
+"""The fleet hears of a drain within this; what was picked before that is still taken."""
+
+
+async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
+    """Runs until `stop` is set. Stops in this order: no new requests, running ones end, witnesses, goodbye, engine."""
+    metrics = Metrics()
+    agent_metrics = AgentMetrics(metrics)
+    life = NodeLife()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(metrics.served(settings.metrics_listen))
+        tracer = stack.enter_context(tracing("node_agent"))
+        pool = EnginePool(settings.engine_url)
+        stack.callback(pool.close)
+        api = EngineApi(pool)
+        supervisor = _supervisor(settings, api, agent_metrics)
+        await stack.enter_async_context(supervisor.running())
+        files = IdentityFiles(settings.state_dir)
+        await join(
+            files=files,
+            join_target=settings.registry_join_target,
+            token=settings.join_token,
+            bootstrap_ca_file=settings.tls_ca_file,
+            stop=stop,
+        )
+        channels = Channels(files.tls)
+        stack.push_async_callback(channels.close)
+        renewal = Renewal(files=files, channels=channels, registry_target=settings.registry_target, clock=SystemClock())
+        await stack.enter_async_context(renewal.running())
+        heartbeat = Heartbeat(
+            place=_place(settings),
+            supervisor=supervisor,
+            life=life,
+            api=api,
+            channels=channels,
+            registry_target=settings.registry_target,
+            metrics=agent_metrics,
+        )
+        await stack.enter_async_context(heartbeat.running())
+        outbox = WitnessOutbox(
+            spool=Spool(settings.state_dir / "witnesses"),
+            caller=witness_caller(channels, settings.registry_target),
+            metrics=agent_metrics,
+        )
+        await stack.enter_async_context(outbox.running())
+        relay = Relay(
+            pool=pool,
+            models=supervisor,
+            witnesses=outbox,
+            metrics=agent_metrics,
+            max_calls=settings.max_calls,
+        )
+        stopping = asyncio.Event()
+        server = GrpcServer(
+            listen=settings.listen,
+            tls=files.tls,
+            rules=RULES,
+            metrics=metrics,
+            stopping=stopping,
+            tracer=tracer,
+            shutdown_grace_s=2.0,
+        )
+        servicer = NodeAgentServicer(relay=relay, stopping=stopping)
+        server.add(pb, SERVICE, lambda target: rpc.add_NodeAgentServiceServicer_to_server(servicer, target))
+        await stack.enter_async_context(server.serving())
+        await stop.wait()
+        life.stop()
+        await relay.drain(settings.shutdown_grace_s, min(ACCEPT_WHILE_STOPPING_S, settings.shutdown_grace_s))
+        await outbox.flush(2.0)
+
+
+def _supervisor(settings: NodeAgentSettings, api: EngineApi, metrics: AgentMetrics) -> Supervisor:
+    command = None
+    if settings.engine_command:
+        command = EngineCommand(
+            arguments=settings.engine_command,
+            environment=settings.engine_env,
+            log_file=settings.engine_log_file or settings.state_dir / "engine.log",
+            pid_file=settings.engine_pid_file or settings.state_dir / "engine.pid",
+            mark=_mark(settings.state_dir / "engine.mark"),
+        )
+    measurement = Measurement(
+        api=api,
+        file=settings.state_dir / "capacity.json",
+        enabled=settings.measure == "quick",
+        fixed_max_tokens_per_sec=settings.max_tokens_per_sec,
+    )
+    return Supervisor(
+        model=settings.model,
+        command=command,
+        api=api,
+        patience=Patience(start_s=settings.engine_start_timeout_s, hang_s=settings.engine_hang_s),
+        measure=measurement.capacity,
+        on_restart=metrics.engine_restarts.inc,
+    )
+
+
+def _mark(file: Path) -> str:
+    """What marks this agent's engines, from one start of the agent to the next."""
+    if not file.exists():
+        file.write_text(uuid.uuid4().hex, encoding="ascii")
+    return file.read_text(encoding="ascii")
+
+
+def _place(settings: NodeAgentSettings) -> Place:
+    return Place(
+        address=settings.advertise or settings.listen,
+        region=settings.region,
+        model=settings.model,
+        gpu_type=settings.gpu_type,
+        gpu_count=settings.gpu_count,
+        vram_total_bytes=settings.vram_total_bytes,
+    )
+
+
+def main() -> None:
+    """The process."""
+    settings = read_settings(NodeAgentSettings, os.environ)
+    configure_logging("node_agent", settings.log_level)
+    run_service(lambda stop: serve(settings, stop))

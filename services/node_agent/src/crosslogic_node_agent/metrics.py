@@ -1,0 +1,51 @@
+"""The agent's metrics."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from crosslogic_common.metrics import Metrics
+from crosslogic_node_agent.domain import Ending, TokenCount
+
+_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class AgentMetrics:
+    """What one agent counts."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        registry = metrics.registry
+        self._calls = Counter(
+            "crosslogic_node_calls", "Calls relayed to the engine, by how they ended.", ["ending"], registry=registry
+        )
+        self._tokens = Counter("crosslogic_node_tokens", "Tokens that the engine counted.", ["kind"], registry=registry)
+        self._uncounted = Counter(
+            "crosslogic_node_uncounted_calls",
+            "Calls whose client went away and whose tokens the engine did not tell.",
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "crosslogic_node_call_seconds", "Time from open to end.", buckets=_BUCKETS_S, registry=registry
+        )
+        self.running = Gauge("crosslogic_node_calls_running", "Calls under way.", registry=registry)
+        self.engine_restarts = Counter(
+            "crosslogic_node_engine_restarts", "Times the engine was started again.", registry=registry
+        )
+        self.witnesses_waiting = Gauge(
+            "crosslogic_node_witnesses_waiting", "Witnesses that are not acknowledged yet.", registry=registry
+        )
+        self.witnesses_lost = Counter(
+            "crosslogic_node_witnesses_lost", "Witnesses that the full spool could not take.", registry=registry
+        )
+        self.registry_connected = Gauge(
+            "crosslogic_node_registry_connected", "1 while the heartbeat stream is open.", registry=registry
+        )
+
+    def ended(self, ending: Ending, count: TokenCount, duration_s: float) -> None:
+        """A call ended."""
+        self._calls.labels(ending).inc()
+        self._seconds.observe(duration_s)
+        if count.prompt_tokens:
+            self._tokens.labels("prompt").inc(count.prompt_tokens)
+        if count.completion_tokens:
+            self._tokens.labels("completion").inc(count.completion_tokens)
+        if ending is Ending.CLIENT_DISCONNECTED and count.source == "none":
+            self._uncounted.inc()

@@ -1,0 +1,153 @@
+"""The agent's settings."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from crosslogic_common.settings import (
+    Secret,
+    Settings,
+    address,
+    existing_file,
+    integer,
+    json_strings,
+    number,
+    one_of,
+    optional_address,
+    secret_setting,
+    setting,
+)
+from crosslogic_node_agent.domain import EngineAddress
+
+
+def json_variables(text: str) -> Mapping[str, str]:
+    """A JSON object of strings, or nothing."""
+    if not text:
+        return MappingProxyType({})
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"must be a JSON object of strings: {error}") from None
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise ValueError("must be a JSON object of strings")
+    return MappingProxyType(value)
+
+
+def directory(text: str) -> Path:
+    """The path of a directory, which is made if need be and is for this user only."""
+    path = Path(text)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def optional_path(text: str) -> Path | None:
+    """A path or nothing."""
+    return Path(text) if text else None
+
+
+def filled(text: str) -> str:
+    """Any text but none."""
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeAgentSettings(Settings):
+    """Read from the environment once, at start."""
+
+    listen: str = setting("CROSSLOGIC_LISTEN", parse=address, doc="host:port where gateways are served")
+    advertise: str = setting(
+        "CROSSLOGIC_ADVERTISE", default="", parse=optional_address, doc="host:port that gateways dial; empty: LISTEN"
+    )
+    metrics_listen: str = setting(
+        "CROSSLOGIC_METRICS_LISTEN",
+        default="",
+        parse=optional_address,
+        doc="host:port that serves Prometheus metrics; empty: none",
+    )
+    log_level: str = setting(
+        "CROSSLOGIC_LOG_LEVEL",
+        default="INFO",
+        parse=one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        doc="DEBUG, INFO, WARNING or ERROR",
+    )
+    shutdown_grace_s: float = setting(
+        "CROSSLOGIC_SHUTDOWN_GRACE_S",
+        default="20",
+        parse=number(0, 3600),
+        doc="seconds that running requests have to finish after SIGTERM",
+    )
+    registry_target: str = setting("CROSSLOGIC_REGISTRY_TARGET", parse=address, doc="host:port of the registry")
+    registry_join_target: str = setting(
+        "CROSSLOGIC_REGISTRY_JOIN_TARGET", parse=address, doc="host:port where machines join the fleet"
+    )
+    join_token: Secret = secret_setting(
+        "CROSSLOGIC_JOIN_TOKEN", default="", doc="single-use join token; needed until the machine has joined"
+    )
+    tls_ca_file: Path = setting(
+        "CROSSLOGIC_TLS_CA_FILE", parse=existing_file, doc="certificates to trust when joining, PEM"
+    )
+    state_dir: Path = setting(
+        "CROSSLOGIC_STATE_DIR", parse=directory, doc="directory of this node's identity, witnesses and measurements"
+    )
+    region: str = setting("CROSSLOGIC_REGION", parse=filled, doc="region of this machine, for example `us-east`")
+    model: str = setting("CROSSLOGIC_MODEL", parse=filled, doc="the catalogue's name of the model that is served")
+    engine_url: EngineAddress = setting(
+        "CROSSLOGIC_ENGINE_URL", parse=EngineAddress.parse, doc="the engine: http://host:port or unix:/path"
+    )
+    engine_command: tuple[str, ...] = setting(
+        "CROSSLOGIC_ENGINE_COMMAND",
+        default="",
+        parse=json_strings,
+        doc="JSON array that starts the engine; empty: somebody else runs it",
+    )
+    engine_env: Mapping[str, str] = setting(
+        "CROSSLOGIC_ENGINE_ENV",
+        default="",
+        parse=json_variables,
+        doc="JSON object of variables to add to the engine's environment",
+    )
+    engine_log_file: Path | None = setting(
+        "CROSSLOGIC_ENGINE_LOG_FILE", default="", parse=optional_path, doc="empty: engine.log in STATE_DIR"
+    )
+    engine_pid_file: Path | None = setting(
+        "CROSSLOGIC_ENGINE_PID_FILE", default="", parse=optional_path, doc="empty: engine.pid in STATE_DIR"
+    )
+    engine_start_timeout_s: float = setting(
+        "CROSSLOGIC_ENGINE_START_TIMEOUT_S",
+        default="600",
+        parse=number(1, 86_400),
+        doc="seconds until a started engine must be well",
+    )
+    engine_hang_s: float = setting(
+        "CROSSLOGIC_ENGINE_HANG_S",
+        default="60",
+        parse=number(1, 86_400),
+        doc="seconds without an answer to /health until a running engine is killed",
+    )
+    measure: str = setting(
+        "CROSSLOGIC_MEASURE",
+        default="quick",
+        parse=one_of("quick", "off"),
+        doc="quick: measure the engine once for each version and model; off: never",
+    )
+    max_tokens_per_sec: float = setting(
+        "CROSSLOGIC_MAX_TOKENS_PER_SEC",
+        default="0",
+        parse=number(0, 1e9),
+        doc="tokens per second to report as the capacity; 0: as measured",
+    )
+    max_calls: int = setting(
+        "CROSSLOGIC_MAX_CALLS", default="1024", parse=integer(1, 100_000), doc="most requests under way at a time"
+    )
+    gpu_type: str = setting("CROSSLOGIC_GPU_TYPE", default="", doc="the accelerator's product name; empty: none")
+    gpu_count: int = setting("CROSSLOGIC_GPU_COUNT", default="0", parse=integer(0, 1024), doc="accelerators")
+    vram_total_bytes: int = setting(
+        "CROSSLOGIC_VRAM_TOTAL_BYTES",
+        default="0",
+        parse=integer(0, 2**50),
+        doc="memory of all accelerators together, in bytes",
+    )
