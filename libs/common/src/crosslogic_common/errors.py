@@ -9,6 +9,7 @@ from types import MappingProxyType
 import grpc
 import grpc.aio
 import msgspec
+
 from crosslogic.common.v1 import common_pb2 as common_pb
 
 CODE_METADATA = "crosslogic-code"

@@ -26,7 +26,16 @@ _MIGRATION_LOCK = 0x63_6C_6D_69  # "clmi": one migration at a time in a database
 _MIGRATION_LOCK_WAIT_S = 120
 _MIGRATION_NAME = re.compile(r"[0-9]{4}_[a-z0-9_]+\.sql")
 _CHECK_S = 1.0
+_CANCEL_S = 1.0
 _GIVE_UP_CONNECTING_S = 2.0
+
+
+class _PromptConnection(psycopg.AsyncConnection[TupleRow]):
+    """Lets a cancelled caller go after a second, not five, when the server does not answer the request to cancel."""
+
+    async def cancel_safe(self, *, timeout: float = _CANCEL_S) -> None:
+        """As psycopg's, within `timeout` or a second, whichever is less."""
+        await super().cancel_safe(timeout=min(timeout, _CANCEL_S))
 
 
 def connection_arguments(schema: str, *, statement_timeout_ms: int = 10_000) -> dict[str, str | int]:
@@ -45,19 +54,20 @@ def connection_arguments(schema: str, *, statement_timeout_ms: int = 10_000) -> 
 
 @contextlib.asynccontextmanager
 async def open_pool(
-    dsn: str, *, schema: str, max_size: int = 10, statement_timeout_ms: int = 10_000
+    dsn: str, *, schema: str, max_size: int = 10, statement_timeout_ms: int = 10_000, wait_s: float = 5.0
 ) -> AsyncIterator[Pool]:
     """A pool of at most `max_size` connections.
 
-    A server that is away is waited for by whoever needs it, 5 s at most; it may be away when the pool is opened. At
-    most 1,000 wait at a time.
+    A server that is away is waited for by whoever needs it, `wait_s` at most; it may be away when the pool is opened.
+    At most 1,000 wait at a time.
     """
     pool: Pool = AsyncConnectionPool(
         dsn,
+        connection_class=_PromptConnection,
         kwargs=connection_arguments(schema, statement_timeout_ms=statement_timeout_ms),
         min_size=1,
         max_size=max_size,
-        timeout=5.0,
+        timeout=wait_s,
         max_waiting=1000,
         # The pool doubles its waits between attempts without a cap: given ten minutes of outage, its next attempt would
         # come ten minutes after it. So it gives up soon, and whoever needs a connection next starts it afresh.

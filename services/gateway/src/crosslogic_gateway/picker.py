@@ -9,6 +9,7 @@ from crosslogic_common.batched import BatchedCaller
 from crosslogic_common.batched.link import BidiStream
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode, from_call_error
+from crosslogic_common.wire import repeated_calls
 from crosslogic_gateway.domain import Route
 
 PICK_TIMEOUT_S = 0.5
@@ -17,7 +18,7 @@ MAX_ROUTES_A_PLACE = 16
 
 Place = tuple[str, str, str]
 """Model, organisation, region: what decides which nodes may serve."""
-PickStream = BidiStream[scheduler_pb.PickStreamRequest, scheduler_pb.PickStreamResponse]
+PickStream = BidiStream[bytes, scheduler_pb.PickStreamResponse]
 
 
 class LastKnownRoutes:
@@ -63,11 +64,11 @@ class Picker:
         """`open_stream` opens SchedulerService.PickStream."""
         self._last_known = LastKnownRoutes(clock=clock)
         self._caller: BatchedCaller[
-            scheduler_pb.PickRequest,
+            bytes,
             scheduler_pb.PickResponse,
-            scheduler_pb.PickStreamRequest,
+            bytes,
             scheduler_pb.PickStreamResponse,
-        ] = BatchedCaller(name="scheduler", open_stream=open_stream, encode=_encode, decode=_decode)
+        ] = BatchedCaller(name="scheduler", open_stream=open_stream, encode=repeated_calls, decode=_decode)
         self.picked_from_memory = 0
 
     @contextlib.asynccontextmanager
@@ -94,7 +95,7 @@ class Picker:
                     region=region,
                     estimated_tokens=estimated_tokens,
                     excluded_node_ids=excluded,
-                ),
+                ).SerializeToString(),
                 timeout_s=PICK_TIMEOUT_S,
             )
         except CodedError as error:
@@ -108,12 +109,6 @@ class Picker:
         route = Route(picked.node_id, picked.address, picked.region)
         self._last_known.remember(place, route)
         return route
-
-
-def _encode(calls: list[tuple[int, scheduler_pb.PickRequest]]) -> scheduler_pb.PickStreamRequest:
-    return scheduler_pb.PickStreamRequest(
-        calls=[scheduler_pb.PickStreamCall(id=call_id, request=request) for call_id, request in calls]
-    )
 
 
 def _decode(

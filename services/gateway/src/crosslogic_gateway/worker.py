@@ -10,15 +10,16 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
 from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
-from crosslogic.scheduler.v1 import scheduler_pb2_grpc as scheduler_rpc
+from crosslogic.scheduler.v1 import scheduler_pb2 as scheduler_pb
 from crosslogic_common.clock import SystemClock
 from crosslogic_common.grpc_server import StartError
+from crosslogic_common.h2 import H2Stream, H2Target
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.logs import get_logger
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.redis import open_redis
 from crosslogic_common.seal import Sealer
-from crosslogic_common.tls import Channels
+from crosslogic_common.tls import Channels, TlsFiles, node_dns_name, service_dns_name
 from crosslogic_gateway.access_log import AccessLog
 from crosslogic_gateway.admin import make_admin_routes
 from crosslogic_gateway.admin_wiring import admin_deps
@@ -34,9 +35,10 @@ from crosslogic_gateway.relay import RelayPool, RelayStream, Timeouts
 from crosslogic_gateway.request_metrics import RequestMetrics
 from crosslogic_gateway.settings import GatewaySettings
 from crosslogic_gateway.sources import IdentityPrincipals, SharedPrincipals, Watches
-from crosslogic_gateway.usage_outbox import RecordStream, UsageOutbox
+from crosslogic_gateway.usage_outbox import UsageOutbox
 
 RELAY = "/crosslogic.node_agent.v1.NodeAgentService/Relay"
+PICK_STREAM = "/crosslogic.scheduler.v1.SchedulerService/PickStream"
 RECORD_STREAM = "/crosslogic.accountant.v1.AccountantService/RecordStream"
 
 
@@ -49,17 +51,23 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         channels = Channels(settings.tls)
         stack.push_async_callback(channels.close)
         redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
-        usage = UsageOutbox(open_stream=_open_records(channels, settings), max_records=settings.outbox_records)
+        usage = UsageOutbox(open_stream=lambda: H2Stream(
+                target=H2Target(settings.accountant_target, service_dns_name("accountant"), RECORD_STREAM),
+                tls=settings.tls,
+                deserialize=accountant_pb.RecordStreamResponse.FromString,
+            ), max_records=settings.outbox_records)
         await stack.enter_async_context(usage.running())
         picker = Picker(
-            open_stream=lambda: scheduler_rpc.SchedulerServiceStub(
-                channels.service("scheduler", settings.scheduler_target)
-            ).PickStream(),
+            open_stream=lambda: H2Stream(
+                target=H2Target(settings.scheduler_target, service_dns_name("scheduler"), PICK_STREAM),
+                tls=settings.tls,
+                deserialize=scheduler_pb.PickStreamResponse.FromString,
+            ),
             clock=clock,
         )
         await stack.enter_async_context(picker.running())
         timeouts = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.stall_timeout_s)
-        relays = RelayPool(open_relay=_open_relay(channels), timeouts=timeouts)
+        relays = RelayPool(open_relay=_open_relay(settings.tls), timeouts=timeouts)
         await stack.enter_async_context(relays.running())
         keys = KeyCache(
             shared=SharedPrincipals(redis),
@@ -145,31 +153,12 @@ async def _hand_over(usage: UsageOutbox, grace_s: float) -> None:
         get_logger(__name__).error("records left to the witnesses", records=len(usage))
 
 
-def _open_relay(channels: Channels) -> Callable[[Route], RelayStream]:
-    def open_relay(route: Route) -> RelayStream:
-        return channels.node(route.node_id, route.address).stream_stream(
-            RELAY,
-            request_serializer=_as_is,
-            response_deserializer=agent_pb.RelayResponse.FromString,
-        )()
-
-    return open_relay
-
-
-def _open_records(channels: Channels, settings: GatewaySettings) -> Callable[[], RecordStream]:
-    def open_records() -> RecordStream:
-        return channels.service("accountant", settings.accountant_target).stream_stream(
-            RECORD_STREAM,
-            request_serializer=_as_is,
-            response_deserializer=accountant_pb.RecordStreamResponse.FromString,
-        )()
-
-    return open_records
-
-
-def _as_is(message: bytes) -> bytes:
-    """The serialiser of messages that are bytes already."""
-    return message
+def _open_relay(tls: TlsFiles) -> Callable[[Route], RelayStream]:
+    return lambda route: H2Stream(
+        target=H2Target(route.address, node_dns_name(route.node_id), RELAY),
+        tls=tls,
+        deserialize=agent_pb.RelayResponse.FromString,
+    )
 
 
 def _readiness(catalogue: Catalogue, usage: UsageOutbox, picker: Picker, watches: Watches) -> Readiness:

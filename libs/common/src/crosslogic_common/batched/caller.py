@@ -10,7 +10,6 @@ from crosslogic_common.batched.deadlines import DeadlineSweeper
 from crosslogic_common.batched.link import BatchLink, BidiStream
 from crosslogic_common.errors import CodedError, ErrorCode
 
-
 Req = TypeVar("Req")
 Res = TypeVar("Res")
 Out = TypeVar("Out")

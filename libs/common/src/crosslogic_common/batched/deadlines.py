@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-
 Key = TypeVar("Key")
 
 

@@ -6,7 +6,6 @@ from typing import Generic, TypeVar
 
 from crosslogic_common.errors import CodedError, ErrorCode
 
-
 Item = TypeVar("Item")
 
 

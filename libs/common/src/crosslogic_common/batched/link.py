@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -11,8 +11,8 @@ import grpc.aio
 from crosslogic_common.batched.backoff import Backoff
 from crosslogic_common.batched.gathering import GatheringWriter
 from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
+from crosslogic_common.h2 import H2Stream
 from crosslogic_common.logs import get_logger
-
 
 Item = TypeVar("Item")
 Out = TypeVar("Out")
@@ -69,6 +69,7 @@ class BatchLink(Generic[Item, Out, In]):
         self._connect_timeout_s = connect_timeout_s
         self._writer = self._new_writer(None)
         self._last_error: CodedError | None = None
+        self._answered = False
         self._log = get_logger(__name__)
         self.connected = asyncio.Event()
 
@@ -122,6 +123,7 @@ class BatchLink(Generic[Item, Out, In]):
             self._writer = writer
             tasks = [asyncio.create_task(writer.run()), asyncio.create_task(self._read(stream))]
             self._last_error = None
+            self._answered = False
             self.connected.set()
             self._log.info("stream connected", link=self._name)
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -146,18 +148,21 @@ class BatchLink(Generic[Item, Out, In]):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, stream: BidiStream[Out, In]) -> None:
-        on_message = self._on_message
-        read = stream.read
-        fresh = True
+        if isinstance(stream, H2Stream):
+            await stream.deliver(self._on_any_message)
+            return
         while True:
-            message = await read()
+            message = await stream.read()
             if message is grpc.aio.EOF:
                 return
-            if fresh:
-                # A server that accepts and at once drops every stream must still be approached ever more slowly.
-                self._backoff.reset()
-                fresh = False
-            on_message(message)  # type: ignore[arg-type]  # EOF is the only object that is no message
+            self._on_any_message(cast("In", message))
+
+    def _on_any_message(self, message: In) -> None:
+        if not self._answered:
+            # A server that accepts and at once drops every stream must still be approached ever more slowly.
+            self._backoff.reset()
+            self._answered = True
+        self._on_message(message)
 
     def _take_queued(self) -> list[Item]:
         return self._writer.take_all()
