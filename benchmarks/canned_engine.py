@@ -103,9 +103,13 @@ class _Answer:
 
     def begin(self, loop: asyncio.AbstractEventLoop, think_s: float) -> None:
         """Steps by itself."""
-        phase_s = random.random() * self._profile.pace_us / 1e6
-        self._due_at = loop.time() + think_s + phase_s
-        loop.call_at(self._due_at, self._paced if self._profile.pace_us else self._unpaced, loop)
+        self._due_at = loop.time() + think_s
+        loop.call_at(self._due_at, self._first if self._profile.pace_us else self._unpaced, loop)
+
+    def _first(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The first token comes when it is due; the others follow at the stream's own phase."""
+        self._due_at += random.random() * self._profile.pace_us / 1e6
+        self._paced(loop)
 
     def _paced(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self.step():
@@ -163,8 +167,8 @@ def _nothing() -> None:
 def chat_chunk(number: int) -> bytes:
     """One server-sent event as vLLM writes it for a chat completion; about 240 bytes."""
     return (
-        b'data: {"id":"chatcmpl-0190c5b2a6f97d2cbf3e5a1d4c7e8f90","object":"chat.completion.chunk","created":1760000000,'
-        b'"model":"bench","choices":[{"index":0,"delta":{"content":" word%d"},"logprobs":null,"finish_reason":null,'
+        b'data: {"id":"chatcmpl-0190c5b2a6f97d2cbf3e5a1d4c7e8f90","object":"chat.completion.chunk","created":1760000000'
+        b',"model":"bench","choices":[{"index":0,"delta":{"content":" word%d"},"logprobs":null,"finish_reason":null,'
         b'"token_ids":null}]}\n\n' % number
     )
 

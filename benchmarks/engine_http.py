@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import lru_cache
+from typing import cast
 
 from benchmarks.canned_engine import END_OF_STREAM, CannedEngine, Profile, chat_answer, chat_chunk, profile_of
 
@@ -56,8 +57,8 @@ class EngineConnection(asyncio.Protocol):
         self._answer: _HttpAnswer | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -71,7 +72,7 @@ class EngineConnection(asyncio.Protocol):
             self._received = rest[size:]
             self._begin(rest[:size])
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         if self._answer is not None and self._answer.cancel is not None:
             self._answer.cancel()
 

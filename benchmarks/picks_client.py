@@ -4,7 +4,6 @@ The requests are serialised beforehand and answers only counted, so that one cor
 core busy.
 """
 
-import asyncio
 import json
 import random
 import sys
@@ -13,7 +12,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import grpc.aio
 import uvloop
 
 from benchmarks.measure import cpu_s, percentile

@@ -10,12 +10,11 @@ import random
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
+import grpc
 import grpc.aio
 
 from crosslogic.registry.v1 import registry_pb2 as pb
-from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic_common.grpc_server import GrpcServer, method_names, run_service
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
@@ -49,16 +48,23 @@ def fleet(size: int) -> list[pb.Node]:
     ]
 
 
-class FleetTeller(rpc.RegistryServiceServicer):
-    """WatchNodes and nothing else."""
+class FleetTeller:
+    """WatchNodes and nothing else of the registry's RPCs."""
 
     def __init__(self, nodes: list[pb.Node], stopping: asyncio.Event) -> None:
         self._nodes = nodes
         self._stopping = stopping
 
-    async def WatchNodes(
-        self, request: pb.WatchNodesRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[pb.WatchNodesResponse]:
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds it to a server."""
+        watch = grpc.unary_stream_rpc_method_handler(
+            self._watch_nodes,
+            request_deserializer=pb.WatchNodesRequest.FromString,
+            response_serializer=pb.WatchNodesResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"WatchNodes": watch}),))
+
+    async def _watch_nodes(self, _request: object, _context: object) -> AsyncIterator[pb.WatchNodesResponse]:
         yield pb.WatchNodesResponse(nodes=self._nodes, snapshot_start=True, snapshot_complete=True)
         at = 0
         each_tick = max(1, round(len(self._nodes) * TICK_S / HEARTBEAT_S))
@@ -76,8 +82,7 @@ async def serve(listen: str, tls: TlsFiles, size: int, stop: asyncio.Event) -> N
     stopping = asyncio.Event()
     rules = {f"/{SERVICE}/{method}": frozenset({"service:*"}) for method in method_names(pb, SERVICE)}
     server = GrpcServer(listen=listen, tls=tls, rules=rules, metrics=Metrics(), stopping=stopping, shutdown_grace_s=0.5)
-    teller = FleetTeller(fleet(size), stopping)
-    server.add(pb, SERVICE, lambda target: rpc.add_RegistryServiceServicer_to_server(teller, target))
+    server.add(pb, SERVICE, FleetTeller(fleet(size), stopping).register)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server.serving())
         await stop.wait()

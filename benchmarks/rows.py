@@ -1,10 +1,10 @@
 """How each figure is measured."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks import picks_client
+from benchmarks import accountant_records, picks_client
 from benchmarks.load import WholeLoad, module_output, streams, whole_requests
 from benchmarks.measure import rss_bytes
 from benchmarks.stack import BenchError, Stack, empty_stack
@@ -15,18 +15,18 @@ NODES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long to measure, in seconds, and how many requests for the memory row."""
+    """How long to measure, in seconds, and how much where a number is asked for."""
 
     warm_up_s: float
     whole_s: float
     streams_s: float
     picks_s: float
-    records_s: float
+    records: int
     memory_requests: int
 
 
-FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 8.0, 100_000)
-QUICK_LENGTHS = Lengths(1.0, 4.0, 3.0, 2.0, 3.0, 10_000)
+FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 200_000, 100_000)
+QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 40_000, 5_000)
 
 SuiteRow = Callable[[Stack, Lengths], Awaitable[list[Figure]]]
 
@@ -82,22 +82,29 @@ async def gateway_streams(stack: Stack, lengths: Lengths) -> list[Figure]:
             lock=lock,
         )
         figures.append(_chunk_figure(f"gateway CPU, chunk, {name}", seen, Budget(limit)))
-    for name, size, limit in (("8 streams, 16 tokens a read", 16, 6), ("8 streams, 1 token a read", 1, None)):
+    for name, size, budget in (
+        ("8 streams, 16 tokens a read", 16, Budget(6)),
+        ("8 streams, 1 token a read", 1, None),
+    ):
         seen = await streams(
             stack, connections=8, seconds=lengths.streams_s / 2, warm_up_s=1.0, tokens=2000, pace_us=0, burst=size
         )
-        figures.append(_chunk_figure(f"gateway CPU, chunk, burst, {name}", seen, Budget(limit) if limit else None))
+        figures.append(_chunk_figure(f"gateway CPU, chunk, burst, {name}", seen, budget))
     return figures
 
 
 async def gateway_first_token(stack: Stack, lengths: Lengths) -> list[Figure]:
     """Time to the first token at low load: 4 clients, the engine thinks for 20 ms."""
-    profile = {"tokens": 8, "pace_us": 5_000, "lock": 0, "think_us": 20_000}
     seconds = max(3.0, lengths.streams_s / 2)
-    alone = await streams(stack, connections=4, seconds=seconds, to="engine", pause_s=0.01, **profile)
-    through = await streams(stack, connections=4, seconds=seconds, pause_s=0.01, **profile)
-    _no_errors(alone)
-    _no_errors(through)
+
+    async def first_token(to: str) -> dict[str, Any]:
+        seen = await streams(
+            stack, connections=4, seconds=seconds, to=to, pause_s=0.01, tokens=8, pace_us=5_000, lock=0, think_us=20_000
+        )
+        _no_errors(seen)
+        return seen
+
+    alone, through = await first_token("engine"), await first_token("gateway")
     detail = {"engine_ms": alone["first_byte_ms"], "gateway_ms": through["first_byte_ms"]}
     return [
         Figure(
@@ -151,6 +158,17 @@ async def picks(lengths: Lengths) -> list[Figure]:
     ]
 
 
+async def records(lengths: Lengths) -> list[Figure]:
+    """The accountant and PostgreSQL alone, on both cores: records whose acknowledgement has come."""
+    seen = await accountant_records.measure(records=lengths.records, witnesses=False)
+    detail = asdict(seen)
+    return [
+        Figure("durable usage records", seen.records_per_s, "1/s", Budget(20_000, at_most=False), detail),
+        Figure("accountant CPU, record", seen.accountant_cpu_us_per_record, "µs", None, detail),
+        Figure("PostgreSQL CPU, record", seen.postgres_cpu_us_per_record, "µs", None, detail),
+    ]
+
+
 async def _pick(
     stack: Stack, lengths: Lengths, *, batch: int, messages_in_flight: int, measure_s: float
 ) -> dict[str, Any]:
@@ -178,8 +196,8 @@ def _chunk_figure(name: str, seen: dict[str, Any], budget: Budget | None) -> Fig
 
 
 def _no_errors(seen: dict[str, Any]) -> None:
-    if seen["errors"]:
-        raise BenchError(f"{seen['errors']} errors, first: {seen['first_error']}")
+    if seen["errors"] or not seen["chunks"]:
+        raise BenchError(f"{seen['errors']} errors and {seen['chunks']} chunks; first error: {seen['first_error']}")
 
 
 def _sound(seen: WholeLoad) -> WholeLoad:
@@ -195,4 +213,4 @@ SUITE_ROWS: Mapping[str, SuiteRow] = {
     "gateway_first_token": gateway_first_token,
     "gateway_memory": gateway_memory,
 }
-ALONE_ROWS: Mapping[str, Callable[[Lengths], Awaitable[list[Figure]]]] = {"picks": picks}
+ALONE_ROWS: Mapping[str, Callable[[Lengths], Awaitable[list[Figure]]]] = {"picks": picks, "records": records}

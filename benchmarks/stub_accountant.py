@@ -1,6 +1,7 @@
-"""A stand-in for the accountant: acknowledges every record at once and keeps none. `python -m benchmarks.stub_accountant`
+"""A stand-in for the accountant: acknowledges every record at once and keeps none.
 
-Also for telling the gateway's cost apart from what the database takes of the other core.
+`python -m benchmarks.stub_accountant`, started by benchmarks.stack. Also for telling the gateway's cost apart from what
+the database takes of the other core.
 """
 
 import asyncio
@@ -10,10 +11,10 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from crosslogic.accountant.v1 import accountant_pb2 as pb
-from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
 from crosslogic_common.batched import serve_batches
 from crosslogic_common.errors import CodedError
 from crosslogic_common.grpc_server import GrpcServer, method_names, run_service
@@ -24,17 +25,26 @@ from crosslogic_common.tls import TlsFiles
 SERVICE = "crosslogic.accountant.v1.AccountantService"
 
 
-class Acknowledger(rpc.AccountantServiceServicer):
-    """RecordStream and nothing else."""
+class Acknowledger:
+    """RecordStream and nothing else of the accountant's RPCs."""
 
     def __init__(self, stopping: asyncio.Event) -> None:
         self._stopping = stopping
 
-    async def RecordStream(
-        self, request_iterator: AsyncIterator[pb.RecordStreamRequest], context: grpc.aio.ServicerContext[Any, Any]
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds it to a server."""
+        record = grpc.stream_stream_rpc_method_handler(
+            self._record_stream,
+            request_deserializer=pb.RecordStreamRequest.FromString,
+            response_serializer=pb.RecordStreamResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"RecordStream": record}),))
+
+    async def _record_stream(
+        self, requests: AsyncIterator[pb.RecordStreamRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         await serve_batches(
-            request_iterator,
+            requests,
             context.write,
             calls=lambda message: [(call.id, call.record) for call in message.calls],
             handle=_acknowledge,
@@ -56,8 +66,7 @@ async def serve(listen: str, tls: TlsFiles, stop: asyncio.Event) -> None:
     stopping = asyncio.Event()
     rules = {f"/{SERVICE}/{method}": frozenset({"service:*"}) for method in method_names(pb, SERVICE)}
     server = GrpcServer(listen=listen, tls=tls, rules=rules, metrics=Metrics(), stopping=stopping, shutdown_grace_s=0.5)
-    servicer = Acknowledger(stopping)
-    server.add(pb, SERVICE, lambda target: rpc.add_AccountantServiceServicer_to_server(servicer, target))
+    server.add(pb, SERVICE, Acknowledger(stopping).register)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server.serving())
         await stop.wait()

@@ -60,9 +60,8 @@ def print_table(figures: Sequence[Figure], machine: Machine, notes: Sequence[str
         )
         if at == 0:
             print("  ".join("-" * width for width in widths).rstrip())
-    print(
-        f"\nPython {machine.python} ({machine.python_build})\n{machine.cpu}, {machine.cores} cores, Linux {machine.kernel}"
-    )
+    print(f"\nPython {machine.python} ({machine.python_build})")
+    print(f"{machine.cpu}, {machine.cores} cores, Linux {machine.kernel}")
     for note in notes:
         print(f"note: {note}")
 
