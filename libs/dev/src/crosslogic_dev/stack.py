@@ -16,7 +16,7 @@ from crosslogic.registry.v1 import registry_pb2
 from crosslogic_dev import postgres, redis
 from crosslogic_dev.admin_api import AdminApi
 from crosslogic_dev.certificates import OPERATOR, DevelopmentCa
-from crosslogic_dev.engines import prepare_engine
+from crosslogic_dev.engines import ENGINE_VENV, prepare_engine
 from crosslogic_dev.env_file import read_env, write_env
 from crosslogic_dev.failure import DevError
 from crosslogic_dev.operator_client import OperatorClient
@@ -108,7 +108,13 @@ class Stack:
         plan = plan.with_ports(ports)
         self._check_machine(plan)
         self._check_ports(plan)
-        engine = prepare_engine(plan, root=wishes.root, progress=self._progress, sim_arguments=wishes.sim_arguments)
+        engine = prepare_engine(
+            plan,
+            root=wishes.root,
+            environ=wishes.environ,
+            progress=self._progress,
+            sim_arguments=wishes.sim_arguments,
+        )
         plan.save(self._run_dir)
         stores = open_stores(
             plan,
@@ -159,7 +165,7 @@ class Stack:
         )
 
     def _check_machine(self, plan: Plan) -> None:
-        installed = (self._wishes.root / ".venv-engine").exists()
+        installed = (self._wishes.root / ENGINE_VENV).exists()
         check_disk(self._run_dir.path, engine=plan.engine, engine_installed=installed)
         if plan.engine == "vllm":
             check_compiler(self._wishes.environ)

@@ -1,5 +1,6 @@
 """A whole suite for tests and benchmarks: in a folder of its own, on free ports, gone at the end."""
 
+import os
 import signal
 import tempfile
 from collections.abc import Mapping
@@ -21,7 +22,12 @@ from crosslogic_dev.stack import Running, Stack, Wishes
 from crosslogic_dev.topology import SERVICES
 from crosslogic_dev.waiting import wait_until
 
-_NOT_FOR_TESTS = ("DATABASE_URL", "REDIS_URL")
+_NOT_FOR_TESTS = ("CROSSLOGIC_", "DATABASE_URL", "REDIS_URL")
+
+
+def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a test's surroundings may decide: everything but the suite itself and where its data goes."""
+    return {key: value for key, value in environ.items() if not key.startswith(_NOT_FOR_TESTS)}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,8 +39,8 @@ class Suite:
     model: str = ""
     root: Path = field(default_factory=Path.cwd)
     """The checkout, where vLLM's virtual environment lies or is made."""
-    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The environment that the processes inherit. Empty: only PATH and the like."""
+    environ: Mapping[str, str] = field(default_factory=lambda: _inherited(os.environ), repr=False)
+    """The environment that the processes inherit."""
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """More settings by process name or kind: `{"registry": {"CROSSLOGIC_DEAD_S": "2"}, "node_agent-2": {...}}`."""
     sim_arguments: tuple[str, ...] = ()
@@ -57,7 +63,7 @@ class Suite:
             nodes=self.nodes,
             free_ports=True,
             durable=self.durable,
-            environ={key: value for key, value in self.environ.items() if key not in _NOT_FOR_TESTS},
+            environ=_inherited(self.environ),
             settings=self.settings,
             sim_arguments=self.sim_arguments,
         )

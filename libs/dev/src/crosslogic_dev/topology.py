@@ -74,7 +74,7 @@ class Topology:
             "CROSSLOGIC_ADVERTISE": self.plan.target(f"node_agent-{number}"),
             "CROSSLOGIC_METRICS_LISTEN": self.plan.target(f"node_agent_metrics-{number}"),
             "CROSSLOGIC_REGISTRY_TARGET": self.plan.target("registry"),
-            "CROSSLOGIC_JOIN_TARGET": self.plan.target("registry_join"),
+            "CROSSLOGIC_REGISTRY_JOIN_TARGET": self.plan.target("registry_join"),
             "CROSSLOGIC_JOIN_TOKEN_FILE": str(self.join_token_file(number)),
             "CROSSLOGIC_STATE_DIR": str(self.run_dir.state_dir(f"node_agent-{number}")),
             "CROSSLOGIC_REGION": REGION,
@@ -83,7 +83,7 @@ class Topology:
             "CROSSLOGIC_ENGINE_COMMAND": json.dumps(self.engine.argv(engine_port)),
             "CROSSLOGIC_ENGINE_PID_FILE": str(self.run_dir.pid_file(f"engine-{number}")),
             "CROSSLOGIC_ENGINE_LOG_FILE": str(self.run_dir.log_file(f"engine-{number}")),
-            **self.engine.environ,
+            "CROSSLOGIC_ENGINE_ENV": json.dumps(dict(self.engine.environ)),
         }
         return self._spec(f"node_agent-{number}", "node_agent", own)
 
