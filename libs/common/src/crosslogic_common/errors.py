@@ -255,6 +255,18 @@ def to_metadata(error: CodedError) -> tuple[tuple[str, str], ...]:
     return tuple(metadata)
 
 
+def describe_catalogue() -> str:
+    """The catalogue as a Markdown table, by HTTP status."""
+    rows = ["| code | HTTP | gRPC | `type` | `code` in the body | retry | message |", "|---|---|---|---|---|---|---|"]
+    for code, row in sorted(CATALOGUE.items(), key=lambda item: (item[1].http_status, item[0])):
+        retry = "yes" if row.retryable else "no"
+        rows.append(
+            f"| `{code}` | {row.http_status} | {row.grpc_status.name} | `{row.openai_type}` | `{row.openai_code}` "
+            f"| {retry} | {row.message} |"
+        )
+    return "\n".join(rows)
+
+
 _BY_STATUS: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
     {
         _S.INVALID_ARGUMENT: ErrorCode.INVALID_ARGUMENT,
@@ -290,7 +302,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> CodedError:
 
 def _seconds(millis: str | None) -> float | None:
     # The peer may be a node, which is not trusted: no number is too long to read.
-    if millis is None or not millis.isdecimal() or len(millis) > _MAX_RETRY_DIGITS:
+    if millis is None or not (millis.isascii() and millis.isdecimal()) or len(millis) > _MAX_RETRY_DIGITS:
         return None
     return int(millis) / 1000
 
