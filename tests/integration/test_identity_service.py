@@ -131,7 +131,9 @@ class Suite:
         return pb.Principal.FromString(principal) if entry and stamp == (generation or b"0") else None
 
     async def cached_soon(self, key_sha256: bytes) -> pb.Principal:
-        for _ in range(100):
+        # On a busy machine one answer of Redis may be late, and then nothing is kept for a second.
+        for _ in range(300):
+            await self.resolve(key_sha256)
             found = await self.cached(key_sha256)
             if found is not None:
                 return found
@@ -186,6 +188,24 @@ async def read(call: Any, timeout_s: float = 1.0) -> pb.WatchRevocationsResponse
     return heard
 
 
+async def told(call: Any, expected: pb.WatchRevocationsResponse) -> float:
+    """When the gateway was told, by the monotonic clock.
+
+    On a busy machine Redis may be late, and then everything is to be forgotten too, before, after or instead.
+    """
+    last = 0.0
+    while True:
+        try:
+            heard = await read(call)
+        except TimeoutError:
+            assert last, f"never told of {expected}"
+            return last
+        last = time.monotonic()
+        if heard == expected:
+            return last
+        assert heard.resync, f"told of {heard} instead of {expected}"
+
+
 # Revocations
 
 
@@ -198,9 +218,9 @@ async def test_a_revoked_key_is_pushed_by_every_replica_within_a_second_and_is_g
             assert (await suite.cached_soon(digest)).api_key_id == key.id
             started = time.monotonic()
             await suite.stub(0).RevokeApiKey(pb.RevokeApiKeyRequest(id=key.id))
-            assert await read(second) == pb.WatchRevocationsResponse(api_key_id=key.id)
-            assert await read(first) == pb.WatchRevocationsResponse(api_key_id=key.id)
-            slowest_s = max(slowest_s, time.monotonic() - started)
+            for watch in (first, second):
+                told_at = await told(watch, pb.WatchRevocationsResponse(api_key_id=key.id))
+                slowest_s = max(slowest_s, told_at - started)
             # Told to forget, a gateway asks Redis next, and then identity.
             assert await suite.cached(digest) is None
             for replica in range(2):
@@ -216,21 +236,21 @@ async def test_every_change_of_what_a_request_may_do_is_pushed(suite: Suite) -> 
     suspended = pb.STATUS_SUSPENDED
     async with suite.watching(1) as watch:
         await stub.UpdateOrg(pb.UpdateOrgRequest(id=key.org_id, status=suspended))
-        assert (await read(watch)).org_id == key.org_id
+        await told(watch, pb.WatchRevocationsResponse(org_id=key.org_id))
         assert await refusal(suite.resolve(digest)) == (grpc.StatusCode.PERMISSION_DENIED, "TENANT_SUSPENDED")
         await stub.UpdateOrg(pb.UpdateOrgRequest(id=key.org_id, status=pb.STATUS_ACTIVE, name="new"))
-        assert (await read(watch)).org_id == key.org_id
+        await told(watch, pb.WatchRevocationsResponse(org_id=key.org_id))
         await stub.UpdateEnvironment(
             pb.UpdateEnvironmentRequest(id=key.environment_id, region="eu", allowed_models=pb.ModelList(models=["m"]))
         )
-        assert (await read(watch)).environment_id == key.environment_id
+        await told(watch, pb.WatchRevocationsResponse(environment_id=key.environment_id))
         principal = await suite.resolve(digest)
         assert (principal.region, list(principal.allowed_models), principal.all_models) == ("eu", ["m"], False)
         await stub.UpdateApiKey(pb.UpdateApiKeyRequest(id=key.id, allowed_models=pb.ModelList(models=["n"])))
-        assert (await read(watch)).api_key_id == key.id
+        await told(watch, pb.WatchRevocationsResponse(api_key_id=key.id))
         assert not (await suite.resolve(digest)).allowed_models
         await stub.RotateApiKey(pb.RotateApiKeyRequest(id=key.id, overlap_s=60))
-        assert (await read(watch)).api_key_id == key.id
+        await told(watch, pb.WatchRevocationsResponse(api_key_id=key.id))
         assert (await suite.resolve(digest)).HasField("expire_time")
 
 
@@ -294,8 +314,7 @@ async def test_a_hung_redis_neither_slows_resolves_nor_holds_up_a_revocation(
                 took_s.append(time.monotonic() - started)
             started = time.monotonic()
             await suite.stub(0).RevokeApiKey(pb.RevokeApiKeyRequest(id=key.id))
-            assert (await read(watch)).api_key_id == key.id
-            pushed_s = time.monotonic() - started
+            pushed_s = await told(watch, pb.WatchRevocationsResponse(api_key_id=key.id)) - started
             assert pushed_s < 1.0
             assert (await refusal(suite.resolve(digest)))[1] == "INVALID_API_KEY"
             own_redis.signal(signal.SIGCONT)
