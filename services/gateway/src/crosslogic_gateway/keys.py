@@ -14,6 +14,9 @@ from crosslogic_gateway.ports import PrincipalSource
 
 _KEY_FORM = re.compile(r"clsk_(?:live|test)_[0-9a-f]{32}", re.ASCII)
 
+STALE_RETRY_S = 5.0
+"""How long an answer is used that could not be confirmed, before identity is asked again."""
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -108,7 +111,12 @@ class KeyCache:
         """Asks Redis, then identity. An answer that crossed a revocation on its way is asked for again."""
         for _ in range(3):
             generation = self._generation
-            principal = await self._ask(digest)
+            try:
+                principal = await self._ask(digest)
+            except CodedError as error:
+                if error.code in (ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT):
+                    return self._last_known(digest, error)
+                raise
             if generation == self._generation:
                 self._remember(digest, principal, self._fresh_s)
                 return principal
@@ -125,14 +133,15 @@ class KeyCache:
         except CodedError as error:
             if error.code == ErrorCode.INVALID_API_KEY:
                 self._remember(digest, None, self._refused_s)
-            elif error.code in (ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT):
-                return self._last_known(digest, error)
             raise
 
     def _last_known(self, digest: bytes, error: CodedError) -> Principal:
+        now = self._clock.monotonic()
         entry = self._entries.get(digest)
-        if entry is None or entry.principal is None or entry.usable_until <= self._clock.monotonic():
+        if entry is None or entry.principal is None or entry.usable_until <= now:
             raise error
+        # Ask again soon, and no longer than since identity last said so.
+        entry.fresh_until = min(now + STALE_RETRY_S, entry.usable_until)
         self.stale_answers += 1
         return entry.principal
 
