@@ -47,7 +47,8 @@ class NodeCertificates:
         """The certificates that nodes must trust."""
         return self._trust_file.read_bytes()
 
-    def check(self, csr_der: bytes) -> None:
+    @staticmethod
+    def check(csr_der: bytes) -> None:
         """Raises INVALID_ARGUMENT for a request that is no P-256 key with its own signature."""
         _requested_key(csr_der)
 
