@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from crosslogic_node_agent.domain import EngineAddress
 from crosslogic_node_agent.http1 import AnswerParser, HttpError
@@ -47,8 +47,8 @@ class EngineConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # sockets give nothing else
-        self._transport = transport
+        # A cast and no check: uvloop's transports are none of asyncio's classes.
+        self._transport = cast("asyncio.Transport", transport)
 
     @property
     def open(self) -> bool:
