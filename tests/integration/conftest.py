@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+
 from crosslogic_dev.ports import free_port
 from crosslogic_dev.postgres import drop_database, ensure_database, start_postgres
 from crosslogic_dev.processes import ProcessTable
