@@ -14,7 +14,9 @@ _SECRETS = re.compile(
     r"|cljt_[A-Za-z0-9_-]{4,}"
     r"|(?i:bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"
     r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"
-    r"|(?i:authorization|x-admin-token|x-api-key)['\"]?\s*[:=,]\s*b?['\"]?[^\s'\",)}\]]+"
+    # A header as curl, a dict or a list of pairs shows it, its scheme included.
+    r"|(?i:(?:authorization|x-admin-token|x-api-key)['\"]?\s*[:=,]\s*(?:b?['\"])?(?:(?:bearer|basic|token)\s+)?)"
+    r"[^\s'\",)}\]]+"
 )
 _SECRET_NAMES = frozenset(
     {"authorization", "x-admin-token", "x-api-key", "api_key", "password", "admin_token", "join_token"}
