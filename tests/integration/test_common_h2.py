@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -22,12 +23,16 @@ from tests.fakes.test_ca import CertificateMaker
 
 SERVICE = "crosslogic.scheduler.v1.SchedulerService"
 PATH = f"/{SERVICE}/PickStream"
+Connected = tuple[H2Stream[pb.PickStreamResponse], asyncio.Queue[pb.PickStreamResponse], asyncio.Future[None]]
 
 
 class Echo(rpc.SchedulerServiceServicer):
     """Answers each message with one of the same size; does as it is told by a model's name."""
 
-    async def PickStream(self, request_iterator, context):
+    async def Pick(self, request: Any, context: Any) -> pb.PickResponse:
+        return pb.PickResponse(node_id=request.model)
+
+    async def PickStream(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # writes by itself
         async for message in request_iterator:
             first = message.calls[0]
             if first.request.model == "fail":
@@ -78,10 +83,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 @contextlib.asynccontextmanager
 async def connected(
     world: World,
-) -> AsyncIterator[tuple[H2Stream[pb.PickStreamResponse], asyncio.Queue, asyncio.Future]]:
+) -> AsyncIterator[Connected]:
     stream = world.stream()
     await asyncio.wait_for(stream.wait_for_connection(), 5)
-    received: asyncio.Queue = asyncio.Queue()
+    received: asyncio.Queue[pb.PickStreamResponse] = asyncio.Queue()
     ended = stream.deliver(received.put_nowait)
     try:
         yield stream, received, ended

@@ -2,13 +2,15 @@
 
 import asyncio
 import random
+from functools import partial
 
 import grpc.aio
 import pytest
-from crosslogic_common.batched import Backoff, BatchedCaller, GatheringWriter
-from crosslogic_common.errors import CodedError, ErrorCode
 from hypothesis import given
 from hypothesis import strategies as st
+
+from crosslogic_common.batched import Backoff, BatchedCaller, GatheringWriter
+from crosslogic_common.errors import CodedError, ErrorCode
 
 Call = tuple[int, str]
 
@@ -167,7 +169,7 @@ def test_gathering_keeps_order_and_loses_nothing(sizes: list[int], max_batch: in
 
 def test_backoff_grows_to_its_cap_and_never_reaches_zero() -> None:
     for drawn in (0.0, 0.999):
-        backoff = Backoff(base_s=0.1, cap_s=1.0, uniform=lambda drawn=drawn: drawn)
+        backoff = Backoff(base_s=0.1, cap_s=1.0, uniform=partial(float, drawn))
         waits = [backoff.next_s() for _ in range(2000)]
         assert min(waits) >= 0.05
         assert max(waits) <= 1.0

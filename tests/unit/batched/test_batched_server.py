@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from crosslogic_common.batched import serve_batches
-from crosslogic_common.errors import CodedError, ErrorCode
 from hypothesis import given
 from hypothesis import strategies as st
+
+from crosslogic_common.batched import serve_batches
+from crosslogic_common.errors import CodedError, ErrorCode
 
 Batch = list[tuple[int, int]]
 
@@ -122,7 +123,7 @@ async def test_a_stopping_server_answers_what_it_has_read_and_ends(use_async: bo
             one_then_silence(),
             write,
             calls=lambda batch: batch,
-            handle=slow if use_async else lambda requests: list(requests),
+            handle=slow if use_async else list,
             encode=lambda answers: answers,
             stopping=stopping,
         )
@@ -146,7 +147,7 @@ async def test_a_cancelled_stream_stays_cancelled() -> None:
             silence(),
             write,
             calls=lambda batch: batch,
-            handle=lambda requests: list(requests),
+            handle=list,
             encode=lambda answers: answers,
             stopping=asyncio.Event(),
         )

@@ -1,5 +1,6 @@
 """What the gateway refuses before any node is asked: each with a sentence that names the field."""
 
+import contextlib
 import json
 
 import pytest
@@ -52,7 +53,8 @@ def test_a_missing_field_is_named(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"nope", b"[1]", b"null", b'"x"', b"\xff\xfe", b'{"model": "m", "messages": [NaN]}', b"[" * 100_000]
+    "body",
+    [b"", b"{", b"nope", b"[1]", b"null", b'"x"', b"\xff\xfe", b'{"model": "m", "messages": [NaN]}', b"[" * 100_000],
 )
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     assert refused(body).code == ErrorCode.INVALID_ARGUMENT
@@ -61,10 +63,8 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_nonsense_never_does_worse_than_a_refusal(body: bytes) -> None:
     for api in (CHAT, agent_pb.ENGINE_API_COMPLETIONS, agent_pb.ENGINE_API_EMBEDDINGS):
-        try:
-            parse_body(api, body)
-        except CodedError as error:
-            assert error.code == ErrorCode.INVALID_ARGUMENT
+        with contextlib.suppress(CodedError):
+            assert parse_body(api, body).choices >= 1
 
 
 def test_what_the_client_asked_to_see_is_kept_apart_from_what_accounting_needs() -> None:

@@ -5,6 +5,7 @@ import random
 
 import grpc
 import grpc.aio
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,7 +99,7 @@ async def test_a_gateway_that_cannot_bill_says_so_before_it_serves() -> None:
     assert len(outbox) == 3
 
 
-async def test_no_more_is_on_the_wire_than_the_accountant_works_on(monkeypatch) -> None:
+async def test_no_more_is_on_the_wire_than_the_accountant_works_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage_outbox, "MAX_UNACKNOWLEDGED", 10)
     sent: list[int] = []
 

@@ -58,7 +58,7 @@ def test_a_message_beyond_the_limit_is_refused_by_its_head_alone() -> None:
 
 @pytest.mark.parametrize("path", ["/a.B/C", "/" + "x" * 126, "/" + "y" * 127, "/" + "z" * 400])
 def test_request_headers_read_as_grpc_wants_them(path: str) -> None:
-    decoded = dict(Decoder().decode(frames.request_headers(authority="host", path=path)))
+    decoded: dict[object, object] = dict(Decoder().decode(frames.request_headers(authority="host", path=path)))
     assert decoded == {
         ":method": "POST",
         ":scheme": "https",

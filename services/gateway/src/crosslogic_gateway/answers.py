@@ -40,7 +40,17 @@ class ClientTransport(Protocol):
 class Answer:
     """The state that every relayed call has. `head` is done once the engine has answered or the call has failed."""
 
-    __slots__ = ("_ended_waiter", "_loop", "completion_tokens", "credit", "end", "ended", "error", "head", "last_frame_at")
+    __slots__ = (
+        "_ended_waiter",
+        "_loop",
+        "completion_tokens",
+        "credit",
+        "end",
+        "ended",
+        "error",
+        "head",
+        "last_frame_at",
+    )
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
 """The HTTP application: which path goes where."""
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -60,7 +60,7 @@ def make_app(deps: AppDeps) -> web.Application:
     return app
 
 
-def _inference_handler(inference: Inference, api: Api) -> Callable[[web.Request], object]:
+def _inference_handler(inference: Inference, api: Api) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     serve = inference.serve
 
     async def handle(request: web.Request) -> web.StreamResponse:

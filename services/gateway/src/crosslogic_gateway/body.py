@@ -87,9 +87,7 @@ def parse_body(api: int, raw: bytes) -> InferenceBody:
         raise CodedError(ErrorCode.INVALID_ARGUMENT, "This API does not stream: leave `stream` out.", param="stream")
     options = body.stream_options
     if options is not None and not stream:
-        raise CodedError(
-            ErrorCode.INVALID_ARGUMENT, "`stream_options` needs `stream: true`.", param="stream_options"
-        )
+        raise CodedError(ErrorCode.INVALID_ARGUMENT, "`stream_options` needs `stream: true`.", param="stream_options")
     return InferenceBody(
         model=body.model,
         stream=stream,

@@ -3,10 +3,11 @@
 import asyncio
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
@@ -15,8 +16,8 @@ from crosslogic_gateway.access_log import AccessLog
 from crosslogic_gateway.body import MAX_BODY_BYTES
 from crosslogic_gateway.http import (
     CORS_ORIGIN,
-    REQUEST_ID,
     RECEIVED_AT,
+    REQUEST_ID,
     SHOWN_REQUEST_ID,
     answer_headers,
     error_response,
@@ -43,8 +44,7 @@ class EdgePolicy:
 
 
 class Edge:
-    """Gives each request its id and its time, turns every failure into a body that clients understand, and keeps
-    count."""
+    """Gives each request its id and its time, makes every failure a body that clients understand, keeps count."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Edge:
         self._log = get_logger(__name__)
 
     @property
-    def middlewares(self) -> Sequence[Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]]:
+    def middlewares(self) -> tuple[Middleware, ...]:
         """One middleware: each more would cost every request a coroutine."""
         return (self._envelope,)
 
@@ -106,7 +106,7 @@ class Edge:
         except ConnectionError:
             # The client left while it was answered; there is nobody to tell.
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001  # whatever it is, the client gets a clean answer
             self._log.exception("request failed", request_id=request[REQUEST_ID])
             return error_response(request, CodedError(ErrorCode.INTERNAL))
 
@@ -160,7 +160,7 @@ def _is_address(text: str) -> bool:
 
 def _coded(error: web.HTTPException) -> CodedError:
     """What aiohttp raised, in our words."""
-    if error.status == 413:  # noqa: PLR2004  # HTTP's own numbers
+    if error.status == 413:  # HTTP's own numbers  # noqa: PLR2004
         return CodedError(ErrorCode.REQUEST_TOO_LARGE)
     if error.status == 404:  # noqa: PLR2004
         return CodedError(ErrorCode.NOT_FOUND, "There is nothing at this path. See /openapi.json.")

@@ -63,7 +63,7 @@ class WholeResponse(web.StreamResponse):
     def __init__(self, *, status: int, content_type: str, body: bytes) -> None:
         super().__init__(status=status)
         self._content_type_line = content_type
-        self._body = body
+        self._bytes = body
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Writes the answer."""
@@ -75,9 +75,9 @@ class WholeResponse(web.StreamResponse):
         head = (
             f"HTTP/1.1 {self.status} {self.reason}\r\n{_SECURITY_LINES}Content-Type: {self._content_type_line}\r\n"
             f"X-Request-ID: {request[SHOWN_REQUEST_ID]}\r\nX-CrossLogic-Request-ID: {request[REQUEST_ID]}\r\n"
-            f"Content-Length: {len(self._body)}\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
+            f"Content-Length: {len(self._bytes)}\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
         )
-        transport.write(head.encode("latin-1") + self._body)
+        transport.write(head.encode("latin-1") + self._bytes)
         self._keep_alive = True
         self._eof_sent = True
         return None

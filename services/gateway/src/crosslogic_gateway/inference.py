@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from aiohttp import HttpVersion11, web
 
@@ -19,11 +20,13 @@ from crosslogic_gateway.body import InferenceBody, check_against_model, parse_bo
 from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Model, Principal, Route
 from crosslogic_gateway.engine_errors import client_error, error_event
-from crosslogic_gateway.http import REQUEST_ID, RECEIVED_AT, SHOWN_REQUEST_ID, answer_headers, whole_response
+from crosslogic_gateway.http import RECEIVED_AT, REQUEST_ID, SHOWN_REQUEST_ID, answer_headers, whole_response
 from crosslogic_gateway.keys import KeyCache
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.relay import NodeLink, RelayPool, Timeouts
 from crosslogic_gateway.usage_outbox import UsageOutbox
+
+OutcomeValue: TypeAlias = "common_pb.Outcome.ValueType"
 
 MAX_ATTEMPTS = 3
 CANCEL_SETTLE_S = 5.0
@@ -109,7 +112,7 @@ class Inference:
         call = await self._start(request, api, principal, model, body, raw)
         try:
             head = call.answer.head.result()
-            if head.status >= 400:  # noqa: PLR2004  # HTTP's own boundary
+            if head.status >= 400:  # HTTP's own boundary  # noqa: PLR2004
                 await call.answer.wait_ended()
                 raise client_error(head.status, _gathered(call.answer))
             if body.stream:
@@ -210,9 +213,7 @@ class Inference:
             raise answer.error
         call.first_byte_at = asyncio.get_running_loop().time()
         self._record(call, common_pb.OUTCOME_SUCCEEDED)
-        return whole_response(
-            request, status=head.status, content_type=head.content_type, body=answer.body()
-        )
+        return whole_response(request, status=head.status, content_type=head.content_type, body=answer.body())
 
     async def _stream(self, request: web.Request, call: _Call, head: agent_pb.RelayHead) -> web.StreamResponse:
         answer = call.answer
@@ -264,7 +265,7 @@ class Inference:
         if not refused:
             self._record(call, common_pb.OUTCOME_CLIENT_DISCONNECTED)
 
-    def _record(self, call: _Call, outcome: common_pb.Outcome) -> None:
+    def _record(self, call: _Call, outcome: OutcomeValue) -> None:
         if call.recorded:
             return
         call.recorded = True
@@ -296,5 +297,5 @@ def _gathered(answer: Answer) -> bytes:
     return answer.body() if isinstance(answer, WholeAnswer) else b"".join(answer.detach())  # type: ignore[attr-defined]
 
 
-def _outcome_of(error: CodedError) -> common_pb.Outcome:
+def _outcome_of(error: CodedError) -> OutcomeValue:
     return common_pb.OUTCOME_TIMED_OUT if error.code == ErrorCode.TIMEOUT else common_pb.OUTCOME_FAILED

@@ -22,7 +22,7 @@ PickStream = BidiStream[bytes, scheduler_pb.PickStreamResponse]
 
 
 class LastKnownRoutes:
-    """Nodes that lately served each place, so that a dead scheduler stops nobody (docs/architecture.md, principle 5)."""
+    """Nodes that lately served each place, so that a dead scheduler stops nobody (architecture, principle 5)."""
 
     def __init__(self, *, clock: Clock, max_age_s: float = 600.0) -> None:
         """Routes older than `max_age_s` are not offered: their node has long had other work or none."""

@@ -9,5 +9,4 @@ class PrincipalSource(Protocol):
     """Somebody who knows whose a key is."""
 
     async def resolve(self, key_sha256: bytes) -> Principal:
-        """The owner. Raises CodedError: INVALID_API_KEY, PERMISSION_DENIED, NOT_FOUND (a cache), UNAVAILABLE, TIMEOUT."""
-
+        """The owner. Raises INVALID_API_KEY, TENANT_SUSPENDED, NOT_FOUND (a cache), UNAVAILABLE or TIMEOUT."""

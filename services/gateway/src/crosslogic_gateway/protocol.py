@@ -32,10 +32,14 @@ class EdgeProtocol(RequestHandler):
             self.head_since = self._loop.time()
 
     def handle_error(
-        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: BaseRequest,  # noqa: ARG002  # the signature is aiohttp's
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # the signature is aiohttp's
     ) -> web.StreamResponse:
         """The answer to what could not be parsed, or failed outside every handler."""
-        if status < 500:  # noqa: PLR2004  # HTTP's own boundary
+        if status < 500:  # HTTP's own boundary  # noqa: PLR2004
             error = CodedError(ErrorCode.INVALID_ARGUMENT, "The request is not valid HTTP.")
         else:
             error = CodedError(ErrorCode.INTERNAL)
@@ -83,8 +87,7 @@ class EdgeRunner(web.AppRunner):
     """Runs the application on EdgeServer."""
 
     def __init__(self, app: web.Application, *, head_timeout_s: float, keepalive_timeout_s: float) -> None:
-        """A head that takes longer than `head_timeout_s` is refused; an idle connection is closed after
-        `keepalive_timeout_s`."""
+        """Refuses a head that takes longer than `head_timeout_s`; closes what is idle for `keepalive_timeout_s`."""
         super().__init__(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         self._head_timeout_s = head_timeout_s
         self._keepalive_timeout_s = keepalive_timeout_s

@@ -122,7 +122,7 @@ class NodeLink:
         answer.fail(error)
 
     def late_calls(self, now: float, timeouts: Timeouts) -> list[tuple[int, Answer]]:
-        """Calls whose node has been silent for too long. The node keeps the same limits; this is for one that is stuck."""
+        """Calls whose node is silent for too long. The node keeps the same limits; this is for one that is stuck."""
         return [
             (call_id, answer)
             for call_id, answer in self._calls.items()

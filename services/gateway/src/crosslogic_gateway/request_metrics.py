@@ -13,7 +13,10 @@ class RequestMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._counter = Counter(
-            "crosslogic_http_requests", "HTTP requests, by route and status.", ["route", "status"], registry=metrics.registry
+            "crosslogic_http_requests",
+            "HTTP requests, by route and status.",
+            ["route", "status"],
+            registry=metrics.registry,
         )
         self._seconds = Histogram(
             "crosslogic_http_request_seconds",

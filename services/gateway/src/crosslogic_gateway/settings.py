@@ -32,7 +32,9 @@ def networks(text: str) -> tuple[Network, ...]:
 class GatewaySettings(Settings):
     """Read from the environment once, at start."""
 
-    http_listen: str = setting("CROSSLOGIC_HTTP_LISTEN", default="127.0.0.1:8080", parse=address, doc="host:port for clients")
+    http_listen: str = setting(
+        "CROSSLOGIC_HTTP_LISTEN", default="127.0.0.1:8080", parse=address, doc="host:port for clients"
+    )
     workers: int = setting(
         "CROSSLOGIC_WORKERS", default="1", parse=integer(1, 256), doc="worker processes that share the port, 1 to 256"
     )
@@ -40,7 +42,7 @@ class GatewaySettings(Settings):
         "CROSSLOGIC_METRICS_LISTEN",
         default="",
         parse=optional_address,
-        doc="host:port that serves Prometheus metrics of the first worker, each further one on the next port; empty: none",
+        doc="host:port of the first worker's Prometheus metrics, each further one on the next port; empty: none",
     )
     metrics_allowed: tuple[Network, ...] = setting(
         "CROSSLOGIC_METRICS_ALLOWED",
@@ -54,14 +56,18 @@ class GatewaySettings(Settings):
         parse=one_of("DEBUG", "INFO", "WARNING", "ERROR"),
         doc="DEBUG, INFO, WARNING or ERROR",
     )
-    access_log: bool = setting("CROSSLOGIC_ACCESS_LOG", default="1", parse=boolean, doc="1: one line a request on stdout")
+    access_log: bool = setting(
+        "CROSSLOGIC_ACCESS_LOG", default="1", parse=boolean, doc="1: one line a request on stdout"
+    )
     shutdown_grace_s: float = setting(
         "CROSSLOGIC_SHUTDOWN_GRACE_S",
         default="20",
         parse=number(0, 3600),
         doc="seconds that running requests have to finish after SIGTERM",
     )
-    tls_cert_file: Path = setting("CROSSLOGIC_TLS_CERT_FILE", parse=existing_file, doc="this service's certificate, PEM")
+    tls_cert_file: Path = setting(
+        "CROSSLOGIC_TLS_CERT_FILE", parse=existing_file, doc="this service's certificate, PEM"
+    )
     tls_key_file: Path = setting("CROSSLOGIC_TLS_KEY_FILE", parse=existing_file, doc="its private key, PEM")
     tls_ca_file: Path = setting("CROSSLOGIC_TLS_CA_FILE", parse=existing_file, doc="certificates to trust, PEM")
     seal_key: Secret = secret_setting(
@@ -82,10 +88,16 @@ class GatewaySettings(Settings):
         doc="networks of proxies whose X-Forwarded-For is believed, between commas",
     )
     cors_origins: tuple[str, ...] = setting(
-        "CROSSLOGIC_CORS_ORIGINS", default="", parse=words, doc="origins that browsers may call from, between commas; `*`: any"
+        "CROSSLOGIC_CORS_ORIGINS",
+        default="",
+        parse=words,
+        doc="origins that browsers may call from, between commas; `*`: any",
     )
     first_byte_timeout_s: float = setting(
-        "CROSSLOGIC_FIRST_BYTE_TIMEOUT_S", default="60", parse=number(0.1, 600), doc="seconds until an engine's first byte"
+        "CROSSLOGIC_FIRST_BYTE_TIMEOUT_S",
+        default="60",
+        parse=number(0.1, 600),
+        doc="seconds until an engine's first byte",
     )
     idle_timeout_s: float = setting(
         "CROSSLOGIC_IDLE_TIMEOUT_S", default="60", parse=number(0.1, 600), doc="seconds between bytes of a stream"

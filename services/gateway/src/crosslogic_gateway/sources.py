@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC
+from typing import cast
 
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -49,7 +50,9 @@ class SharedPrincipals:
         """The owner. Raises NOT_FOUND when it is not there, is of an older generation, or Redis is away."""
         try:
             async with asyncio.timeout(REDIS_BUDGET_S):
-                generation, entry = await self._redis.mget("identity:generation", f"identity:key:{key_sha256.hex()}")
+                found = await self._redis.mget("identity:generation", f"identity:key:{key_sha256.hex()}")
+            # The client is opened without decoding; its types allow for text too.
+            generation, entry = cast("list[bytes | None]", found)
             if entry is not None:
                 stamped, _, serialised = entry.partition(b":")
                 if stamped == (generation or b"0"):

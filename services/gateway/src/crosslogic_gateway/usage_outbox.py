@@ -62,7 +62,7 @@ class UsageOutbox:
             yield
 
     def record(self, serialised: bytes) -> None:
-        """Takes a serialised UsageRecord. Never refuses: who checks `full` before serving never comes here too often."""
+        """Takes a serialised UsageRecord. Never refuses: who checks `full` first never comes here too often."""
         record_id = self._next_id
         self._next_id = record_id + 1
         if len(self._sent) < MAX_UNACKNOWLEDGED and not self._waiting and self._try_send(record_id, serialised):
@@ -108,4 +108,3 @@ class UsageOutbox:
             self._waiting[record_id] = sent[record_id]
             self._waiting.move_to_end(record_id, last=False)
         self._send_waiting()
-

@@ -51,11 +51,14 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         channels = Channels(settings.tls)
         stack.push_async_callback(channels.close)
         redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
-        usage = UsageOutbox(open_stream=lambda: H2Stream(
+        usage = UsageOutbox(
+            open_stream=lambda: H2Stream(
                 target=H2Target(settings.accountant_target, service_dns_name("accountant"), RECORD_STREAM),
                 tls=settings.tls,
                 deserialize=accountant_pb.RecordStreamResponse.FromString,
-            ), max_records=settings.outbox_records)
+            ),
+            max_records=settings.outbox_records,
+        )
         await stack.enter_async_context(usage.running())
         picker = Picker(
             open_stream=lambda: H2Stream(
@@ -125,9 +128,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
 
 @contextlib.asynccontextmanager
 async def _listening(app: web.Application, settings: GatewaySettings) -> AsyncIterator[None]:
-    runner = EdgeRunner(
-        app, head_timeout_s=settings.head_timeout_s, keepalive_timeout_s=settings.keepalive_timeout_s
-    )
+    runner = EdgeRunner(app, head_timeout_s=settings.head_timeout_s, keepalive_timeout_s=settings.keepalive_timeout_s)
     await runner.setup()
     host, _, port = settings.http_listen.rpartition(":")
     site = web.TCPSite(runner, host.strip("[]"), int(port), reuse_port=settings.workers > 1, backlog=4096)

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from typing import Generic, Protocol, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import grpc
 import grpc.aio
@@ -11,30 +11,37 @@ import grpc.aio
 from crosslogic_common.batched.backoff import Backoff
 from crosslogic_common.batched.gathering import GatheringWriter
 from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
-from crosslogic_common.h2 import H2Stream
 from crosslogic_common.logs import get_logger
 
 Item = TypeVar("Item")
 Out = TypeVar("Out")
 In = TypeVar("In")
-OutContra = TypeVar("OutContra", contravariant=True)
-InCo = TypeVar("InCo", covariant=True)
+Out_contra = TypeVar("Out_contra", contravariant=True)
+In_co = TypeVar("In_co", covariant=True)
 
 
-class BidiStream(Protocol[OutContra, InCo]):
+class BidiStream(Protocol[Out_contra, In_co]):
     """What is used of a grpc.aio stream-stream call."""
 
     async def wait_for_connection(self) -> None:
         """Returns once the server has accepted the stream."""
 
-    async def write(self, request: OutContra) -> None:
+    async def write(self, request: Out_contra) -> None:
         """Sends one message."""
 
-    async def read(self) -> InCo | object:
+    async def read(self) -> In_co | object:
         """The next message, or grpc.aio.EOF."""
 
     def cancel(self) -> bool:
         """Ends the stream."""
+
+
+@runtime_checkable
+class DeliveringStream(Protocol[In_co]):
+    """A stream that hands its messages over by itself, such as crosslogic_common.h2.H2Stream."""
+
+    def deliver(self, on_message: Callable[[In_co], None]) -> Awaitable[None]:
+        """Hands every message to `on_message`, in order; what it returns ends, or fails, with the stream."""
 
 
 class BatchLink(Generic[Item, Out, In]):
@@ -57,7 +64,7 @@ class BatchLink(Generic[Item, Out, In]):
         max_queued: int = 8192,
         connect_timeout_s: float = 5.0,
     ) -> None:
-        """`on_message` and `on_broken` must not block; `on_broken` is also called for an attempt that never connected."""
+        """`on_message` and `on_broken` must not block; `on_broken` is called too when an attempt never connected."""
         self._name = name
         self._open_stream = open_stream
         self._encode = encode
@@ -148,7 +155,7 @@ class BatchLink(Generic[Item, Out, In]):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, stream: BidiStream[Out, In]) -> None:
-        if isinstance(stream, H2Stream):
+        if isinstance(stream, DeliveringStream):
             await stream.deliver(self._on_any_message)
             return
         while True:

@@ -23,6 +23,7 @@ PRIORITY = 0x20
 CANCEL = 0x8
 SETTINGS_ENABLE_PUSH, SETTINGS_INITIAL_WINDOW_SIZE, SETTINGS_MAX_FRAME_SIZE = 0x2, 0x4, 0x5
 
+_SHORT_TEXT = 0x7F
 _HEAD = struct.Struct(">HBBBI")
 _SETTING = struct.Struct(">HI")
 _MESSAGE = struct.Struct(">BI")
@@ -66,8 +67,10 @@ def opening(*, authority: str, path: str) -> bytes:
 
 
 def request_headers(*, authority: str, path: str) -> bytes:
-    """gRPC's request headers in HPACK (RFC 7541): indexed where the static table has them, else literals that are not
-    indexed, so that neither side keeps a table for them."""
+    """The request headers of gRPC in HPACK (RFC 7541).
+
+    Indexed where the static table has them, else literals that are not indexed: neither side keeps a table for them.
+    """
     return b"".join(
         (
             b"\x83",  # :method POST
@@ -87,7 +90,7 @@ def window_update(stream_id: int, increment: int) -> bytes:
 
 
 def message_head(size: int) -> bytes:
-    """gRPC's prefix of an uncompressed message of `size` bytes."""
+    """The prefix in gRPC of an uncompressed message of `size` bytes."""
     return _MESSAGE.pack(0, size)
 
 
@@ -182,11 +185,11 @@ def _text(text: str) -> bytes:
     """A string literal, not Huffman-coded."""
     raw = text.encode("ascii")
     size = len(raw)
-    if size < 0x7F:
+    if size < _SHORT_TEXT:
         return bytes((size,)) + raw
-    rest = size - 0x7F
-    out = bytearray((0x7F,))
-    while rest >= 0x80:
+    rest = size - _SHORT_TEXT
+    out = bytearray((_SHORT_TEXT,))
+    while rest > _SHORT_TEXT:
         out.append(rest & 0x7F | 0x80)
         rest >>= 7
     out.append(rest)
