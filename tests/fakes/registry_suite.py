@@ -83,7 +83,7 @@ class RegistrySuite:
         self.ports = [free_port() for _ in range(replicas)]
         self.join_ports = [free_port() for _ in range(replicas)]
         self.accountant_port = free_port()
-        self.accountant = FakeAccountant()
+        self.accountant = FakeAccountant()  # type: ignore[abstract]
         self._folder = folder
         self._channels: dict[str, Channels] = {}
         self._nodes: list[JoinedNode] = []

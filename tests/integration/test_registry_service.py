@@ -1,10 +1,12 @@
 """The registry as nodes, schedulers and gateways meet it: mutual TLS, real PostgreSQL."""
 
 import asyncio
+import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -38,10 +40,14 @@ async def test_a_machine_joins_says_what_it_is_and_is_picked_from_within_100_ms(
         async with node.streaming("WARMING") as stream:
             await watch.until(lambda nodes: nodes[node.id].status == pb.NODE_STATUS_WARMING)
             assert watch.nodes[node.id].facts == facts()
-            started = time.monotonic()
-            await stream.write(heartbeat("ACTIVE", "measured"))
-            await watch.until(lambda nodes: nodes[node.id].status == pb.NODE_STATUS_ACTIVE)
-            assert time.monotonic() - started < 0.1
+            took_s = []
+            for word in ("ACTIVE", "DRAINING") * 5 + ("ACTIVE",):
+                started = time.monotonic()
+                await stream.write(heartbeat(word, "measured"))
+                wanted = pb.NodeStatus.Value(f"NODE_STATUS_{word}")
+                await watch.until(lambda nodes, wanted=wanted: nodes[node.id].status == wanted)
+                took_s.append(time.monotonic() - started)
+            assert statistics.median(took_s) < 0.1
             assert watch.nodes[node.id].status_reason == "measured"
             assert watch.nodes[node.id].reachable
 
@@ -77,6 +83,9 @@ async def test_nonsense_at_the_join_port_is_refused_and_nothing_else_is_offered_
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await suite.ask_to_join(token, b"nonsense")
         assert code_of(refused.value) == "INVALID_ARGUMENT"
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await suite.ask_to_join(token, b"x" * 1_000_000)
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         target = f"127.0.0.1:{suite.join_ports[0]}"
         ca = suite.ca.root_file.read_bytes()
         async with open_anonymous_channel(target, ca, service_dns_name("registry")) as channel:
@@ -202,9 +211,13 @@ async def test_a_watch_that_is_cut_by_a_restart_says_so(suite: RegistrySuite) ->
         call = suite.stub("scheduler").WatchNodes(pb.WatchNodesRequest())
         await call.read()
     with pytest.raises(grpc.aio.AioRpcError) as cut:
-        while True:
-            assert await call.read() is not grpc.aio.EOF
+        await _read_to_the_end(call)
     assert cut.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def _read_to_the_end(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
 
 
 async def test_witnesses_are_acknowledged_once_durable_in_the_nodes_own_name(suite: RegistrySuite) -> None:

@@ -279,6 +279,24 @@ class TestTwoReplicas:
         for replica in (here, there):
             assert replica.node(node_id).status == pb.NODE_STATUS_ACTIVE
 
+    @pytest.mark.parametrize("word", ["DRAINING", "DEAD"])
+    async def test_a_node_that_moved_is_let_go_by_the_replica_whose_stream_broke_without_a_word(
+        self, word: str
+    ) -> None:
+        here = World()
+        there = World(store=here.store, clock=here.clock, origin="there")
+        node_id, stale = await here.active()
+        stream = await there.speak(node_id)
+        there.fleet.hear(node_id, stream.session, heartbeat(word, "spot notice"))
+        for _ in range(5):  # they must not overwrite each other for ever
+            for world, other in ((there, here), (here, there)):
+                await world.changes.write()
+                await self.notify(here.store, other, node_id)
+        assert stale.session.ended
+        for world in (here, there):
+            assert world.node(node_id).status == pb.NodeStatus.Value(f"NODE_STATUS_{word}")
+        assert len(here.store.events) == 3
+
     @staticmethod
     async def notify(store: FakeRegistryStore, world: World, node_id: str) -> None:
         for node in await store.nodes_by_id([node_id]):

@@ -101,3 +101,19 @@ async def test_rubbish_in_redis_is_passed_over(replicas: Replicas) -> None:
     replicas.book.leases[replicas.node_id] = b"\xff\xff rubbish"
     assert await replicas.rounds[replicas.there].round()
     assert replicas.there.node(replicas.node_id).status == pb.NODE_STATUS_ACTIVE
+
+
+async def test_a_stream_that_died_without_a_word_does_not_hide_the_nodes_new_one_at_the_other_replica(
+    replicas: Replicas,
+) -> None:
+    await replicas.seconds(2)
+    stream = await replicas.there.speak(replicas.node_id)
+    for second in range(30):
+        replicas.here.clock.pass_s(1)
+        if second % 5 == 0:
+            replicas.there.fleet.hear(replicas.node_id, stream.session, heartbeat())
+        await replicas.round()
+        for world in (replicas.here, replicas.there):
+            world.fleet.look()
+            assert world.node(replicas.node_id).reachable
+    assert replicas.stream.session.ended

@@ -47,6 +47,8 @@ _RULE_WORD = re.compile(r"service:(?:[a-z][a-z_]*|\*)|node|certificate|anonymous
 # Just before gRPC cuts what still runs, so that the log can name it.
 _LOOK_BEFORE_CUT_S = 0.05
 
+_MAX_RECEIVED = "grpc.max_receive_message_length"
+
 
 class Registrar(Protocol):
     """A generated `add_*Servicer_to_server` with its servicer bound."""
@@ -69,17 +71,21 @@ class GrpcServer:
         tracer: trace.Tracer | None = None,
         shutdown_grace_s: float = 20.0,
         client_certificates: bool = True,
+        max_request_bytes: int | None = None,
     ) -> None:
         """Listens at `listen` (host:port; port 0 picks one) once served.
 
         `stopping` is set when the server begins to stop, so that long-lived streams end by themselves. An RPC that no
         rule names is refused. Without `client_certificates` no certificate is asked for, and every RPC's rule must be
-        `anonymous` and nothing else; with them no rule may be.
+        `anonymous` and nothing else; with them no rule may be. A message of more than `max_request_bytes` ends its RPC
+        before it is read whole (None: 80 MiB).
         """
         self._listen = listen
         self._tls = tls
         self._rules = {**rules, **(STANDARD_RULES if client_certificates else {})}
         self._client_certificates = client_certificates
+        limit = () if max_request_bytes is None else ((_MAX_RECEIVED, max_request_bytes),)
+        self._options = [*(option for option in CHANNEL_OPTIONS if not limit or option[0] != _MAX_RECEIVED), *limit]
         self._grace_s = shutdown_grace_s
         self._stopping = stopping
         self._services: dict[str, Registrar] = {}
@@ -123,7 +129,7 @@ class GrpcServer:
             interceptors=[self._interceptor],
             # Two servers must never share a port by accident: the second is told that it is taken.
             options=[
-                *CHANNEL_OPTIONS,
+                *self._options,
                 ("grpc.so_reuseport", 0),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ],

@@ -63,6 +63,19 @@ class StatusChange:
     at: datetime
 
 
+_SILENT = "not heard of for"
+
+
+def silence_reason(silent_s: float) -> str:
+    """Why a node is dead that did not say so itself."""
+    return f"{_SILENT} {silent_s:.0f} s"
+
+
+def is_silence(reason: str) -> bool:
+    """Whether a node was given up for its silence, which a replica that hears it knows better."""
+    return reason.startswith(_SILENT)
+
+
 Link = Literal["here", "elsewhere", "broken"]
 """Where a node's heartbeats arrive: on a stream of this replica (or, after a restart, as they did before it), on
 another replica's, or nowhere since the stream broke."""

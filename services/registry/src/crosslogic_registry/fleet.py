@@ -28,6 +28,8 @@ from crosslogic_registry.domain import (
     Status,
     StatusChange,
     StoredNode,
+    is_silence,
+    silence_reason,
     timestamp,
 )
 from crosslogic_registry.observations import Observations
@@ -108,7 +110,8 @@ class Fleet:
     def adopt(self, stored: StoredNode, *, link: Link) -> Member:
         """Takes in a node as the database has it, or what another replica wrote of it.
 
-        Of a node that speaks here, only an operator's drain is taken: this replica knows the rest better.
+        Of a node that speaks here this replica knows best: it takes an operator's drain, and lets go of a node that has
+        since spoken to another replica.
         """
         member = self._members.get(stored.id)
         if member is None:
@@ -121,13 +124,16 @@ class Fleet:
             return member
         if stored.drain_asked and not member.drain_asked:
             self._take_out(member)
-        if member.session is not None:
-            if stored.status != member.status:
-                # A replica that could not hear the node wrote it off: put right what the database says.
-                self._changes.add_status(self._status_change(member, member.status, member.node.status_reason))
-            return member
         if stored.id in self._changes.unsaved_node_ids():
             return member
+        if member.session is not None:
+            if stored.status == member.status:
+                return member
+            if is_silence(stored.status_reason) and self.silent_s(member) < self._silence.unhealthy_s:
+                # A replica that could not hear the node gave it up: put right what the database says.
+                self._changes.add_status(self._status_change(member, member.status, member.node.status_reason))
+                return member
+            self._leave_to_another_replica(member)
         if stored.status not in (member.status, "dead"):
             member.heard_at = self._clock.monotonic()
             member.link = link
@@ -149,6 +155,10 @@ class Fleet:
     def members(self) -> Iterable[Member]:
         """All nodes with what the registry knows of them."""
         return self._members.values()
+
+    def silent_s(self, member: Member) -> float:
+        """For how long a node has not been heard of, in seconds."""
+        return self._clock.monotonic() - member.heard_at
 
     async def org_of(self, node_id: str) -> str:
         """The organisation that a node serves; empty: any. Raises NOT_FOUND."""
@@ -222,6 +232,8 @@ class Fleet:
 
     def heard_elsewhere(self, member: Member, word: pb.Node) -> None:
         """Another replica heard of the node: `word` holds its load and when that was."""
+        if member.session is not None:
+            self._leave_to_another_replica(member)
         member.link = "elsewhere"
         member.heard_at = self._clock.monotonic()
         member.node.load.CopyFrom(word.load)
@@ -261,7 +273,7 @@ class Fleet:
                 continue
             blind = self.blind and member.link == "elsewhere"
             if policy.is_dead(member.status, silent_s, self._silence, blind=blind):
-                self._change(member, "dead", f"not heard of for {silent_s:.0f} s")
+                self._change(member, "dead", silence_reason(silent_s))
             elif member.node.reachable and not policy.is_reachable(silent_s, self._silence, link=member.link):
                 member.node.reachable = False
                 self._log.info("node not reachable", node_id=node_id, silent_s=round(silent_s, 1), link=member.link)
@@ -287,6 +299,12 @@ class Fleet:
             self.look()
 
     # Steps in between.
+
+    def _leave_to_another_replica(self, member: Member) -> None:
+        # Its stream here is one that broke without a word; the node has long had another.
+        session, member.session = member.session, None
+        if session is not None:
+            session.end()
 
     def _take_out(self, member: Member) -> None:
         member.drain_asked = True

@@ -16,11 +16,13 @@ from redis.exceptions import RedisError
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
-from crosslogic_registry.fleet import Fleet
+from crosslogic_registry.fleet import Fleet, Member
 from crosslogic_registry.observations import Observations
 from crosslogic_registry.ports import LeaseBook
 
 ROUND_EVERY_S = 1.0
+DOUBTFUL_S = 7.0
+"""After so long without a heartbeat a node's stream may be a dead one, and the node at another replica."""
 _KEYS_A_TRIP = 500
 
 
@@ -138,12 +140,14 @@ class LeaseRounds:
             await self._book.release(released)
 
     async def _read(self) -> None:
-        elsewhere = [member for member in self._fleet.members() if member.session is None and member.status != "dead"]
+        elsewhere = [
+            member for member in self._fleet.members() if member.status != "dead" and self._may_be_away(member)
+        ]
         if not elsewhere:
             return
         found = await self._book.read([member.node.id for member in elsewhere])
         for member in elsewhere:
-            if member.session is not None:
+            if not self._may_be_away(member):
                 continue  # it came back here meanwhile
             lease = found.get(member.node.id)
             if lease is None:
@@ -153,6 +157,10 @@ class LeaseRounds:
                 member.lease = lease
                 with contextlib.suppress(DecodeError):
                     self._fleet.heard_elsewhere(member, pb.Node.FromString(lease))
+
+    def _may_be_away(self, member: Member) -> bool:
+        """Nodes that stream elsewhere; also those whose stream here is open but has long brought nothing."""
+        return member.session is None or self._fleet.silent_s(member) > DOUBTFUL_S
 
     async def _forever(self) -> None:
         while True:

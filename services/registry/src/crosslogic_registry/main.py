@@ -55,6 +55,9 @@ RULES: dict[str, frozenset[str]] = {
         "WatchModels": _ADMIN,
     }.items()
 }
+# Nodes are not trusted with more memory than their messages need, and strangers with next to none.
+MAX_REQUEST_BYTES = 8 * 1024 * 1024
+MAX_JOIN_BYTES = 64 * 1024
 JOIN_RULES = {f"/{JOIN_SERVICE}/JoinNode": frozenset({"anonymous"})}
 
 
@@ -182,6 +185,7 @@ def _servers(
         stopping=stopping,
         tracer=tracer,
         shutdown_grace_s=settings.shutdown_grace_s,
+        max_request_bytes=MAX_REQUEST_BYTES,
     )
     server.add(pb, SERVICE, lambda target: rpc.add_RegistryServiceServicer_to_server(servicer, target))
     join_server = GrpcServer(
@@ -193,6 +197,7 @@ def _servers(
         tracer=tracer,
         shutdown_grace_s=settings.shutdown_grace_s,
         client_certificates=False,
+        max_request_bytes=MAX_JOIN_BYTES,
     )
     join_server.add(pb, JOIN_SERVICE, lambda target: rpc.add_NodeJoinServiceServicer_to_server(join_servicer, target))
     return server, join_server
