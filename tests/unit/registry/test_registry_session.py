@@ -54,7 +54,7 @@ async def test_an_order_and_an_answer_never_write_at_the_same_time() -> None:
     session.order_drain()
     await asyncio.gather(*(session.answer(drain=False) for _ in range(3)))
     await asyncio.sleep(0.01)
-    assert sorted(sent) == [False, False, False, True]
+    assert sorted(sent) == [False, False, True]
 
 
 async def test_a_node_that_hangs_does_not_hold_up_the_operator_who_drains_it() -> None:
@@ -66,3 +66,13 @@ async def test_a_node_that_hangs_does_not_hold_up_the_operator_who_drains_it() -
         session.order_drain()
         await asyncio.sleep(0)
     session.end()
+
+
+async def test_an_agent_that_reads_once_a_heartbeat_never_reads_old_answers() -> None:
+    stream = FakeStream()
+    await stream.session.answer(drain=False)
+    stream.session.order_drain()
+    await asyncio.sleep(0.01)
+    for _ in range(3):
+        await stream.session.answer(drain=True)
+    assert [message.drain for message in stream.sent] == [False, True, True, True]

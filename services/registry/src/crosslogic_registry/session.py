@@ -26,6 +26,7 @@ class HeartbeatSession:
         """Its first message was taken."""
         self.ended = False
         self._interrupted = False
+        self._answered_early = False
 
     async def next(self, requests: AsyncIterator[pb.HeartbeatStreamRequest]) -> pb.HeartbeatStreamRequest | None:
         """The next heartbeat. None: the node ended the stream, or we did."""
@@ -42,12 +43,19 @@ class HeartbeatSession:
             self._reader = None
 
     async def answer(self, *, drain: bool) -> None:
-        """Answers a heartbeat."""
+        """Answers a heartbeat, unless an order was its answer already."""
         async with self._turn:
+            if self._answered_early:
+                self._answered_early = False
+                return
             await self._write(pb.HeartbeatStreamResponse(next_heartbeat_ms=self._next_heartbeat_ms, drain=drain))
 
     def order_drain(self) -> None:
-        """Tells the node to drain now, not only at its next heartbeat. Does not wait: the node may hang."""
+        """Tells the node to drain now, not only at its next heartbeat. Does not wait: the node may hang.
+
+        The order is the next heartbeat's answer, sent early: a node gets one message a heartbeat, so one that reads
+        only after it wrote never falls behind.
+        """
         if self._order is None or self._order.done():
             self._order = asyncio.create_task(self._send_order())
 
@@ -65,4 +73,7 @@ class HeartbeatSession:
     async def _send_order(self) -> None:
         # A stream that broke: the node hears of it on its next one.
         with contextlib.suppress(Exception):
-            await self.answer(drain=True)
+            async with self._turn:
+                if not self._answered_early:
+                    self._answered_early = True
+                    await self._write(pb.HeartbeatStreamResponse(next_heartbeat_ms=self._next_heartbeat_ms, drain=True))

@@ -25,7 +25,8 @@ MAX_WITNESS_BYTES = 4_096
 MAX_A_CALL = 512
 MAX_CALLS = 4
 MAX_WAITING = 20_000
-PATIENCE_S = 30.0
+PATIENCE_S = 20.0
+"""Less than agents wait for an acknowledgement, so that none sends a second one beside the first."""
 _FINAL = frozenset({ErrorCode.INVALID_ARGUMENT, ErrorCode.NOT_SUPPORTED, ErrorCode.REQUEST_TOO_LARGE})
 
 Waiting = tuple[pb.Witness, "asyncio.Future[str]"]
