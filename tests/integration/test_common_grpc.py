@@ -140,7 +140,10 @@ async def test_joining_needs_no_certificate_and_everything_else_does(ca: Certifi
         async with open_anonymous_channel(target, ca.ca_file.read_bytes(), service_dns_name("registry")) as channel:
             await rpc.NodeJoinServiceStub(channel).JoinNode(pb.JoinNodeRequest(), timeout=5)
             error = await refusal(health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5))
+            flood = pb.JoinNodeRequest(join_token="x" * 1_000_000)
+            flooded = await refusal(rpc.NodeJoinServiceStub(channel).JoinNode(flood, timeout=5))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert flooded.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_coded_error_reaches_the_caller_whole(ca: CertificateMaker) -> None:

@@ -6,8 +6,13 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Tracer
 from structlog.testing import capture_logs
 
 from crosslogic.registry.v1 import registry_pb2 as pb
@@ -16,6 +21,7 @@ from crosslogic_common.grpc_server import GrpcServer, StartError
 from crosslogic_common.interceptor import RpcInterceptor
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.tls import TlsFiles
+from crosslogic_common.tracing import tracing
 from tests.fakes.registry_server import JOIN_SERVICE, SERVICE, everybody_may
 
 METHOD = "/x.Y/Z"
@@ -36,7 +42,8 @@ class FakeContext:
         return self._auth
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        return (("x-request-id", "r" * 1000), ("x-bin", b"\xff"))
+        trace = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+        return (("x-request-id", "r" * 1000), ("x-bin", b"\xff"), trace)
 
     def time_remaining(self) -> float | None:
         return 1.0
@@ -46,12 +53,15 @@ class FakeContext:
         raise Aborted
 
 
-async def call(context: FakeContext, *, rule: frozenset[str], raises: Exception | None = None) -> Metrics:
+async def call(
+    context: FakeContext, *, rule: frozenset[str], raises: Exception | None = None, tracer: Tracer | None = None
+) -> Metrics:
     metrics = Metrics()
-    interceptor = RpcInterceptor(rules={METHOD: rule}, metrics=metrics, tracer=None, stopping=asyncio.Event())
+    interceptor = RpcInterceptor(rules={METHOD: rule}, metrics=metrics, tracer=tracer, stopping=asyncio.Event())
 
     async def behaviour(_request: Any, _context: Any) -> str:
         assert interceptor.running() == {METHOD: 1}
+        assert structlog.contextvars.get_contextvars() == {"request_id": "r" * 128}
         if raises is not None:
             raise raises
         return "answer"
@@ -131,6 +141,24 @@ def test_private_text_never_becomes_the_details(private: str) -> None:
     asyncio.run(call(context, rule=frozenset({"certificate"}), raises=error))
     assert context.told is not None
     assert f"<{private}>" not in context.told[1]
+
+
+async def test_span_of_an_rpc_belongs_to_its_callers_trace() -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    await call(FakeContext(), rule=frozenset({"certificate"}), tracer=provider.get_tracer("test"))
+    (span,) = spans.get_finished_spans()
+    assert span.name == METHOD
+    assert span.parent is not None
+    assert f"{span.parent.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
+    provider.shutdown()
+
+
+def test_without_an_exporter_there_is_no_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    with tracing("test") as tracer:
+        assert tracer is None
 
 
 def server(rules: dict[str, frozenset[str]], tmp_path: Any, *, client_certificates: bool = True) -> GrpcServer:

@@ -48,6 +48,13 @@ _RULE_WORD = re.compile(r"service:(?:[a-z][a-z_]*|\*)|node|certificate|anonymous
 _LOOK_BEFORE_CUT_S = 0.05
 
 _MAX_RECEIVED = "grpc.max_receive_message_length"
+# Whoever has no certificate yet sends one small message and goes.
+_STRANGERS_OPTIONS = {
+    _MAX_RECEIVED: 64 * 1024,
+    "grpc.max_concurrent_streams": 4,
+    "grpc.max_connection_age_ms": 60_000,
+    "grpc.max_connection_age_grace_ms": 30_000,
+}
 
 
 class Registrar(Protocol):
@@ -78,14 +85,13 @@ class GrpcServer:
         `stopping` is set when the server begins to stop, so that long-lived streams end by themselves. An RPC that no
         rule names is refused. Without `client_certificates` no certificate is asked for, and every RPC's rule must be
         `anonymous` and nothing else; with them no rule may be. A message of more than `max_request_bytes` ends its RPC
-        before it is read whole (None: 80 MiB).
+        before it is read whole (None: 80 MiB, or 64 KiB where no certificate is asked for).
         """
         self._listen = listen
         self._tls = tls
         self._rules = {**rules, **(STANDARD_RULES if client_certificates else {})}
         self._client_certificates = client_certificates
-        limit = () if max_request_bytes is None else ((_MAX_RECEIVED, max_request_bytes),)
-        self._options = [*(option for option in CHANNEL_OPTIONS if not limit or option[0] != _MAX_RECEIVED), *limit]
+        self._options = _options(client_certificates=client_certificates, max_request_bytes=max_request_bytes)
         self._grace_s = shutdown_grace_s
         self._stopping = stopping
         self._services: dict[str, Registrar] = {}
@@ -125,15 +131,7 @@ class GrpcServer:
 
         Raises StartError when the port is taken or the TLS files do not fit together.
         """
-        server = grpc.aio.server(
-            interceptors=[self._interceptor],
-            # Two servers must never share a port by accident: the second is told that it is taken.
-            options=[
-                *self._options,
-                ("grpc.so_reuseport", 0),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ],
-        )
+        server = grpc.aio.server(interceptors=[self._interceptor], options=self._options)
         for register in self._services.values():
             register(server)
         checks = health.aio.HealthServicer()
@@ -176,6 +174,19 @@ class GrpcServer:
                 self._log.warning("cutting what outlived the grace", grace_s=self._grace_s, rpcs=cut)
         await ending
         self._log.info("stopped serving", listen=self._listen)
+
+
+def _options(*, client_certificates: bool, max_request_bytes: int | None) -> list[tuple[str, int]]:
+    options = {
+        **dict(CHANNEL_OPTIONS),
+        # Two servers must never share a port by accident: the second is told that it is taken.
+        "grpc.so_reuseport": 0,
+        "grpc.http2.min_ping_interval_without_data_ms": 5_000,
+        **({} if client_certificates else _STRANGERS_OPTIONS),
+    }
+    if max_request_bytes is not None:
+        options[_MAX_RECEIVED] = max_request_bytes
+    return list(options.items())
 
 
 def method_names(module: ModuleType, service_name: str) -> list[str]:
