@@ -57,7 +57,7 @@ def sample_usage(prompt: int = 100, completion: int = 20, cached: int = 0) -> co
 def sample_record(
     context: pb.RequestContext | None = None,
     usage: common_pb.TokenUsage | None = None,
-    outcome: common_pb.Outcome = common_pb.OUTCOME_SUCCEEDED,
+    outcome: common_pb.Outcome.ValueType = common_pb.OUTCOME_SUCCEEDED,
 ) -> pb.UsageRecord:
     return pb.UsageRecord(
         context=context or sample_context(),
@@ -73,7 +73,7 @@ def sample_witness(
     context: pb.RequestContext,
     usage: common_pb.TokenUsage | None = None,
     *,
-    outcome: common_pb.Outcome = common_pb.OUTCOME_SUCCEEDED,
+    outcome: common_pb.Outcome.ValueType = common_pb.OUTCOME_SUCCEEDED,
     node_id: str = "",
     key: bytes = SEAL_KEY,
 ) -> pb.Witness:

@@ -38,6 +38,10 @@ class Terms:
     max_total_tokens: int
     """0: unknown."""
 
+    def __hash__(self) -> int:
+        """Of the parts that differ most, and whose own hashes Python remembers."""
+        return hash((self.api_key_id, self.node_id))
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from crosslogic_common.batched import Backoff
-from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_common.logs import get_logger
 from prometheus_client import Counter, Histogram
 
 from crosslogic_accountant.ports import BatchSink
+from crosslogic_common.batched import Backoff
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.logs import get_logger
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")

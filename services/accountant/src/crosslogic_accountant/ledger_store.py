@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import psycopg
-from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_common.logs import get_logger
-from crosslogic_common.postgres import Connection
 
 from crosslogic_accountant import policy
 from crosslogic_accountant.copy_format import USAGE_COLUMNS, copy_data, usage_row
@@ -21,10 +18,13 @@ from crosslogic_accountant.metrics import LedgerMetrics
 from crosslogic_accountant.policy import Verdict
 from crosslogic_accountant.ports import PreparedRecord, Stored
 from crosslogic_accountant.writer_connection import WriterConnection
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.logs import get_logger
+from crosslogic_common.postgres import Connection
 
 _COPY = f"COPY usage_records ({USAGE_COLUMNS}) FROM STDIN (FORMAT BINARY)"
 _EFFECTIVE = (
-    f"SELECT DISTINCT ON (u.request_id) {selected('u')} FROM usage_records u "  # noqa: S608  # our own column names
+    f"SELECT DISTINCT ON (u.request_id) {selected('u')} FROM usage_records u "  # our own column names
     "WHERE u.request_id = ANY(%s) ORDER BY u.request_id, u.revision DESC"
 )
 _NEW = Stored()
@@ -47,7 +47,10 @@ class LedgerStore:
         for item in items:
             kept = first.setdefault(item.record.request_id, item)
             if kept is not item:
-                self._report_if_different(policy.judge(kept.record, item.record), item)
+                verdict = policy.judge(kept.record, item.record)
+                self._report_if_different(verdict, item)
+                if verdict is Verdict.CORRECT:
+                    first[item.record.request_id] = item
         # In the key's order: two writers with the same requests wait for one another, never in a circle.
         fresh = [first[request_id] for request_id in sorted(first)]
         results = await self._store(fresh)

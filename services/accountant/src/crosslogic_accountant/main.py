@@ -7,18 +7,10 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from importlib.resources import files
 
-from crosslogic.accountant.v1 import accountant_pb2 as pb
-from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
-from crosslogic_common.clock import SystemClock
-from crosslogic_common.errors import CodedError
-from crosslogic_common.grpc_server import GrpcServer, StartError, read_settings, run_service
-from crosslogic_common.logs import configure_logging
-from crosslogic_common.metrics import Metrics
-from crosslogic_common.postgres import migrate, open_pool
-from crosslogic_common.seal import Sealer
-from crosslogic_common.tracing import tracing
 from prometheus_client import Gauge
 
+from crosslogic.accountant.v1 import accountant_pb2 as pb
+from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
 from crosslogic_accountant.domain import Witness
 from crosslogic_accountant.group_commit import GroupCommit
 from crosslogic_accountant.ledger_store import LedgerStore
@@ -34,6 +26,14 @@ from crosslogic_accountant.settler import Settler
 from crosslogic_accountant.usage_queries import UsageQueries
 from crosslogic_accountant.witness_store import PostgresSettlingStore, WitnessStore
 from crosslogic_accountant.writer_connection import WriterConnection
+from crosslogic_common.clock import SystemClock
+from crosslogic_common.errors import CodedError
+from crosslogic_common.grpc_server import GrpcServer, StartError, read_settings, run_service
+from crosslogic_common.logs import configure_logging
+from crosslogic_common.metrics import Metrics
+from crosslogic_common.postgres import migrate, open_pool
+from crosslogic_common.seal import Sealer
+from crosslogic_common.tracing import tracing
 
 SCHEMA = "ledger"
 SERVICE = "crosslogic.accountant.v1.AccountantService"

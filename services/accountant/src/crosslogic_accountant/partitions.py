@@ -3,14 +3,14 @@
 import asyncio
 
 import psycopg
-from crosslogic_common.clock import Clock
-from crosslogic_common.errors import CodedError
-from crosslogic_common.ids import floor
-from crosslogic_common.logs import get_logger
 
 from crosslogic_accountant import policy
 from crosslogic_accountant.metrics import LedgerMetrics
 from crosslogic_accountant.writer_connection import WriterConnection
+from crosslogic_common.clock import Clock
+from crosslogic_common.errors import CodedError
+from crosslogic_common.ids import floor
+from crosslogic_common.logs import get_logger
 
 _LOCK = 0x63_6C_6C_70  # "cllp": one replica makes partitions at a time
 _INTERVAL_S = 3600.0

@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from crosslogic_common.errors import CodedError
-
 from crosslogic_accountant.domain import Difference, LedgerRow, UsageRecord, Witness
+from crosslogic_common.errors import CodedError
 
 Item_contra = TypeVar("Item_contra", contravariant=True)
 Done = TypeVar("Done")

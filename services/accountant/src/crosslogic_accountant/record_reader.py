@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from uuid import UUID
 
-from crosslogic.accountant.v1 import accountant_pb2 as pb
-from crosslogic.common.v1 import common_pb2 as common_pb
-from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_common.seal import Sealer
 from google.protobuf.message import DecodeError
 
+from crosslogic.accountant.v1 import accountant_pb2 as pb
+from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic_accountant import policy
 from crosslogic_accountant.domain import Counts, CountSource, Outcome, Terms, UsageRecord, Witness
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.seal import Sealer
 
 MAX_TEXT_CHARS = 256
 MAX_DURATION_US = 2**62
@@ -182,7 +182,7 @@ def read_id(text: str, name: str) -> bytes:
         raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` must be the text of a UUID.", param=name) from None
 
 
-def _checked_terms(  # noqa: PLR0917  # the parts of its cache key, in order
+def _checked_terms(  # the parts of its cache key, in order
     org_id: str,
     environment_id: str,
     api_key_id: str,

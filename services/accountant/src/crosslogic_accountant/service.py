@@ -5,9 +5,6 @@ from struct import error as PackError  # noqa: N812  # the module calls its exce
 from uuid import UUID
 
 from crosslogic.accountant.v1 import accountant_pb2 as pb
-from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_common.logs import get_logger
-
 from crosslogic_accountant import policy
 from crosslogic_accountant.copy_format import usage_row
 from crosslogic_accountant.domain import LedgerRow, Witness
@@ -15,6 +12,8 @@ from crosslogic_accountant.group_commit import GroupCommit
 from crosslogic_accountant.metrics import LedgerMetrics
 from crosslogic_accountant.ports import PreparedRecord, Stored
 from crosslogic_accountant.record_reader import RecordReader, WitnessReader
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.logs import get_logger
 
 Result = Stored | CodedError
 

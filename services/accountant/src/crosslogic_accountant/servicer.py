@@ -1,27 +1,29 @@
 """Protobuf to domain and back."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
 from crosslogic.common.v1 import common_pb2 as common_pb
-from crosslogic_common.batched import serve_batches
-from crosslogic_common.errors import CodedError, ErrorCode, to_call_error
-from crosslogic_common.paging import page_limit
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from crosslogic_accountant.ledger_rows import time_us
 from crosslogic_accountant.ports import Stored
 from crosslogic_accountant.record_reader import read_id
 from crosslogic_accountant.service import AccountantService
 from crosslogic_accountant.usage_queries import MAX_GROUPS, Filter, Group, ListedRecord, Sums, UsageQueries
+from crosslogic_common.batched import serve_batches
+from crosslogic_common.errors import CodedError, ErrorCode, to_call_error
+from crosslogic_common.paging import page_limit
 
 MAX_ITEMS = 1_024
+UNARY_WAIT_S = 10.0
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _GROUPS = {
@@ -44,7 +46,8 @@ class AccountantServicer(rpc.AccountantServiceServicer):
         self._stopping = stopping
 
     async def RecordUsage(self, request: pb.RecordUsageRequest, context: Context) -> pb.RecordUsageResponse:
-        (answer,) = await self._service.record([request.record])
+        async with _in_time():
+            (answer,) = await self._service.record([request.record])
         if isinstance(answer, CodedError):
             raise answer
         return pb.RecordUsageResponse(duplicate=answer.duplicate)
@@ -56,15 +59,23 @@ class AccountantServicer(rpc.AccountantServiceServicer):
             request_iterator,
             context.write,
             calls=lambda message: [(call.id, call.record) for call in message.calls],
-            handle=self._service.record,
+            handle=self._record_or_break,
             encode=_encode,
             stopping=self._stopping,
         )
 
+    async def _record_or_break(self, records: Sequence[pb.UsageRecord]) -> Sequence[Stored | CodedError]:
+        try:
+            return await self._service.record(records)
+        except CodedError as error:
+            # As the answer of a call it would say that the record is refused for good.
+            raise NotDurableError(str(error)) from error
+
     async def RecordWitnesses(self, request: pb.RecordWitnessesRequest, context: Context) -> pb.RecordWitnessesResponse:
         if not 1 <= len(request.witnesses) <= MAX_ITEMS:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`witnesses` must be 1 to {MAX_ITEMS}.", param="witnesses")
-        answers = await self._service.witness(request.witnesses)
+        async with _in_time():
+            answers = await self._service.witness(request.witnesses)
         return pb.RecordWitnessesResponse(
             refused_reasons=[answer.public if isinstance(answer, CodedError) else "" for answer in answers]
         )
@@ -88,6 +99,20 @@ class AccountantServicer(rpc.AccountantServiceServicer):
         return pb.ListUsageRecordsResponse(
             records=[_stored_record(record) for record in records], next_page_token=token
         )
+
+
+@contextlib.asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """What is not durable in time may become so later: the caller sends it again, and it is stored once."""
+    try:
+        async with asyncio.timeout(UNARY_WAIT_S):
+            yield
+    except TimeoutError as error:
+        raise CodedError(ErrorCode.UNAVAILABLE, private="not durable in time", retry_after_s=1.0) from error
+
+
+class NotDurableError(Exception):
+    """Records were neither stored nor refused. The stream breaks, and its gateway sends them again on the next one."""
 
 
 def _encode(answers: Sequence[tuple[int, Stored | CodedError]]) -> pb.RecordStreamResponse:

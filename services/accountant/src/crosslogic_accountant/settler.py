@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import psycopg
-from crosslogic.accountant.v1 import accountant_pb2 as pb
-from crosslogic_common.errors import CodedError
-from crosslogic_common.logs import get_logger
 
+from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic_accountant import policy
 from crosslogic_accountant.domain import Difference, UsageRecord
 from crosslogic_accountant.metrics import LedgerMetrics
 from crosslogic_accountant.policy import WitnessRing
 from crosslogic_accountant.ports import OpenWitness, Settlement, SettlingStore
 from crosslogic_accountant.record_reader import RecordReader
+from crosslogic_common.errors import CodedError
+from crosslogic_common.logs import get_logger
 
 
 class Settler:

@@ -9,14 +9,14 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
-from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_common.ids import floor
-from crosslogic_common.paging import bad_token, unwrap, wrap
-from crosslogic_common.postgres import Pool, database_errors
 from psycopg import sql
 
 from crosslogic_accountant.domain import LedgerRow
 from crosslogic_accountant.ledger_rows import COLUMNS, ledger_row, time_us
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.ids import floor
+from crosslogic_common.paging import bad_token, unwrap, wrap
+from crosslogic_common.postgres import Pool, database_errors
 
 MAX_GROUPS = 4
 ID_SLACK_MS = 86_400_000

@@ -5,17 +5,17 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_common.postgres import Connection
 from psycopg import sql
 
 from crosslogic_accountant.copy_format import WITNESS_COLUMNS, copy_data, usage_row, witness_row
-from crosslogic_accountant.domain import Counts, Difference, LedgerRow, UsageRecord, Witness
+from crosslogic_accountant.domain import Counts, Difference, LedgerRow, Witness
 from crosslogic_accountant.ledger_rows import COLUMNS, ledger_row
 from crosslogic_accountant.ledger_store import copy_usage
 from crosslogic_accountant.policy import WitnessRing
 from crosslogic_accountant.ports import OpenWitness, Settlement, Stored
 from crosslogic_accountant.writer_connection import WriterConnection
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.postgres import Connection
 
 _COPY = f"COPY witnesses ({WITNESS_COLUMNS}) FROM STDIN (FORMAT BINARY)"
 _STORED = Stored()
@@ -34,6 +34,7 @@ _OPEN = """
        OR (NOT u.from_witness AND u.node_id = w.node_id
            AND (u.prompt_tokens, u.cached_prompt_tokens, u.completion_tokens)
                IS DISTINCT FROM (w.prompt_tokens, w.cached_prompt_tokens, w.completion_tokens))
+    ORDER BY w.request_id, w.completion_tokens DESC, w.node_id
 """
 _ADD_DIFFERENCE = """
     INSERT INTO witness_differences (
@@ -117,23 +118,29 @@ async def _settle(
     await connection.execute("SET LOCAL enable_hashjoin = off")
     await connection.execute("SET LOCAL enable_mergejoin = off")
     columns = sql.SQL(", ").join(sql.Identifier("u", name) for name in COLUMNS)
-    records: dict[bytes, UsageRecord] = {}
-    differences: list[Difference] = []
+    written = 0
+    last_id = b""
     async with connection.cursor(name="open_witnesses") as cursor:
-        cursor.itersize = _FETCH_ROWS
         await cursor.execute(sql.SQL(_OPEN).format(columns=columns, slot=table))
         while rows := await cursor.fetchmany(_FETCH_ROWS):
-            settlement = decide([_open_witness(row) for row in rows])
-            for record in settlement.records:
-                records.setdefault(record.request_id, record)
-            differences += settlement.differences
-    if records:
-        ordered = [records[request_id] for request_id in sorted(records)]
-        await copy_usage(connection, [usage_row(LedgerRow(record)) for record in ordered])
-    if differences:
-        async with connection.cursor() as adding:
-            await adding.executemany(_ADD_DIFFERENCE, [_difference_values(difference) for difference in differences])
-    return len(records)
+            opened: list[OpenWitness] = []
+            for row in rows:
+                item = _open_witness(row)
+                # A node repeats itself, or two nodes worked on the request: the first in order settles it.
+                if item.stored is not None or item.witness.request_id != last_id:
+                    opened.append(item)
+                last_id = item.witness.request_id
+            written += await _write(connection, decide(opened))
+    return written
+
+
+async def _write(connection: Connection, settlement: Settlement) -> int:
+    if settlement.records:
+        await copy_usage(connection, [usage_row(LedgerRow(record)) for record in settlement.records])
+    if settlement.differences:
+        async with connection.cursor() as cursor:
+            await cursor.executemany(_ADD_DIFFERENCE, [_difference_values(each) for each in settlement.differences])
+    return len(settlement.records)
 
 
 async def _first(connection: Connection, query: sql.Composed) -> object:

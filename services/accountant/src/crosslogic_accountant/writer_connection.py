@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import psycopg
+
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import Connection, connection_arguments
 
