@@ -5,10 +5,9 @@ import contextlib
 import os
 import random
 
-from prometheus_client import Gauge
-
 from crosslogic.scheduler.v1 import scheduler_pb2 as pb
 from crosslogic.scheduler.v1 import scheduler_pb2_grpc as rpc
+from crosslogic_common.batched import Backoff
 from crosslogic_common.clock import SystemClock
 from crosslogic_common.grpc_server import GrpcServer, read_settings, run_service
 from crosslogic_common.logs import configure_logging
@@ -16,6 +15,7 @@ from crosslogic_common.metrics import Metrics
 from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
 from crosslogic_scheduler.fleet import FleetView
+from crosslogic_scheduler.metrics import SchedulerMetrics
 from crosslogic_scheduler.servicer import SchedulerServicer
 from crosslogic_scheduler.settings import SchedulerSettings
 from crosslogic_scheduler.watch import RegistryWatch
@@ -37,15 +37,16 @@ async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
         channels = Channels(settings.tls)
         stack.push_async_callback(channels.close)
         view = FleetView(draw=random.random)
-        watch = RegistryWatch(channels=channels, target=settings.registry_target, view=view, clock=SystemClock())
-        Gauge("crosslogic_scheduler_nodes", "Active nodes.", registry=metrics.registry).set_function(lambda: len(view))
-        Gauge(
-            "crosslogic_scheduler_view_stale_seconds",
-            "Seconds since the registry's watch was lost; 0 while it runs.",
-            registry=metrics.registry,
-        ).set_function(watch.stale_s)
+        watch = RegistryWatch(
+            channels=channels,
+            target=settings.registry_target,
+            view=view,
+            clock=SystemClock(),
+            backoff=Backoff(cap_s=2.0),
+        )
         await stack.enter_async_context(watch.running())
-        servicer = SchedulerServicer(view=view, stopping=stopping)
+        picks = SchedulerMetrics(metrics.registry, nodes=lambda: len(view), stale_s=watch.stale_s)
+        servicer = SchedulerServicer(view=view, metrics=picks, stopping=stopping)
         server = GrpcServer(
             listen=settings.listen,
             tls=settings.tls,

@@ -1,90 +1,104 @@
 """Which node runs a request. Pure: a snapshot and a request in, a node out."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from crosslogic_scheduler.domain import NodeState
+from crosslogic_scheduler.pool import Pool
 
 SMALL_POOL = 8
 """Up to here every candidate is compared; beyond it two drawn at random are (power of two choices: Mitzenmacher 2001),
 which costs the same for any size and keeps schedulers that share a fleet from all choosing the same node."""
+MAX_DRAWS = 8
+"""Tries to draw a node in proportion to its capacity. Drawn evenly, a fleet of small and large nodes buries the small
+ones: simulated at 66 % load, 500 next to 16,000 tokens/s, the worst node stood at 5.6 of its capacity, and at 0.7 when
+drawn by capacity. It also bounds what a node gains that claims to be enormous."""
 ASSUMED_STREAMS = 64
 """Streams that a node is taken to run at full speed when its own single-stream rate was not measured."""
+UNMEASURED_TOKENS_PER_SEC = 100.0
+"""Taken of a node that was not measured: little, so that measured ones are preferred and it is not left idle."""
 
 
-@dataclass(slots=True)
-class NodeState:
-    """A node as far as picking needs it. Its load changes in place with each heartbeat and each pick."""
-
-    id: str
-    address: str
-    region: str
-    org_id: str
-    """The only organisation it serves. Empty: any."""
-    models: frozenset[str]
-    reachable: bool
-    max_tokens_per_sec: float
-    decode_tokens_per_sec: float
-    current_tokens_per_sec: float = 0.0
-    waiting: int = 0
-    assigned: int = 0
-    """Requests sent to it since its last heartbeat, which its own figures do not show yet."""
-
-    def load(self) -> float:
-        """Tokens per second asked of it over the most it can generate; 1 is full."""
-        capacity = self.max_tokens_per_sec or 1.0
-        stream = self.decode_tokens_per_sec or capacity / ASSUMED_STREAMS
-        return (self.current_tokens_per_sec + (self.assigned + self.waiting) * stream) / capacity
+def capacity_of(max_tokens_per_sec: float) -> float:
+    """Tokens per second that a node can generate, by its own words; more than 0."""
+    return _sane(max_tokens_per_sec) or UNMEASURED_TOKENS_PER_SEC
 
 
-def candidates(nodes: Sequence[NodeState], model: str, org_id: str, region: str) -> list[NodeState]:
-    """The nodes that may serve: an organisation's own where it has any, else shared ones; reachable ones where any is.
+def load_of(
+    *, capacity: float, decode_tokens_per_sec: float, current_tokens_per_sec: float, waiting: int
+) -> tuple[float, float]:
+    """A node's load by its own words, and what one more request adds to it.
 
-    A node of another organisation is never among them.
+    Tokens per second now over the most it can; requests that wait there count as streams that will run, since a node
+    whose queue grows generates no more than one that is just full. A figure that is no number counts as 0: a node may
+    lie, but not in a way that breaks comparing.
     """
-    fitting = [
-        node
-        for node in nodes
-        if model in node.models and (not region or node.region == region) and node.org_id in ("", org_id)
-    ]
-    own = [node for node in fitting if node.org_id]
-    pool = own or fitting
-    # When none is reachable it is likelier that we are cut off than that all are dead.
-    return [node for node in pool if node.reachable] or pool
+    # One stream cannot take more than the whole node.
+    step = min((_sane(decode_tokens_per_sec) or capacity / ASSUMED_STREAMS) / capacity, 1.0)
+    return _sane(current_tokens_per_sec) / capacity + waiting * step, step
 
 
-def pick(pool: Sequence[NodeState], excluded: Collection[str], draw: Callable[[], float]) -> NodeState | None:
+def pick(pools: Iterable[Pool], excluded: Collection[str], draw: Callable[[], float]) -> NodeState | None:
+    """A node from the first of `pools` that has one left. None: none has.
+
+    `draw` gives a number in [0, 1).
+    """
+    for pool in pools:
+        node = pick_one(pool, excluded, draw)
+        if node is not None:
+            return node
+    return None
+
+
+def pick_one(pool: Pool, excluded: Collection[str], draw: Callable[[], float]) -> NodeState | None:
     """The least loaded of a small pool; of a large one, the less loaded of two drawn at random. None: none is left.
 
-    `draw` gives a number in [0, 1). Ties go to a random candidate, so that a cold fleet fills evenly.
+    Compared is the load that the request would leave. Among equals of a small pool any may be chosen, so that a cold
+    fleet fills evenly.
     """
-    size = len(pool)
+    nodes = pool.nodes
+    size = len(nodes)
+    if size == 1:
+        return None if nodes[0].id in excluded else nodes[0]
     if size > SMALL_POOL:
-        found = _better_of_two(pool, size, excluded, draw)
-        if found is not None:
-            return found
+        first, second = _drawn(pool, size, draw), _drawn(pool, size, draw)
+        if excluded:
+            left = [node for node in (first, second) if node.id not in excluded]
+            if left:
+                return min(left, key=_load_with_one_more)
+        else:
+            return first if first.load + first.step <= second.load + second.step else second
+    return _least(nodes, size, excluded, draw)
+
+
+def _drawn(pool: Pool, size: int, draw: Callable[[], float]) -> NodeState:
+    """A node, drawn in proportion to its capacity: drawn evenly, and drawn again as often as it is smaller."""
+    nodes, largest = pool.nodes, pool.largest
+    node = nodes[int(draw() * size)]
+    tries = 1
+    while node.capacity < largest and tries < MAX_DRAWS and draw() * largest > node.capacity:
+        node = nodes[int(draw() * size)]
+        tries += 1
+    return node
+
+
+def _least(
+    nodes: Sequence[NodeState], size: int, excluded: Collection[str], draw: Callable[[], float]
+) -> NodeState | None:
     best: NodeState | None = None
     best_load = 0.0
     start = int(draw() * size)
     for offset in range(size):
-        node = pool[(start + offset) % size]
-        if node.id in excluded:
-            continue
-        load = node.load()
-        if best is None or load < best_load:
+        node = nodes[(start + offset) % size]
+        load = node.load + node.step
+        if (best is None or load < best_load) and node.id not in excluded:
             best, best_load = node, load
     return best
 
 
-def _better_of_two(
-    pool: Sequence[NodeState], size: int, excluded: Collection[str], draw: Callable[[], float]
-) -> NodeState | None:
-    first_at = int(draw() * size)
-    second_at = int(draw() * (size - 1))
-    if second_at >= first_at:
-        second_at += 1
-    first, second = pool[first_at], pool[second_at]
-    if excluded:
-        if first.id in excluded:
-            return None if second.id in excluded else second
-        if second.id in excluded:
-            return first
-    return first if first.load() <= second.load() else second
+def _load_with_one_more(node: NodeState) -> float:
+    return node.load + node.step
+
+
+def _sane(figure: float) -> float:
+    return figure if 0.0 < figure < math.inf else 0.0
