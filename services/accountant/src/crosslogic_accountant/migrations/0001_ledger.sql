@@ -98,10 +98,7 @@ CREATE TABLE witnesses (
 DO $$
 BEGIN
     FOR slot IN 0..15 LOOP
-        -- A slot is truncated before a vacuum could be of use.
-        EXECUTE format(
-            'CREATE TABLE witnesses_%s PARTITION OF witnesses FOR VALUES IN (%s) WITH (autovacuum_enabled = false)',
-            slot, slot);
+        EXECUTE format('CREATE TABLE witnesses_%s PARTITION OF witnesses FOR VALUES IN (%s)', slot, slot);
     END LOOP;
 END $$;
 
