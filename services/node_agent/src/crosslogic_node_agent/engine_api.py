@@ -60,7 +60,8 @@ class EngineApi:
                 connection = await self._pool.connect()
                 fetch = _Fetch()
                 connection.send(request_bytes(method, path, body), fetch)
-                return fetch.status, await fetch.done
+                answer = await fetch.done
+                return fetch.status, answer
         except TimeoutError:
             raise EngineFailureError(f"no answer to {path} within {timeout_s:g} s") from None
         except OSError as error:
