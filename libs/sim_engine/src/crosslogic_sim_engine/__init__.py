@@ -1,1 +1,1 @@
-"""A simulated vLLM engine for load and failure tests"""
+"""A simulated vLLM: the same HTTP answers at a known speed, with faults on demand and every token counted."""
