@@ -43,7 +43,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     # The batched streams reconnect by themselves; the channel must not hold them back for its own two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # This one is how long an attempt to connect may take, not a wait between two: three round trips to another
+    # continent, or a place in the queue of a server that all its clients come back to at once.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Each link keeps its own connection, so that one node's credentials are never reused for another.
     ("grpc.use_local_subchannel_pool", 1),
