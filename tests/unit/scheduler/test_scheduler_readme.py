@@ -1,0 +1,27 @@
+"""The scheduler's README says what its operators will find."""
+
+from pathlib import Path
+
+from crosslogic_common.metrics import Metrics
+from crosslogic_common.settings import describe
+from crosslogic_scheduler.metrics import SchedulerMetrics
+from crosslogic_scheduler.settings import SchedulerSettings
+
+README = Path(__file__).parents[3] / "services/scheduler/README.md"
+
+
+def test_every_setting_is_in_the_readme_as_it_is() -> None:
+    assert describe(SchedulerSettings) in README.read_text(encoding="utf-8")
+
+
+def test_every_metric_is_in_the_readme() -> None:
+    metrics = Metrics()
+    SchedulerMetrics(metrics.registry, nodes=lambda: 1, stale_s=lambda: 0.0)
+    readme = README.read_text(encoding="utf-8")
+    names = {
+        line.split("{")[0].split(" ")[0]
+        for line in metrics.text().decode().splitlines()
+        if line.startswith("crosslogic_scheduler_") and "_created" not in line
+    }
+    assert len(names) == 3
+    assert [name for name in sorted(names) if name not in readme] == []
