@@ -22,8 +22,16 @@ from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
 from crosslogic_common.grpc_server import GrpcServer, StartError
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.tls import TLS13_ENVIRONMENT, Channels, open_anonymous_channel, open_channel, service_dns_name
+from crosslogic_common.tls import (
+    CHANNEL_OPTIONS,
+    TLS13_ENVIRONMENT,
+    Channels,
+    open_anonymous_channel,
+    open_channel,
+    service_dns_name,
+)
 from tests.fakes.registry_server import JOIN_SERVICE, SERVICE, ToldJoinServicer, ToldRegistry, everybody_may
+from tests.fakes.tcp_proxy import TcpProxy
 from tests.fakes.test_ca import CertificateMaker
 
 NODE_ID = "0197f0c0-0000-7000-8000-000000000001"
@@ -367,6 +375,40 @@ async def test_client_that_connects_and_says_nothing_delays_nobody(ca: Certifica
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+@pytest.mark.parametrize("quiet_s", [0.0, 1.2])
+async def test_stream_whose_other_end_hangs_without_dying_breaks_by_itself_on_both_ends(
+    ca: CertificateMaker, monkeypatch: pytest.MonkeyPatch, quiet_s: float
+) -> None:
+    # The options as they are, ten times as fast; a limit that is missing would make it a minute.
+    waits = ("time_ms", "timeout_ms")
+    quick = [(name, value // 10 if name.endswith(waits) else value) for name, value in CHANNEL_OPTIONS]
+    monkeypatch.setattr("crosslogic_common.tls.CHANNEL_OPTIONS", tuple(quick))
+    monkeypatch.setattr("crosslogic_common.grpc_server.CHANNEL_OPTIONS", tuple(quick))
+    registry = ToldRegistry(ca.service("registry"), grace_s=0)
+    server_noticed = asyncio.Event()
+
+    async def quiet(_context: Any) -> AsyncIterator[pb.WatchNodesResponse]:
+        try:
+            yield pb.WatchNodesResponse()
+            await asyncio.sleep(60)
+        finally:
+            server_noticed.set()
+
+    registry.servicer.watch_nodes = quiet
+    channels = Channels(ca.service("gateway"))
+    async with registry.server.serving(), TcpProxy("127.0.0.1", registry.server.port) as proxy:
+        stub = rpc.RegistryServiceStub(channels.service("registry", f"127.0.0.1:{proxy.port}"))
+        stream = stub.WatchNodes(pb.WatchNodesRequest())
+        await stream.read()
+        await asyncio.sleep(quiet_s)
+        proxy.silence()
+        error = await asyncio.wait_for(refusal(stream.read()), 5)
+        await asyncio.wait_for(server_noticed.wait(), 5)
+        proxy.speak()
+        await channels.close()
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_server_shows_its_new_certificate_without_a_restart_and_without_dropping_a_call(

@@ -39,6 +39,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A peer that hangs without closing its socket is found out in 15 s; a dead one tells by itself.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Pings that gRPC sends for its own ends have a limit of their own, a minute; a keepalive ping waits behind them.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # The batched streams reconnect by themselves; the channel must not hold them back for its own two minutes.
