@@ -2,10 +2,10 @@
 
 import asyncio
 import base64
+import itertools
 import os
 import struct
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -42,6 +42,7 @@ class SimApp:
         self._engine = Engine(config, board=self._board, counters=self._counters)
         self._loop = asyncio.get_running_loop()
         self._started_at = int(time.time())
+        self._numbers = itertools.count(int.from_bytes(os.urandom(7), "big"))
         self._shapes: dict[Api, Callable[[], Shape]] = {
             "completions": CompletionsShape,
             "chat": ChatShape,
@@ -97,6 +98,9 @@ class SimApp:
         """Ends what is under way as vLLM does when it is told to stop."""
         self._engine.stop()
 
+    def _new_id(self) -> str:
+        return f"{next(self._numbers):016x}"
+
     # --- generating
 
     async def _generate(self, request: web.BaseRequest, api: Api) -> web.StreamResponse:
@@ -130,7 +134,7 @@ class SimApp:
 
     def _job(self, request: web.BaseRequest, api: Api, parsed: Any, faults: Faults) -> Job:
         given_id = request.headers.get("X-Request-Id")
-        request_id = given_id or uuid.uuid4().hex[:16]
+        request_id = given_id or self._new_id()
         record = self._records.begin(
             request_id,
             path=request.path,
@@ -150,9 +154,7 @@ class SimApp:
             for sample in range(parsed.n)
         ]
         return Job(
-            id=f"{_ID_PREFIX[api]}_{uuid.uuid4().hex[:16]}"
-            if api == "responses"
-            else f"{_ID_PREFIX[api]}-{request_id}",
+            id=f"{_ID_PREFIX[api]}_{self._new_id()}" if api == "responses" else f"{_ID_PREFIX[api]}-{request_id}",
             created=int(record.started_at),
             model=self._config.model,
             request=parsed,
@@ -206,7 +208,7 @@ class SimApp:
             {"index": index, "object": "embedding", "embedding": self._embedding(prompt, as_base64=as_base64)}
             for index, prompt in enumerate(prompts)
         ]
-        request_id = request.headers.get("X-Request-Id") or uuid.uuid4().hex[:16]
+        request_id = request.headers.get("X-Request-Id") or self._new_id()
         usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
         whole = {
             "id": f"embd-{request_id}",

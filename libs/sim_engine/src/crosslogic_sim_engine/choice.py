@@ -79,8 +79,22 @@ class Choice:
 
     def run_to_end(self) -> None:
         """Generates all that is left."""
+        if not (self.request.stops or self.request.stop_ids or self._end_one_in):
+            self._run_unwatched()
         while self.finish_reason is None:
             self.advance()
+
+    def _run_unwatched(self) -> None:
+        """All but the last token of a text that nothing but its length can end: the same as `advance`, in less time."""
+        state, ids, texts = self._state, self.pending_ids, []
+        for _ in range(self.request.max_tokens - self.generated - 1):
+            word = word_at(state)
+            ids.append(FIRST_WORD + word)
+            texts.append(WORD_TEXTS[word])
+            state = state_after(state, FIRST_WORD + word)
+        self._state = state
+        self.pending_text += "".join(texts)
+        self.generated += len(texts)
 
     def abort(self) -> None:
         """Ends it as vLLM ends what runs when it is told to stop."""
