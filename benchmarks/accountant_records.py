@@ -25,7 +25,6 @@ from pathlib import Path
 import grpc
 import psycopg
 
-from benchmarks.certificates import BenchCa
 from benchmarks.measure import cpu_s
 from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
@@ -34,6 +33,7 @@ from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.seal import Sealer
 from crosslogic_common.tls import Channels
 from crosslogic_common.wire import repeated_calls
+from crosslogic_dev.certificates import DevelopmentCa
 from crosslogic_dev.ports import free_port
 from crosslogic_dev.postgres import start_postgres
 from crosslogic_dev.processes import ProcessSpec, ProcessTable
@@ -182,7 +182,7 @@ async def _send_witnesses(channel: grpc.aio.Channel, requests: Sequence[bytes]) 
 
 
 @contextlib.contextmanager
-def _servers(run_dir: RunDir, ca: BenchCa, seal_key: str) -> Iterator[tuple[ProcessTable, str, str]]:
+def _servers(run_dir: RunDir, ca: DevelopmentCa, seal_key: str) -> Iterator[tuple[ProcessTable, str, str]]:
     """PostgreSQL and the accountant; yields the accountant's target and the database's address."""
     table = ProcessTable(run_dir)
     try:
@@ -218,7 +218,7 @@ def _postgres_pids(postmaster: int) -> list[int]:
 
 
 @contextlib.asynccontextmanager
-async def _channels(ca: BenchCa, target: str) -> AsyncIterator[tuple[grpc.aio.Channel, grpc.aio.Channel]]:
+async def _channels(ca: DevelopmentCa, target: str) -> AsyncIterator[tuple[grpc.aio.Channel, grpc.aio.Channel]]:
     gateway, registry = Channels(ca.service("gateway")), Channels(ca.service("registry"))
     try:
         as_gateway = gateway.service("accountant", target)
@@ -239,7 +239,7 @@ async def measure(*, records: int, witnesses: bool) -> Result:
         Path(folder).chmod(0o711)
         run_dir = RunDir(Path(folder) / "run")
         run_dir.make()
-        ca = BenchCa(Path(folder) / "ca")
+        ca = DevelopmentCa(Path(folder) / "ca")
         with _servers(run_dir, ca, base64.b64encode(key).decode()) as (table, target, url):
             async with _channels(ca, target) as (as_gateway, as_registry):
                 accountant, postmaster = table.pid("accountant"), table.pid("postgres")

@@ -27,13 +27,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from benchmarks.certificates import BenchCa
 from benchmarks.measure import cpu_s, percentile, rss_bytes
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.postgres import migrate
 from crosslogic_common.tls import Channels, TlsMaterial, open_channel, service_dns_name
+from crosslogic_dev.certificates import DevelopmentCa
 from crosslogic_dev.ports import free_port
 from crosslogic_dev.postgres import start_postgres
 from crosslogic_dev.processes import ProcessSpec, ProcessTable
@@ -152,7 +152,7 @@ def _servers(run_dir: RunDir) -> Iterator[tuple[ProcessTable, str, str]]:
         table.stop(["postgres"], number=signal.SIGINT)
 
 
-def _start_registry(table: ProcessTable, ca: BenchCa, url: str, redis_url: str) -> str:
+def _start_registry(table: ProcessTable, ca: DevelopmentCa, url: str, redis_url: str) -> str:
     tls, port = ca.service("registry"), free_port()
     table.start(
         ProcessSpec(
@@ -168,8 +168,8 @@ def _start_registry(table: ProcessTable, ca: BenchCa, url: str, redis_url: str) 
                 "CROSSLOGIC_TLS_CERT_FILE": str(tls.cert_file),
                 "CROSSLOGIC_TLS_KEY_FILE": str(tls.key_file),
                 "CROSSLOGIC_TLS_CA_FILE": str(tls.ca_file),
-                "CROSSLOGIC_NODE_CA_CERT_FILE": str(ca.cert_file),
-                "CROSSLOGIC_NODE_CA_KEY_FILE": str(ca.key_file),
+                "CROSSLOGIC_NODE_CA_CERT_FILE": str(ca.node_ca().cert_file),
+                "CROSSLOGIC_NODE_CA_KEY_FILE": str(ca.node_ca().key_file),
                 "CROSSLOGIC_LOG_LEVEL": "WARNING",
                 # The silent nodes stand for ones that stream: they must not die in mid-measurement.
                 "CROSSLOGIC_UNHEALTHY_S": "600",
@@ -241,8 +241,10 @@ async def measure(*, nodes: int, streams: int, seconds: float) -> Result:
         Path(folder).chmod(0o711)
         run_dir = RunDir(Path(folder) / "run")
         run_dir.make()
-        ca = BenchCa(Path(folder) / "ca")
-        certificates = NodeCertificates(ca_cert_file=ca.cert_file, ca_key_file=ca.key_file, trust_file=ca.cert_file)
+        ca = DevelopmentCa(Path(folder) / "ca")
+        certificates = NodeCertificates(
+            ca_cert_file=ca.node_ca().cert_file, ca_key_file=ca.node_ca().key_file, trust_file=ca.root_file
+        )
         with _servers(run_dir) as (table, url, redis_url):
             ids = await _fill(url, nodes)
             target = _start_registry(table, ca, url, redis_url)

@@ -17,13 +17,13 @@ from pathlib import Path
 import aiohttp
 import grpc.aio
 
-from benchmarks.certificates import BenchCa
 from benchmarks.measure import Cores
 from crosslogic.identity.v1 import identity_pb2 as identity_pb
 from crosslogic.identity.v1 import identity_pb2_grpc as identity_rpc
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from crosslogic.registry.v1 import registry_pb2_grpc as registry_rpc
 from crosslogic_common.tls import Channels, TlsFiles
+from crosslogic_dev.certificates import DevelopmentCa
 from crosslogic_dev.ports import HOST, free_port
 from crosslogic_dev.postgres import start_postgres
 from crosslogic_dev.processes import ProcessSpec, ProcessTable
@@ -46,7 +46,7 @@ class Stack:
 
     run_dir: RunDir
     table: ProcessTable
-    ca: BenchCa
+    ca: DevelopmentCa
     cores: Cores
     ports: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -130,7 +130,7 @@ def empty_stack() -> Iterator[Stack]:
         Path(folder).chmod(0o711)
         run_dir = RunDir(Path(folder) / "run")
         run_dir.make()
-        stack = Stack(run_dir, ProcessTable(run_dir), BenchCa(run_dir.path / "tls"), cores)
+        stack = Stack(run_dir, ProcessTable(run_dir), DevelopmentCa(run_dir.tls), cores)
         if cores.gateway is None:
             stack.notes.append("one core only: everything shared it")
         try:
@@ -169,12 +169,13 @@ async def start_suite(stack: Stack, *, access_log: bool = True) -> None:
     stack.start(
         "identity", "-m", "crosslogic_identity", environ={**stack.service_environ("identity"), **databases}, core=others
     )
+    node_ca = stack.ca.node_ca()
     registry = stack.service_environ(
         "registry",
         JOIN_LISTEN=stack.at("registry_join"),
         ACCOUNTANT_TARGET=stack.at("accountant"),
-        NODE_CA_CERT_FILE=str(stack.ca.cert_file),
-        NODE_CA_KEY_FILE=str(stack.ca.key_file),
+        NODE_CA_CERT_FILE=str(node_ca.cert_file),
+        NODE_CA_KEY_FILE=str(node_ca.key_file),
     )
     stack.start("registry", "-m", "crosslogic_registry", environ={**registry, **databases}, core=others)
     scheduler = stack.service_environ("scheduler", REGISTRY_TARGET=stack.at("registry"))
@@ -203,7 +204,7 @@ async def _start_node(stack: Stack, name: str, join_token: str) -> None:
         "BENCH_REGISTRY_TARGET": stack.at("registry"),
         "BENCH_JOIN_TARGET": stack.at("registry_join"),
         "BENCH_JOIN_TOKEN": join_token,
-        "BENCH_CA_FILE": str(stack.ca.cert_file),
+        "BENCH_CA_FILE": str(stack.ca.root_file),
         "BENCH_STATE_DIR": str(stack.run_dir.path / name),
         "BENCH_MODEL": MODEL,
         "BENCH_REGION": REGION,
