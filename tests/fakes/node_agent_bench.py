@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+
+from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.metrics import Metrics
-from crosslogic_node_agent.domain import EngineAddress, Ending, TokenCount
+from crosslogic_node_agent.domain import Ending, EngineAddress, TokenCount
 from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.relay import Relay
 from crosslogic_node_agent.relay_session import RelaySession
-
-from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 
 MODEL = "catalogue-model"
 

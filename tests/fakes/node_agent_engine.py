@@ -89,7 +89,6 @@ class FakeEngine:
             "/health": {},
             "/version": {"version": "0.32.0"},
             "/v1/models": {"data": [{"id": self.model, "max_model_len": 4096}]},
-            "/openapi.json": {"paths": {"/v1/chat/completions": {}, "/v1/completions": {}, "/v1/messages": {}}},
         }
         if path == "/metrics":
             text = 'vllm:num_requests_running{engine="0"} 2.0\nvllm:generation_tokens_total{engine="0"} 1e3\n'
@@ -97,7 +96,8 @@ class FakeEngine:
         elif path in answers and (self.well or path != "/health"):
             _plain(writer, 200, json.dumps(answers[path]).encode())
         else:
-            _plain(writer, 503 if path == "/health" else 404, b"{}")
+            offered = path in ("/v1/chat/completions", "/v1/completions")
+            _plain(writer, 503 if path == "/health" else 405 if offered else 404, b"{}")
         return True
 
     async def _answer(self, seen: SeenRequest, writer: asyncio.StreamWriter) -> bool:

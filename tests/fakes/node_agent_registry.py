@@ -81,6 +81,11 @@ class FakeRegistry(rpc.RegistryServiceServicer, rpc.NodeJoinServiceServicer):
             self.witnesses += [call.witness for call in message.calls]
             yield pb.WitnessStreamResponse(results=[pb.WitnessStreamResult(id=call.id) for call in message.calls])
 
+    async def _elsewhere(self, request: Any, context: Context) -> Any:
+        raise AssertionError("no node calls this")
+
+    CreateJoinToken = CreateModel = DrainNode = ListModels = ListNodes = WatchModels = WatchNodes = _elsewhere
+
     def issue(self, csr_der: bytes) -> bytes:
         """A node certificate that is at the start of its life."""
         now = datetime.now(UTC)
@@ -117,7 +122,9 @@ class FakeRegistry(rpc.RegistryServiceServicer, rpc.NodeJoinServiceServicer):
         """Serves at the ports it had before, if any."""
         stopping = asyncio.Event()
         node = frozenset({"node"})
-        rules = {f"/{SERVICE}/{method.name}": node for method in pb.DESCRIPTOR.services_by_name["RegistryService"].methods}
+        rules = {
+            f"/{SERVICE}/{method.name}": node for method in pb.DESCRIPTOR.services_by_name["RegistryService"].methods
+        }
         join_rules = {f"/{JOIN_SERVICE}/JoinNode": frozenset({"anonymous"})}
         server = GrpcServer(
             listen=f"127.0.0.1:{self.port}",

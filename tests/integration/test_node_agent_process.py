@@ -12,13 +12,13 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from crosslogic_node_agent.engine_process import marked_processes
 
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic.node_agent.v1 import node_agent_pb2_grpc as rpc
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from crosslogic_common.tls import Channels
+from crosslogic_node_agent.engine_process import marked_processes
 from tests.fakes.node_agent_bench import relay_open
 from tests.fakes.node_agent_process import ENGINE, agent_process, gateway_stream, read_call
 from tests.fakes.node_agent_registry import FakeRegistry
@@ -186,7 +186,7 @@ async def test_a_second_agent_start_never_leaves_two_engines(registry: FakeRegis
     async with agent_process(registry, tmp_path / "state", engine=command) as agent:
         await registry.status(ACTIVE)
         await agent.stop(signal.SIGKILL)
-    async with agent_process(registry, tmp_path / "state", engine=command):
+    async with agent_process(registry, tmp_path / "state", engine=command, CROSSLOGIC_ENGINE_STOP_S="0.5"):
         await registry.status(ACTIVE)
         engines = [
             pid

@@ -100,9 +100,7 @@ async def test_an_answer_that_does_not_stream_comes_whole_in_one_frame(relayed: 
 
 
 async def test_messages_are_counted_from_their_own_events(relayed: Bench) -> None:
-    _, answer = relayed.gateway.open(
-        {"messages": []}, api=pb.ENGINE_API_MESSAGES, stream=True
-    )
+    _, answer = relayed.gateway.open({"messages": []}, api=pb.ENGINE_API_MESSAGES, stream=True)
     await answer.ended.wait()
     assert answer.end.outcome == common_pb.OUTCOME_SUCCEEDED
     assert (answer.end.usage.prompt_tokens, answer.end.usage.completion_tokens) == (7, 9)
@@ -281,9 +279,7 @@ async def test_a_connection_that_the_engine_closed_while_idle_costs_no_request(e
 async def test_a_gateway_that_dies_stops_all_its_requests_and_leaves_their_witnesses(engine: FakeEngine) -> None:
     async with bench(port=engine.port) as relayed:
         ids = [str(uuid.uuid4()) for _ in range(20)]
-        answers = [
-            relayed.gateway.open(completion(10_000, delay_ms=2), request_id=id_, stream=True)[1] for id_ in ids
-        ]
+        answers = [relayed.gateway.open(completion(10_000, delay_ms=2), request_id=id_, stream=True)[1] for id_ in ids]
         await asyncio.gather(*(answer.first.wait() for answer in answers))
         relayed.session.cancel()
         async with asyncio.timeout(0.2):

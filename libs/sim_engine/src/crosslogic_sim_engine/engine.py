@@ -174,6 +174,10 @@ class Engine:
     # --- one step of one sequence
 
     def _step(self, job: Job, choice: Choice) -> None:
+        if job.sink is not None and job.sink.gone():
+            self.abort(job)
+            job.finish()
+            return
         before = choice.generated
         outcome = deliver_step(job, choice, chunks=self._config.chunks_per_step, tokens=self._config.tokens_per_chunk)
         self._count(job, choice.generated - before)

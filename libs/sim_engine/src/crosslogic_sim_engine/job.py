@@ -21,6 +21,9 @@ class Sink(Protocol):
     def blocked(self) -> bool:
         """The reader is so slow that what is generated should wait and share chunks."""
 
+    def gone(self) -> bool:
+        """The reader has closed: nothing more can be written."""
+
     def end(self) -> None:
         """Ends the answer; the connection may serve another."""
 

@@ -85,6 +85,10 @@ class StreamSink:
         """The reader is far behind."""
         return self._transport.get_write_buffer_size() > BLOCKED_BYTES
 
+    def gone(self) -> bool:
+        """The reader has closed; its handler hears of it a moment later."""
+        return self._transport.is_closing()
+
     def end(self) -> None:
         """Writes the last chunk."""
         self._transport.write(b"0\r\n\r\n" if self._head_written else _STREAM_HEAD + b"0\r\n\r\n")

@@ -1,6 +1,7 @@
 """What the agent itself asks of the engine: is it well, what is it, how busy is it."""
 
 import asyncio
+import contextlib
 import re
 from typing import Any
 
@@ -84,19 +85,14 @@ class EngineApi:
             raise EngineFailureError("the engine serves no model")
         context_length = next((card["max_model_len"] for card in served if card.get("max_model_len")), 0)
         version = ""
-        paths: tuple[str, ...] = ()
-        try:
+        # Engines other than vLLM need not have it.
+        with contextlib.suppress(EngineFailureError):
             version = str((await self._json("/version")).get("version", ""))
-            offered = (await self._json("/openapi.json")).get("paths", {})
-            paths = tuple(path for path in PATHS.values() if path in offered)
-        except EngineFailureError:
-            # Engines other than vLLM need not have these.
-            pass
         return EngineFacts(
             version=version,
             served_models=tuple(card["id"] for card in served),
             context_length=int(context_length),
-            paths=paths or ("/v1/chat/completions", "/v1/completions"),
+            paths=tuple([path for path in PATHS.values() if await self._offers(path)]),
         )
 
     async def load(self, *, timeout_s: float = 2.0) -> EngineLoad:
@@ -105,6 +101,11 @@ class EngineApi:
         if status != 200:  # noqa: PLR2004  # HTTP's own number
             raise EngineFailureError(f"/metrics answered {status}")
         return parse_load(body.decode("utf-8", "replace"), read_at=asyncio.get_running_loop().time())
+
+    async def _offers(self, path: str) -> bool:
+        """Whether the engine has a path for POST: to a GET it says that the method is wrong, not the path."""
+        status, _ = await self.fetch("GET", path, timeout_s=5.0)
+        return status == 405  # noqa: PLR2004  # HTTP's own number
 
     async def _json(self, path: str) -> dict[str, Any]:
         status, body = await self.fetch("GET", path, timeout_s=5.0)

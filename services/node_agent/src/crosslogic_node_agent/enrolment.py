@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc.aio
 
@@ -23,12 +22,12 @@ _FOR_GOOD = frozenset({ErrorCode.JOIN_TOKEN_INVALID, ErrorCode.INVALID_ARGUMENT,
 
 
 async def join(
-    *, files: IdentityFiles, join_target: str, token: Secret, bootstrap_ca_file: Path, stop: asyncio.Event
+    *, files: IdentityFiles, join_target: str, token: Secret, bootstrap_ca: bytes, stop: asyncio.Event
 ) -> Certificate:
     """The node's certificate: the one it has while that is valid, else one for the join token.
 
-    A registry that cannot be reached is asked again until `stop` is set. Raises StartError when the token is missing or
-    refused.
+    `bootstrap_ca` (PEM) is what the registry must be signed by. A registry that cannot be reached is asked again until
+    `stop` is set. Raises StartError when the token is missing or refused.
     """
     held = files.certificate()
     if held is not None and is_valid(held):
@@ -42,7 +41,7 @@ async def join(
     request = pb.JoinNodeRequest(join_token=token.reveal(), csr_der=files.request())
     backoff = Backoff(base_s=0.2, cap_s=10.0)
     while not stop.is_set():
-        channel = open_anonymous_channel(join_target, bootstrap_ca_file.read_bytes(), service_dns_name("registry"))
+        channel = open_anonymous_channel(join_target, bootstrap_ca, service_dns_name("registry"))
         try:
             stub: rpc.NodeJoinServiceAsyncStub = rpc.NodeJoinServiceStub(channel)
             answer = await stub.JoinNode(request, timeout=_RPC_S)

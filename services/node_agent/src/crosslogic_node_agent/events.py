@@ -1,4 +1,4 @@
-"""Server-sent events of the engine: found as they arrive, read for their counts, stripped of what was not asked. Pure."""
+"""Server-sent events of the engine: found as they arrive, read for counts, stripped of what was not asked. Pure."""
 
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -8,6 +8,8 @@ from crosslogic_node_agent.domain import CountSource, TokenCount
 from crosslogic_node_agent.engine_request import EngineRequest
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
+ABORTED: Final = "abort"
+"""The finish reason of an engine that was told to stop, by anybody but us: the answer is not whole."""
 _DONE: Final = b"[DONE]"
 _DECODER: Final = msgspec.json.Decoder(dict[str, Any])
 _ENCODER: Final = msgspec.json.Encoder()
@@ -140,24 +142,9 @@ class CompletionEvents:
                 raise EventError(f"the engine failed in mid-answer: {payload[:200]!r}")
             choices = chunk["choices"]
             usage = chunk.pop("usage", None)
-            token_ids: tuple[int, ...] = ()
             if usage is not None:
                 self._take_usage(usage, choices)
-            prompt_ids = chunk.get("prompt_token_ids")
-            if prompt_ids:
-                self.prompt_token_ids = tuple(prompt_ids)
-            if not self._return_token_ids:
-                chunk.pop("prompt_token_ids", None)
-            for choice in choices:
-                ids = choice.get("token_ids")
-                if ids:
-                    token_ids = (*token_ids, *ids) if token_ids else tuple(ids)
-                prompt_ids = choice.get("prompt_token_ids")
-                if prompt_ids and not self.prompt_token_ids:
-                    self.prompt_token_ids = tuple(prompt_ids)
-                if not self._return_token_ids:
-                    choice.pop("token_ids", None)
-                    choice.pop("prompt_token_ids", None)
+            token_ids = self._take_choices(chunk, choices)
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise EventError(f"a chunk that cannot be read: {error}") from None
         if not choices and usage is not None and not self._include_usage:
@@ -167,6 +154,23 @@ class CompletionEvents:
         if self._model is not None:
             chunk["model"] = self._model
         return Piece(b"data: %b\n\n" % _ENCODER.encode(chunk), self._completion_tokens, token_ids)
+
+    def _take_choices(self, chunk: dict[str, Any], choices: list[dict[str, Any]]) -> tuple[int, ...]:
+        """Reads the ids of tokens and prompt, and hides them unless the client asked for them too."""
+        hide = not self._return_token_ids
+        prompt_ids = chunk.pop("prompt_token_ids", None) if hide else chunk.get("prompt_token_ids")
+        token_ids: tuple[int, ...] = ()
+        for choice in choices:
+            if choice.get("finish_reason") == ABORTED:
+                raise EventError("the engine aborted its answer")
+            ids = choice.pop("token_ids", None) if hide else choice.get("token_ids")
+            if ids:
+                token_ids = (*token_ids, *ids) if token_ids else tuple(ids)
+            choice_prompt_ids = choice.pop("prompt_token_ids", None) if hide else choice.get("prompt_token_ids")
+            prompt_ids = prompt_ids or choice_prompt_ids
+        if prompt_ids and not self.prompt_token_ids:
+            self.prompt_token_ids = tuple(prompt_ids)
+        return token_ids
 
     def _take_usage(self, usage: dict[str, Any], choices: list[dict[str, Any]]) -> None:
         prompt_tokens = int(usage["prompt_tokens"])

@@ -88,7 +88,7 @@ class Heartbeat:
                 reason = coded.private or coded.public
             except (TimeoutError, asyncio.InvalidStateError, OSError) as error:
                 reason = str(error) or "no answer in time"
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # the one loop that nothing may end
                 self._log.exception("heartbeat failed")
                 reason = repr(error)
             self._log.warning("registry not reached, inference goes on", reason=reason)

@@ -8,6 +8,8 @@ from typing import Protocol
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNK_LINE_BYTES = 1024
+_LINE_END = 2
+"""Bytes of the line end that closes a chunk."""
 
 
 class HttpError(Exception):
@@ -30,7 +32,17 @@ class AnswerSink(Protocol):
 class AnswerParser:
     """Parses one answer. Feed it until `complete`."""
 
-    __slots__ = ("_buffer", "_in_body", "_remaining", "_sink", "_trailers", "chunked", "complete", "keep_alive")
+    __slots__ = (
+        "_buffer",
+        "_ended",
+        "_in_body",
+        "_remaining",
+        "_sink",
+        "_trailers",
+        "chunked",
+        "complete",
+        "keep_alive",
+    )
 
     def __init__(self, sink: AnswerSink) -> None:
         self._sink = sink
@@ -39,6 +51,7 @@ class AnswerParser:
         self._remaining = 0
         """Bytes still due of the body, or of the present chunk with its line end; -1: until the peer closes."""
         self._trailers = False
+        self._ended = False
         self.chunked = False
         self.complete = False
         self.keep_alive = True
@@ -92,28 +105,27 @@ class AnswerParser:
             raise HttpError("no HTTP/1.1 status line")
         self.keep_alive = version == b"HTTP/1.1"
         self._remaining = -1
-        content_type = ""
-        for line in lines[1:]:
-            name, _, value = line.partition(b":")
-            name = name.lower()
-            value = value.strip()
-            if name == b"content-type":
-                content_type = value.decode("latin-1")
-            elif name == b"content-length":
-                if not value.isdigit():
-                    raise HttpError("a content length that is no number")
-                self._remaining = int(value)
-            elif name == b"transfer-encoding":
-                if value.lower() != b"chunked":
-                    raise HttpError("an unknown transfer encoding")
-                self.chunked = True
-            elif name == b"connection" and value.lower() == b"close":
-                self.keep_alive = False
-        if self.chunked:
-            self._remaining = 0
-        elif self._remaining == -1:
+        fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
+        self._frame(fields)
+        return int(code), fields.get(b"content-type", b"").decode("latin-1")
+
+    def _frame(self, fields: dict[bytes, bytes]) -> None:
+        """How the body's end will be known."""
+        if fields.get(b"connection", b"").lower() == b"close":
             self.keep_alive = False
-        return int(code), content_type
+        encoding = fields.get(b"transfer-encoding")
+        length = fields.get(b"content-length")
+        if encoding is not None:
+            if encoding.lower() != b"chunked":
+                raise HttpError("an unknown transfer encoding")
+            self.chunked = True
+            self._remaining = 0
+        elif length is not None:
+            if not length.isdigit():
+                raise HttpError("a content length that is no number")
+            self._remaining = int(length)
+        else:
+            self.keep_alive = False
 
     def _feed_plain(self, data: bytes) -> None:
         if not data or self.complete:
@@ -133,40 +145,41 @@ class AnswerParser:
         at = 0
         size = len(data)
         parts: list[bytes] = []
-        last = False
-        while at < size:
+        while at < size and not self._ended:
             remaining = self._remaining
-            if remaining > 2:  # noqa: PLR2004  # the line end that closes a chunk
-                take = min(remaining - 2, size - at)
-                parts.append(data[at : at + take])
-                at += take
-                self._remaining = remaining - take
+            if remaining > _LINE_END:
+                part = data[at : at + remaining - _LINE_END]
+                parts.append(part)
+                at += len(part)
+                self._remaining = remaining - len(part)
             elif remaining > 0:
-                if data[at] != b"\r\n"[2 - remaining]:
+                if data[at] != b"\r\n"[_LINE_END - remaining]:
                     raise HttpError("a chunk longer than it said")
                 self._remaining = remaining - 1
                 at += 1
             else:
-                end = data.find(b"\r\n", at)
-                if end == -1:
-                    self._buffer = data[at:]
-                    if len(self._buffer) > MAX_CHUNK_LINE_BYTES:
-                        raise HttpError("a chunk size that does not end")
-                    break
-                line = data[at:end]
-                at = end + 2
-                if self._trailers:
-                    if not line:
-                        last = True
-                        break
-                    continue
-                self._begin_chunk(line)
+                at = self._feed_line(data, at)
         if parts:
             self._sink.on_body(parts[0] if len(parts) == 1 else b"".join(parts))
-        if last:
+        if self._ended:
             if at < size:
                 self.keep_alive = False
             self._finish()
+
+    def _feed_line(self, data: bytes, at: int) -> int:
+        """A chunk's size, or a trailer; returns where the next begins."""
+        end = data.find(b"\r\n", at)
+        if end == -1:
+            self._buffer = data[at:]
+            if len(self._buffer) > MAX_CHUNK_LINE_BYTES:
+                raise HttpError("a chunk size that does not end")
+            return len(data)
+        line = data[at:end]
+        if not self._trailers:
+            self._begin_chunk(line)
+        elif not line:
+            self._ended = True
+        return end + _LINE_END
 
     def _begin_chunk(self, line: bytes) -> None:
         digits = line.partition(b";")[0].strip()

@@ -57,7 +57,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
             files=files,
             join_target=settings.registry_join_target,
             token=settings.join_token,
-            bootstrap_ca_file=settings.tls_ca_file,
+            bootstrap_ca=await asyncio.to_thread(settings.tls_ca_file.read_bytes),
             stop=stop,
         )
         channels = Channels(files.tls)
@@ -126,7 +126,9 @@ def _supervisor(settings: NodeAgentSettings, api: EngineApi, metrics: AgentMetri
         model=settings.model,
         command=command,
         api=api,
-        patience=Patience(start_s=settings.engine_start_timeout_s, hang_s=settings.engine_hang_s),
+        patience=Patience(
+            start_s=settings.engine_start_timeout_s, hang_s=settings.engine_hang_s, stop_s=settings.engine_stop_s
+        ),
         measure=measurement.capacity,
         on_restart=metrics.engine_restarts.inc,
     )

@@ -128,6 +128,12 @@ class NodeAgentSettings(Settings):
         parse=number(1, 86_400),
         doc="seconds without an answer to /health until a running engine is killed",
     )
+    engine_stop_s: float = setting(
+        "CROSSLOGIC_ENGINE_STOP_S",
+        default="10",
+        parse=number(0, 3600),
+        doc="seconds that the engine has to end after SIGTERM before it is killed",
+    )
     measure: str = setting(
         "CROSSLOGIC_MEASURE",
         default="quick",

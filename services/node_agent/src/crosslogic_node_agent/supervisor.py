@@ -88,7 +88,7 @@ class Supervisor:
                     await self._watch_foreign()
                 else:
                     await self._supervise(self._command)
-            except Exception:
+            except Exception:  # noqa: BLE001  # the one loop that nothing may end
                 # Whatever it is, an agent that no longer looks after its engine must not look well.
                 self._log.exception("supervision failed, beginning again")
                 self._set(EngineStatus.DOWN, "the agent failed to look after the engine")

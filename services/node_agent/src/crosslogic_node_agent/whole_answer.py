@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from crosslogic_node_agent.domain import CountSource, TokenCount
+from crosslogic_node_agent.events import ABORTED
 
 
 class _Details(msgspec.Struct):
@@ -21,8 +22,13 @@ class _Usage(msgspec.Struct):
     input_tokens_details: _Details | None = None
 
 
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
 class _Answer(msgspec.Struct):
     usage: _Usage | None = None
+    choices: list[_Choice] = []  # msgspec copies it for each instance
 
 
 class AnswerError(Exception):
@@ -30,11 +36,14 @@ class AnswerError(Exception):
 
 
 def read_count(body: bytes) -> TokenCount:
-    """The usage of a whole answer, in whichever API's words. Raises AnswerError when it is no JSON object."""
+    """The usage of a whole answer, in whichever API's words. Raises AnswerError when it is no whole answer."""
     try:
-        usage = msgspec.json.decode(body, type=_Answer).usage
+        answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AnswerError(f"an answer that cannot be read: {error}") from None
+    if any(choice.finish_reason == ABORTED for choice in answer.choices):
+        raise AnswerError("the engine aborted its answer")
+    usage = answer.usage
     if usage is None:
         return TokenCount()
     details = usage.prompt_tokens_details or usage.input_tokens_details

@@ -82,7 +82,7 @@ class WitnessOutbox:
         """Returns when everything is acknowledged, or after `timeout_s`: what is left goes with the next start."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while len(self._spool):
+                while len(self._spool):  # once in a process's life
                     await asyncio.sleep(0.02)
 
     @contextlib.asynccontextmanager
