@@ -13,6 +13,9 @@ from crosslogic_registry import policy
 from crosslogic_registry.ports import ModelStore
 from crosslogic_registry.store import CATALOGUE_CHANNEL
 
+_PATIENCE_S = 1.0
+"""For the database, where a copy in memory would do."""
+
 
 class Catalogue:
     """The models on offer. A copy in memory serves watchers while the database is away."""
@@ -31,13 +34,18 @@ class Catalogue:
         return await self._store.add_model(policy.check_model(model))
 
     async def page(self, after: str, limit: int) -> list[pb.Model]:
-        """Models by name, after a name; as last known while the database is away."""
-        try:
+        """Models by name, after a name; as last known while the database is away or slow."""
+        if self._models is None:
             return await self._store.models(after, limit)
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                return await self._store.models(after, limit)
+        except TimeoutError:
+            pass
         except CodedError as error:
-            if error.code != ErrorCode.UNAVAILABLE or self._models is None:
+            if error.code != ErrorCode.UNAVAILABLE:
                 raise
-            return [model for model in self._models if model.name > after][:limit]
+        return [model for model in self._models if model.name > after][:limit]
 
     async def next(self, seen_version: int) -> tuple[int, list[pb.Model]]:
         """The whole catalogue, once it is newer than `seen_version`."""
