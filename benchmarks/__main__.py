@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 
+from benchmarks.agent_rows import AGENT_ROWS
 from benchmarks.measure import Machine
 from benchmarks.rows import ALONE_ROWS, FULL_LENGTHS, QUICK_LENGTHS, SUITE_ROWS
 from benchmarks.stack import BenchError, running_suite
@@ -16,15 +17,21 @@ from benchmarks.table import Figure, print_table, write_results
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures what the suite costs.")
     parser.add_argument(
-        "rows", nargs="*", metavar="row", help=", ".join((*ALONE_ROWS, *SUITE_ROWS)) + " (default: all)"
+        "rows",
+        nargs="*",
+        metavar="row",
+        help=", ".join((*ALONE_ROWS, *SUITE_ROWS, *AGENT_ROWS)) + " (default: all but agent_*)",
     )
-    parser.add_argument("--quick", action="store_true", default=bool(os.environ.get("QUICK")), help="under a minute")
+    parser.add_argument(
+        "--quick", action="store_true", default=os.environ.get("QUICK", "") not in ("", "0"), help="under a minute"
+    )
+    parser.add_argument("--full", action="store_true", help="also through the real node agent and the simulated engine")
     parser.add_argument("--keep", action="store_true", help="start the suite, print how to reach it, wait for Enter")
     chosen = parser.parse_args()
-    unknown = set(chosen.rows) - set(ALONE_ROWS) - set(SUITE_ROWS)
+    unknown = set(chosen.rows) - set(ALONE_ROWS) - set(SUITE_ROWS) - set(AGENT_ROWS)
     if unknown:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    chosen.rows = chosen.rows or [*ALONE_ROWS, *SUITE_ROWS]
+    chosen.rows = chosen.rows or [*ALONE_ROWS, *SUITE_ROWS, *(AGENT_ROWS if chosen.full else ())]
     return chosen
 
 
@@ -41,15 +48,17 @@ async def _measure(chosen: argparse.Namespace) -> tuple[list[Figure], list[str]]
         if row in ALONE_ROWS:
             began = time.monotonic()
             tell(row, began, await ALONE_ROWS[row](lengths))
-    wanted = [row for row in chosen.rows if row in SUITE_ROWS]
-    if wanted:
+    for rows, real_agents in ((SUITE_ROWS, False), (AGENT_ROWS, True)):
+        wanted = [row for row in chosen.rows if row in rows]
+        if not wanted:
+            continue
         began = time.monotonic()
-        async with running_suite() as stack:
+        async with running_suite(real_agents=real_agents) as stack:
             tell("suite started", began, [])
             for row in wanted:
                 began = time.monotonic()
-                tell(row, began, await SUITE_ROWS[row](stack, lengths))
-            notes += stack.notes
+                tell(row, began, await rows[row](stack, lengths))
+            notes += [note for note in stack.notes if note not in notes]
     return figures, notes
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +44,11 @@ class WholeLoad:
         return self.requests / self.seconds
 
 
-def body(*, stream: bool, **profile: int) -> str:
+def body(model: str, *, stream: bool, **profile: int) -> str:
     """A request for the canned engine. `profile` holds fields of canned_engine.Profile."""
     words = " ".join(f"{name}={value}" for name, value in profile.items())
     request: dict[str, object] = {
-        "model": MODEL,
+        "model": model,
         "messages": [{"role": "user", "content": PROMPT}],
         "max_tokens": profile.get("tokens", 16),
         "temperature": 0.7,
@@ -60,10 +61,10 @@ def body(*, stream: bool, **profile: int) -> str:
 
 
 async def whole_requests(
-    stack: Stack, *, connections: int, seconds: float, to: str = "gateway", **profile: int
+    stack: Stack, *, connections: int, seconds: float, to: str = "gateway", model: str = MODEL, **profile: int
 ) -> WholeLoad:
     """Requests that do not stream, from `connections` at a time, to the gateway or straight to the engine."""
-    payload = body(stream=False, **profile)
+    payload = body(model, stream=False, **profile)
     if shutil.which("wrk") is None:
         return await _whole_by_loadgen(stack, payload, connections=connections, seconds=seconds, to=to)
     environ = {"PATH": os.environ["PATH"], "BENCH_BODY": payload, "BENCH_KEY": stack.api_key}
@@ -107,18 +108,21 @@ async def streams(
     to: str = "gateway",
     warm_up_s: float = 1.0,
     pause_s: float = 0.0,
+    model: str = MODEL,
+    watched: Sequence[str] = ("gateway",),
     **profile: int,
 ) -> dict[str, Any]:
-    """Streamed requests; the answer is loadgen's report."""
+    """Streamed requests; the answer is loadgen's report, with the CPU time of the `watched` processes."""
     return await _loadgen(
         stack,
-        body(stream=True, **profile),
+        body(model, stream=True, **profile),
         connections=connections,
         seconds=seconds,
         to=to,
         stream=True,
         warm_up_s=warm_up_s,
         pause_s=pause_s,
+        watched=watched,
     )
 
 
@@ -132,6 +136,7 @@ async def _loadgen(
     stream: bool,
     warm_up_s: float,
     pause_s: float = 0.0,
+    watched: Sequence[str] = ("gateway",),
 ) -> dict[str, Any]:
     load = loadgen.Load(
         host=HOST,
@@ -144,7 +149,7 @@ async def _loadgen(
         measure_s=seconds,
         stream=stream,
         pause_s=pause_s,
-        watched_pids=(stack.pid("gateway"),),
+        watched_pids=tuple(stack.pid(name) for name in watched),
     )
     return await module_output("benchmarks.loadgen", loadgen.as_argument(load))
 

@@ -37,7 +37,7 @@ SuiteRow = Callable[[Stack, Lengths], Awaitable[list[Figure]]]
 async def gateway_request(stack: Stack, lengths: Lengths) -> list[Figure]:
     """Requests that do not stream, 64 in flight."""
     await whole_requests(stack, connections=64, seconds=lengths.warm_up_s)
-    seen = _sound(await whole_requests(stack, connections=64, seconds=lengths.whole_s))
+    seen = sound(await whole_requests(stack, connections=64, seconds=lengths.whole_s))
     detail = {
         "requests": seen.requests,
         "p50_ms": seen.p50_ms,
@@ -56,7 +56,7 @@ async def gateway_latency(stack: Stack, lengths: Lengths) -> list[Figure]:
     """What the gateway adds to an engine that takes 20 ms, 8 in flight."""
 
     async def shares_ms(to: str) -> tuple[float, float]:
-        seen = _sound(await whole_requests(stack, connections=8, seconds=lengths.round_s, to=to, think_us=20_000))
+        seen = sound(await whole_requests(stack, connections=8, seconds=lengths.round_s, to=to, think_us=20_000))
         return seen.p50_ms, seen.p99_ms
 
     return await _added("added latency, engine 20 ms, 8 in flight", shares_ms, lengths, None)
@@ -109,7 +109,7 @@ async def gateway_first_token(stack: Stack, lengths: Lengths) -> list[Figure]:
             lock=0,
             think_us=20_000,
         )
-        _no_errors(seen)
+        no_errors(seen)
         return seen["first_byte_ms"]["p50"], seen["first_byte_ms"]["p99"]
 
     return await _added("added time to first token", shares_ms, lengths, Budget(1))
@@ -141,7 +141,7 @@ async def gateway_memory(stack: Stack, lengths: Lengths) -> list[Figure]:
     rate = 2_000.0
     while done < lengths.memory_requests:
         left_s = max(1.0, min(30.0, (lengths.memory_requests - done) / rate))
-        seen = _sound(await whole_requests(stack, connections=64, seconds=left_s))
+        seen = sound(await whole_requests(stack, connections=64, seconds=left_s))
         done += seen.requests
         rate = max(seen.per_s, 200.0)
     after = rss_bytes(gateway)
@@ -205,16 +205,18 @@ async def _pick(
 
 
 def _chunk_figure(name: str, seen: dict[str, Any], budget: Budget | None) -> Figure:
-    _no_errors(seen)
+    no_errors(seen)
     return Figure(name, seen["cpu_s"][0] * 1e6 / max(seen["chunks"], 1), "µs", budget, seen)
 
 
-def _no_errors(seen: dict[str, Any]) -> None:
+def no_errors(seen: dict[str, Any]) -> None:
+    """Raises BenchError unless every stream went well and something came."""
     if seen["errors"] or not seen["chunks"]:
         raise BenchError(f"{seen['errors']} errors and {seen['chunks']} chunks; first error: {seen['first_error']}")
 
 
-def _sound(seen: WholeLoad) -> WholeLoad:
+def sound(seen: WholeLoad) -> WholeLoad:
+    """Raises BenchError unless every request went well."""
     if seen.errors:
         raise BenchError(f"{seen.errors} of {seen.requests} requests failed")
     return seen

@@ -4,13 +4,14 @@ import asyncio
 import base64
 import contextlib
 import importlib.util
+import json
 import os
 import secrets
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,11 @@ from crosslogic_dev.redis import start_redis
 from crosslogic_dev.run_dir import RunDir
 
 MODEL = "bench"
+PACED_MODEL = "bench-paced"
+"""Served with real agents only: their engine's pace is fixed when it starts."""
+AGENTS = {MODEL: "node_agent-1", PACED_MODEL: "node_agent-2"}
+_ENGINE_PACE = {MODEL: "0", PACED_MODEL: "100"}
+"""Tokens per second of each stream; 0: as fast as it goes."""
 REGION = "us-east"
 START_TIMEOUT_S = 40.0
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,8 +164,8 @@ async def start_accountant(stack: Stack, database_url: str, redis_url: str) -> N
     await stack.wait_listening("accountant")
 
 
-async def start_suite(stack: Stack, *, access_log: bool = True) -> None:
-    """Databases, every service, one bench node, an organisation with a key."""
+async def start_suite(stack: Stack, *, real_agents: bool) -> None:
+    """Databases, every service, an organisation with a key, and one bench node or two real agents with engines."""
     database_url = start_postgres(stack.table, stack.run_dir, port=stack.port("postgres"), durable=True)
     redis_url = start_redis(stack.table, stack.run_dir, port=stack.port("redis"))
     stack.run_dir.secret_file("seal_key", base64.b64encode(secrets.token_bytes(32)).decode())
@@ -182,19 +188,24 @@ async def start_suite(stack: Stack, *, access_log: bool = True) -> None:
     stack.start("scheduler", "-m", "crosslogic_scheduler", environ=scheduler, core=others)
     for name in ("identity", "registry", "scheduler"):
         await stack.wait_listening(name)
-    join_token = await _seed(stack)
-    await _start_node(stack, "node-1", join_token)
+    models = tuple(AGENTS) if real_agents else (MODEL,)
+    join_tokens = await _seed(stack, models)
+    for model, join_token in zip(models, join_tokens, strict=True):
+        if real_agents:
+            await _start_agent(stack, model, join_token)
+        else:
+            await _start_node(stack, "node-1", join_token)
     gateway = stack.service_environ(
         "gateway",
         HTTP_LISTEN=stack.at("gateway"),
-        ACCESS_LOG="1" if access_log else "0",
         ADMIN_TOKEN=secrets.token_urlsafe(24),
         SEAL_KEY_FILE=str(stack.run_dir.secret_file("seal_key")),
         **{f"{name.upper()}_TARGET": stack.at(name) for name in ("identity", "registry", "scheduler", "accountant")},
     )
     stack.start("gateway", "-m", "crosslogic_gateway", environ={**gateway, **databases}, core=stack.cores.gateway)
     await stack.wait_listening("gateway")
-    await _wait_answering(stack)
+    for model in models:
+        await _wait_answering(stack, model)
 
 
 async def _start_node(stack: Stack, name: str, join_token: str) -> None:
@@ -213,8 +224,37 @@ async def _start_node(stack: Stack, name: str, join_token: str) -> None:
     await stack.wait_listening(name)
 
 
-async def _seed(stack: Stack) -> str:
-    """An organisation with a key, a model, and a join token, made by the operator's certificate."""
+async def _start_agent(stack: Stack, model: str, join_token: str) -> None:
+    """The real node agent with the simulated engine, as `make up` starts them."""
+    name = AGENTS[model]
+    engine = name.replace("node_agent", "engine")
+    port = str(stack.port(engine))
+    command = [sys.executable, "-m", "crosslogic_sim_engine", "--port", port, "--model", model]
+    command += ["--prefill-tps", "0", "--decode-tps", _ENGINE_PACE[model]]
+    environ = {
+        "CROSSLOGIC_LISTEN": stack.at(name),
+        "CROSSLOGIC_REGISTRY_TARGET": stack.at("registry"),
+        "CROSSLOGIC_REGISTRY_JOIN_TARGET": stack.at("registry_join"),
+        "CROSSLOGIC_JOIN_TOKEN": join_token,
+        "CROSSLOGIC_TLS_CA_FILE": str(stack.ca.root_file),
+        "CROSSLOGIC_STATE_DIR": str(stack.run_dir.state_dir(name)),
+        "CROSSLOGIC_REGION": REGION,
+        "CROSSLOGIC_MODEL": model,
+        "CROSSLOGIC_MEASURE": "off",
+        "CROSSLOGIC_MAX_TOKENS_PER_SEC": "100000",
+        "CROSSLOGIC_LOG_LEVEL": "WARNING",
+        "CROSSLOGIC_SHUTDOWN_GRACE_S": "2",
+        "CROSSLOGIC_ENGINE_URL": f"http://{stack.at(engine)}",
+        "CROSSLOGIC_ENGINE_COMMAND": json.dumps(command),
+        "CROSSLOGIC_ENGINE_PID_FILE": str(stack.run_dir.pid_file(engine)),
+        "CROSSLOGIC_ENGINE_LOG_FILE": str(stack.run_dir.log_file(engine)),
+    }
+    stack.start(name, "-m", "crosslogic_node_agent", environ=environ, core=stack.cores.others)
+    await stack.wait_listening(name)
+
+
+async def _seed(stack: Stack, models: Sequence[str]) -> list[str]:
+    """An organisation with a key, the models, and a join token for each, made by the operator's certificate."""
     channels = Channels(stack.tls("operator"))
     try:
         identity = identity_rpc.IdentityServiceStub(channels.service("identity", stack.at("identity")))
@@ -227,27 +267,30 @@ async def _seed(stack: Stack) -> str:
         )
         stack.api_key = key.secret
         registry = registry_rpc.RegistryServiceStub(channels.service("registry", stack.at("registry")))
-        model = registry_pb.Model(
-            name=MODEL,
-            family="bench",
-            context_length=8192,
-            prompt_price_picodollars=50_000,
-            completion_price_picodollars=100_000,
-        )
-        await registry.CreateModel(registry_pb.CreateModelRequest(model=model), timeout=20, wait_for_ready=True)
-        token = await registry.CreateJoinToken(registry_pb.CreateJoinTokenRequest(), timeout=20)
-        return str(token.join_token)
+        join_tokens: list[str] = []
+        for name in models:
+            model = registry_pb.Model(
+                name=name,
+                family="bench",
+                context_length=8192,
+                prompt_price_picodollars=50_000,
+                completion_price_picodollars=100_000,
+            )
+            await registry.CreateModel(registry_pb.CreateModelRequest(model=model), timeout=20, wait_for_ready=True)
+            token = await registry.CreateJoinToken(registry_pb.CreateJoinTokenRequest(), timeout=20)
+            join_tokens.append(token.join_token)
+        return join_tokens
     except grpc.aio.AioRpcError as error:
         raise BenchError(f"the suite cannot be seeded: {error.code().name} {error.details()}") from error
     finally:
         await channels.close()
 
 
-async def _wait_answering(stack: Stack) -> None:
+async def _wait_answering(stack: Stack, model: str) -> None:
     """Returns once a whole request has gone through every service."""
     until = time.monotonic() + START_TIMEOUT_S
     headers = {"authorization": f"Bearer {stack.api_key}"}
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
     async with aiohttp.ClientSession() as session:
         while True:
             seen = ""
@@ -266,8 +309,8 @@ async def _wait_answering(stack: Stack) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_suite() -> AsyncIterator[Stack]:
+async def running_suite(*, real_agents: bool = False) -> AsyncIterator[Stack]:
     """The whole suite, for as long as the block lasts."""
     with empty_stack() as stack:
-        await start_suite(stack)
+        await start_suite(stack, real_agents=real_agents)
         yield stack
