@@ -5,7 +5,7 @@ Agent, engine and load generator share the second core, so requests/s say little
 
 from benchmarks.load import streams, whole_requests
 from benchmarks.measure import cpu_s
-from benchmarks.rows import Lengths, SuiteRow, no_errors, sound
+from benchmarks.rows import Lengths, SuiteRow, no_errors, note_thin, sound
 from benchmarks.stack import AGENTS, MODEL, PACED_MODEL, Stack
 from benchmarks.table import Budget, Figure
 
@@ -47,6 +47,7 @@ async def agent_streams(stack: Stack, lengths: Lengths) -> list[Figure]:
             watched=("gateway", agent),
         )
         no_errors(seen)
+        note_thin(stack, f"real agent, {name}", seen, connections * 100 if model == PACED_MODEL else 0)
         gateway_us, agent_us = (used * 1e6 / seen["chunks"] for used in seen["cpu_s"])
         figures += [
             Figure(f"real agent: gateway CPU, chunk, {name}", gateway_us, "µs", budget, seen),

@@ -45,6 +45,8 @@ async def gateway_request(stack: Stack, lengths: Lengths) -> list[Figure]:
         "other_core_busy": round(seen.other_core_busy, 3),
         "tool": seen.tool,
     }
+    if seen.other_core_busy > 0.97 and seen.per_s < 0.95e6 / seen.cpu_us:
+        stack.notes.append("requests/s: the other core was full, not the gateway's")
     return [
         Figure("gateway CPU, request, 64 in flight", seen.cpu_us, "µs", Budget(120), detail),
         Figure("gateway requests", seen.per_s, "1/s", Budget(8000, at_most=False), detail),
@@ -82,6 +84,7 @@ async def gateway_streams(stack: Stack, lengths: Lengths) -> list[Figure]:
             lock=lock,
         )
         figures.append(_chunk_figure(f"gateway CPU, chunk, {name}", seen, Budget(limit)))
+        note_thin(stack, name, seen, connections * 100)
     for name, size, budget in (
         ("8 streams, 16 tokens a read", 16, Budget(6)),
         ("8 streams, 1 token a read", 1, None),
@@ -207,6 +210,13 @@ async def _pick(
 def _chunk_figure(name: str, seen: dict[str, Any], budget: Budget | None) -> Figure:
     no_errors(seen)
     return Figure(name, seen["cpu_s"][0] * 1e6 / max(seen["chunks"], 1), "µs", budget, seen)
+
+
+def note_thin(stack: Stack, name: str, seen: dict[str, Any], asked_per_s: float) -> None:
+    """Says so when the load was not what was asked: a chunk costs less when several come late and together."""
+    came_per_s = seen["chunks"] / seen["seconds"]
+    if came_per_s < 0.9 * asked_per_s:
+        stack.notes.append(f"{name}: {came_per_s:,.0f} of {asked_per_s:,.0f} chunks/s came; the other core was full")
 
 
 def no_errors(seen: dict[str, Any]) -> None:
