@@ -88,3 +88,12 @@ def test_an_answer_longer_than_the_context_is_refused_without_a_node() -> None:
 def test_embeddings_do_not_stream() -> None:
     body = json.dumps({"model": "m", "input": "x", "stream": True}).encode()
     assert refused(body, agent_pb.ENGINE_API_EMBEDDINGS).param == "stream"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "inputs"),
+    [("x", 1), ([1, 2, 3], 1), (["a", "b", "c"], 3), ([[1, 2], [3]], 2), ([], 1)],
+)
+def test_each_prompt_of_a_list_has_a_context_of_its_own(prompt: object, inputs: int) -> None:
+    body = json.dumps({"model": "m", "prompt": prompt}).encode()
+    assert parse_body(agent_pb.ENGINE_API_COMPLETIONS, body).inputs == inputs

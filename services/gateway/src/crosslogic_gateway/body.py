@@ -59,6 +59,8 @@ class InferenceBody:
     max_tokens: int | None
     """The most it may generate for one choice, where the client said so."""
     choices: int
+    inputs: int
+    """Prompts or texts in the one request, each with a context of its own."""
 
 
 _DECODERS: dict[int, msgspec.json.Decoder[_Common]] = {
@@ -96,6 +98,7 @@ def parse_body(api: int, raw: bytes) -> InferenceBody:
         return_token_ids=bool(body.return_token_ids),
         max_tokens=_one_limit(body),
         choices=_choices(body),
+        inputs=_inputs(body),
     )
 
 
@@ -145,6 +148,14 @@ def _choices(body: _Common) -> int:
             )
         choices = max(choices, value)
     return choices
+
+
+def _inputs(body: _Common) -> int:
+    """How many prompts a request holds: a list of texts or of token lists is one each, a list of token ids is one."""
+    given = body.prompt if isinstance(body, _Completion) else body.input if isinstance(body, _Input) else ""
+    if isinstance(given, str) or not given:
+        return 1
+    return len(given) if bytes(given[0])[:1] in (b'"', b"[", b"{") else 1
 
 
 def _wrong_shape(error: msgspec.ValidationError) -> CodedError:

@@ -7,7 +7,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from multidict import CIMultiDict
 
-from crosslogic_common.errors import CodedError, http_status, to_openai_body
+from crosslogic_common.errors import CATALOGUE, CodedError, http_status, to_openai_body
 
 REQUEST_ID = web.RequestKey("request_id", str)
 """UUIDv7 that the gateway made: the key of the ledger, of traces and logs. Never the client's choice."""
@@ -97,6 +97,8 @@ def whole_response(request: web.Request, *, status: int, content_type: str, body
 def error_response(request: web.Request, error: CodedError) -> web.Response:
     """The answer to a request that failed."""
     headers = answer_headers(request, "application/json")
+    # OpenAI's clients obey this before their own table of statuses.
+    headers["x-should-retry"] = "true" if CATALOGUE[error.code].retryable else "false"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     return web.Response(

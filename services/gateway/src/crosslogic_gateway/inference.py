@@ -133,7 +133,7 @@ class Inference:
         """Opens the call on a node and returns once the engine has answered; tries others while nothing was sent."""
         excluded: tuple[str, ...] = ()
         region = principal.region
-        wanted = (body.max_tokens or 0) * body.choices
+        wanted = (body.max_tokens or 0) * body.choices * body.inputs
         while True:
             route = await self._picker.pick(
                 model=model.name,
@@ -155,7 +155,7 @@ class Inference:
                 stream=body.stream,
                 region=route.region,
                 node_id=route.node_id,
-                max_total_tokens=min(model.context_length * body.choices, 2**31 - 1),
+                max_total_tokens=min(model.context_length * body.choices * body.inputs, 2**31 - 1),
             ).SerializeToString()
             try:
                 return await self._attempt(request, api, principal, body, raw, route, context)
