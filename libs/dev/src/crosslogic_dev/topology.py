@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crosslogic_common.tls import TLS13_ENVIRONMENT
 from crosslogic_dev.certificates import CaFiles, service_files
 from crosslogic_dev.engines import EngineCommand
 from crosslogic_dev.plan import Plan
@@ -94,7 +95,7 @@ class Topology:
     def _spec(self, name: str, service: str, own: Mapping[str, str]) -> ProcessSpec:
         inherited = {key: value for key, value in self.environ.items() if key not in _NOT_INHERITED}
         extra = {**self.extra.get(service, {}), **self.extra.get(name, {})}
-        environ = {"PATH": os.defpath, **inherited, "PYTHONUNBUFFERED": "1", **own, **extra}
+        environ = {"PATH": os.defpath, **inherited, "PYTHONUNBUFFERED": "1", **TLS13_ENVIRONMENT, **own, **extra}
         return ProcessSpec(name=name, argv=(sys.executable, "-m", f"crosslogic_{service}"), environ=environ)
 
     def _tls(self, name: str) -> dict[str, str]:
