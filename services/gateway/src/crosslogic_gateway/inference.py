@@ -80,6 +80,7 @@ class Inference:
         usage: UsageOutbox,
         sealer: Sealer,
         timeouts: Timeouts,
+        body_timeout_s: float,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         """`now_us` is the wall clock in microseconds since the epoch."""
@@ -91,6 +92,7 @@ class Inference:
         self._sealer = sealer
         self._first_byte_timeout_ms = round(timeouts.first_byte_s * 1000)
         self._idle_timeout_ms = round(timeouts.idle_s * 1000)
+        self._body_timeout_s = body_timeout_s
         self._now_us = now_us
         self._settling: set[asyncio.Task[None]] = set()
         self._log = get_logger(__name__)
@@ -105,7 +107,7 @@ class Inference:
         if self._usage.full:
             raise CodedError(ErrorCode.OVERLOADED, private="the usage outbox is full", retry_after_s=5.0)
         principal = await self.principal(request)
-        raw = await request.read()
+        raw = await self._body(request)
         body = parse_body(api.engine_api, raw)
         model = self._catalogue.require(body.model, principal)
         check_against_model(body, model)
@@ -121,6 +123,16 @@ class Inference:
         except asyncio.CancelledError:
             self._client_left(call)
             raise
+
+    async def _body(self, request: web.Request) -> bytes:
+        """The request's body. One that trickles in is given up: it would hold its connection for ever."""
+        if request.content.is_eof():
+            return await request.read()
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                return await request.read()
+        except TimeoutError:
+            raise CodedError(ErrorCode.REQUEST_TIMEOUT) from None
 
     async def drain(self, grace_s: float) -> None:
         """Waits until requests whose client left are settled."""

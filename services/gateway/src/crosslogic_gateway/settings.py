@@ -111,6 +111,12 @@ class GatewaySettings(Settings):
     head_timeout_s: float = setting(
         "CROSSLOGIC_HEAD_TIMEOUT_S", default="10", parse=number(0.1, 600), doc="seconds that a request's head may take"
     )
+    body_timeout_s: float = setting(
+        "CROSSLOGIC_BODY_TIMEOUT_S",
+        default="30",
+        parse=number(0.1, 600),
+        doc="seconds that a request's body may take after its head",
+    )
     keepalive_timeout_s: float = setting(
         "CROSSLOGIC_KEEPALIVE_TIMEOUT_S",
         default="75",

@@ -96,6 +96,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             usage=usage,
             sealer=Sealer.from_base64(settings.seal_key.reveal()),
             timeouts=timeouts,
+            body_timeout_s=settings.body_timeout_s,
         )
         _gauges(metrics.registry, usage, keys, picker, access_log)
         app = make_app(
