@@ -1,5 +1,6 @@
 """Server-sent events of the engine: found as they arrive, read for counts, stripped of what was not asked. Pure."""
 
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -10,7 +11,7 @@ from crosslogic_node_agent.engine_request import EngineRequest
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 ABORTED: Final = "abort"
 """The finish reason of an engine that was told to stop, by anybody but us: the answer is not whole."""
-_DONE: Final = b"[DONE]"
+DONE: Final = b"[DONE]"
 _DECODER: Final = msgspec.json.Decoder(dict[str, Any])
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -31,15 +32,27 @@ class Piece(NamedTuple):
 class EventReader(Protocol):
     """Reads one streamed answer."""
 
-    prompt_token_ids: tuple[int, ...]
     finished: bool
     """The answer's own last event has come: a body that ends before it was cut."""
+
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        """Ids of the prompt's tokens, once told."""
 
     def feed(self, data: bytes) -> list[Piece]:
         """What of the bytes is for the client. Raises EventError."""
 
     def count(self) -> TokenCount:
         """The tokens as last told by the engine."""
+
+
+def payloads(events: list[bytes]) -> Iterator[bytes]:
+    """The data of events that have nothing else. Raises EventError; comments are passed over."""
+    for event in events:
+        if event[:6] == b"data: ":
+            yield event[6:]
+        elif event and not event.startswith(b":"):
+            raise EventError("an event without data")
 
 
 class EventSplitter:
@@ -64,101 +77,68 @@ class EventSplitter:
             raise EventError("an event that does not end")
         return events
 
-    @property
-    def rest(self) -> bytes:
-        """What has come of the next event."""
-        return self._buffer
+
+class Chunk(NamedTuple):
+    """One chunk of a completion as it was read."""
+
+    body: dict[str, Any]
+    """Without its usage."""
+    choices: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+    token_ids: tuple[int, ...]
 
 
-class CompletionEvents:
-    """Streams of /v1/chat/completions and /v1/completions."""
+class ChunkReader:
+    """Reads the chunks of /v1/chat/completions and /v1/completions, and keeps their counts."""
 
     __slots__ = (
         "_cached_tokens",
-        "_completion_tokens",
-        "_continuous_usage",
-        "_include_usage",
-        "_model",
+        "_hide_ids",
         "_prompt_counts",
         "_request",
-        "_return_token_ids",
         "_running",
-        "_source",
-        "_splitter",
-        "finished",
+        "completion_tokens",
         "prompt_token_ids",
+        "source",
     )
 
-    def __init__(
-        self, request: EngineRequest, *, include_usage: bool, continuous_usage: bool, return_token_ids: bool
-    ) -> None:
-        """The flags say what the client asked for; the engine is asked for all of it always."""
+    def __init__(self, request: EngineRequest, *, hide_ids: bool) -> None:
+        """With `hide_ids`, ids of tokens are taken out of what is returned."""
         self._request = request
-        self._include_usage = include_usage
-        self._continuous_usage = continuous_usage
-        self._return_token_ids = return_token_ids
-        self._model = request.model if request.rename else None
-        self._splitter = EventSplitter()
-        self._source = CountSource.NONE
-        self._completion_tokens = 0
+        self._hide_ids = hide_ids
         self._cached_tokens = 0
         self._running: dict[int, int] = {}
         self._prompt_counts: dict[int, int] = {}
+        self.completion_tokens = 0
+        self.source = CountSource.NONE
         self.prompt_token_ids: tuple[int, ...] = ()
-        self.finished = False
 
-    def feed(self, data: bytes) -> list[Piece]:
-        """What of the bytes is for the client. Raises EventError."""
-        pieces: list[Piece] = []
-        for event in self._splitter.split(data):
-            if event[:6] != b"data: ":
-                if event and not event.startswith(b":"):
-                    raise EventError("an event without data")
-                continue
-            payload = event[6:]
-            if payload == _DONE:
-                # Without the final usage the engine broke off, however politely.
-                self.finished = self._source is not CountSource.RUNNING
-                pieces.append(Piece(b"data: [DONE]\n\n", self._completion_tokens, ()))
-                continue
-            piece = self._chunk(payload)
-            if piece is not None:
-                pieces.append(piece)
-        return pieces
+    def read(self, payload: bytes) -> Chunk:
+        """One event's JSON. Raises EventError."""
+        try:
+            body = _DECODER.decode(payload)
+            if "error" in body:
+                raise EventError(f"the engine failed in mid-answer: {payload[:200]!r}")
+            choices = body["choices"]
+            usage = body.pop("usage", None)
+            if usage is not None:
+                self._take_usage(usage, choices)
+            return Chunk(body, choices, usage, self._take_choices(body, choices))
+        except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise EventError(f"a chunk that cannot be read: {error}") from None
 
     def count(self) -> TokenCount:
         """The tokens as last told by the engine."""
         return TokenCount(
             prompt_tokens=sum(self._prompt_counts.values()),
             cached_prompt_tokens=self._cached_tokens,
-            completion_tokens=self._completion_tokens,
-            source=self._source,
+            completion_tokens=self.completion_tokens,
+            source=self.source,
         )
 
-    def _chunk(self, payload: bytes) -> Piece | None:
-        try:
-            chunk = _DECODER.decode(payload)
-            if "error" in chunk:
-                raise EventError(f"the engine failed in mid-answer: {payload[:200]!r}")
-            choices = chunk["choices"]
-            usage = chunk.pop("usage", None)
-            if usage is not None:
-                self._take_usage(usage, choices)
-            token_ids = self._take_choices(chunk, choices)
-        except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
-            raise EventError(f"a chunk that cannot be read: {error}") from None
-        if not choices and usage is not None and not self._include_usage:
-            return None
-        if self._include_usage:
-            chunk["usage"] = usage if not choices or self._continuous_usage else None
-        if self._model is not None:
-            chunk["model"] = self._model
-        return Piece(b"data: %b\n\n" % _ENCODER.encode(chunk), self._completion_tokens, token_ids)
-
-    def _take_choices(self, chunk: dict[str, Any], choices: list[dict[str, Any]]) -> tuple[int, ...]:
-        """Reads the ids of tokens and prompt, and hides them unless the client asked for them too."""
-        hide = not self._return_token_ids
-        prompt_ids = chunk.pop("prompt_token_ids", None) if hide else chunk.get("prompt_token_ids")
+    def _take_choices(self, body: dict[str, Any], choices: list[dict[str, Any]]) -> tuple[int, ...]:
+        hide = self._hide_ids
+        prompt_ids = body.pop("prompt_token_ids", None) if hide else body.get("prompt_token_ids")
         token_ids: tuple[int, ...] = ()
         for choice in choices:
             if choice.get("finish_reason") == ABORTED:
@@ -180,18 +160,68 @@ class CompletionEvents:
             self._cached_tokens = int(details.get("cached_tokens") or 0)
         if not choices:
             self._prompt_counts = {0: prompt_tokens}
-            self._completion_tokens = completion_tokens
-            self._source = CountSource.FINAL
+            self.completion_tokens = completion_tokens
+            self.source = CountSource.FINAL
             return
         # Running usage is one choice's own: its prompt, and what that choice has generated.
         index = int(choices[0]["index"])
         if index == 0 and self._request.choices == self._request.prompts == 1:
-            self._completion_tokens = completion_tokens
+            self.completion_tokens = completion_tokens
         else:
             self._running[index] = completion_tokens
-            self._completion_tokens = sum(self._running.values())
+            self.completion_tokens = sum(self._running.values())
         self._prompt_counts[index // self._request.choices] = prompt_tokens
-        self._source = CountSource.RUNNING
+        self.source = CountSource.RUNNING
+
+
+class CompletionEvents:
+    """Streams of /v1/chat/completions and /v1/completions, as their clients asked for them."""
+
+    __slots__ = ("_chunks", "_continuous_usage", "_include_usage", "_model", "_splitter", "finished")
+
+    def __init__(
+        self, request: EngineRequest, *, include_usage: bool, continuous_usage: bool, return_token_ids: bool
+    ) -> None:
+        """The flags say what the client asked for; the engine is asked for all of it always."""
+        self._include_usage = include_usage
+        self._continuous_usage = continuous_usage
+        self._model = request.model if request.rename else None
+        self._splitter = EventSplitter()
+        self._chunks = ChunkReader(request, hide_ids=not return_token_ids)
+        self.finished = False
+
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        """Ids of the prompt's tokens, once told."""
+        return self._chunks.prompt_token_ids
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """What of the bytes is for the client. Raises EventError."""
+        pieces: list[Piece] = []
+        for payload in payloads(self._splitter.split(data)):
+            if payload == DONE:
+                # Without the final usage the engine broke off, however politely.
+                self.finished = self._chunks.source is not CountSource.RUNNING
+                pieces.append(Piece(b"data: [DONE]\n\n", self._chunks.completion_tokens, ()))
+                continue
+            piece = self._piece(self._chunks.read(payload))
+            if piece is not None:
+                pieces.append(piece)
+        return pieces
+
+    def count(self) -> TokenCount:
+        """The tokens as last told by the engine."""
+        return self._chunks.count()
+
+    def _piece(self, chunk: Chunk) -> Piece | None:
+        body, choices, usage, token_ids = chunk
+        if not choices and usage is not None and not self._include_usage:
+            return None
+        if self._include_usage:
+            body["usage"] = usage if not choices or self._continuous_usage else None
+        if self._model is not None:
+            body["model"] = self._model
+        return Piece(b"data: %b\n\n" % _ENCODER.encode(body), self._chunks.completion_tokens, token_ids)
 
 
 class TypedEvents:
@@ -227,7 +257,7 @@ class TypedEvents:
 
     def _event(self, event: bytes) -> bytes:
         head, found, payload = event.rpartition(b"data: ")
-        if not found or payload == _DONE:
+        if not found or payload == DONE:
             return event
         kind = head.removeprefix(b"event: ").strip().decode("ascii", "replace")
         wanted = kind in self._LAST or kind in self._FAILED or kind in self._READ

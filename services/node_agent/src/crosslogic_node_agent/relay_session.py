@@ -103,6 +103,8 @@ class RelaySession:
             if not self._ready and not self._refusals:
                 wake.clear()
                 await wake.wait()
+                # What arrived for other calls at the same moment goes along: one turn of the loop, no timer.
+                await asyncio.sleep(0)
             await write(pb.RelayResponse(frames=self._gather()))
 
     def _gather(self) -> list[pb.RelayResponseFrame]:
