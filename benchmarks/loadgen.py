@@ -194,7 +194,7 @@ async def run(load: Load) -> dict[str, object]:
 def _report(tally: Tally, took_s: float, cpu_used: list[float]) -> dict[str, object]:
     def shares_ms(values: list[float]) -> dict[str, float]:
         ordered = sorted(values)
-        return {f"p{share}": percentile(ordered, share / 100) * 1000 for share in (50, 90, 99)}
+        return {f"p{share}": percentile(ordered, share / 100) * 1000 for share in (10, 50, 90, 99)}
 
     return {
         "seconds": took_s,
