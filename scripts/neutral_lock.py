@@ -11,7 +11,7 @@ def main() -> None:
     """Rewrites the lock file named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lock", type=Path)
-    parser.add_argument("--registry", default=NEUTRAL, help="what to write as the registry; a neutral name if not given")
+    parser.add_argument("--registry", default=NEUTRAL, help="what to write as the registry")
     arguments = parser.parse_args()
     text = arguments.lock.read_text()
     text = re.sub(r'registry = "https?://[^"]+"', f'registry = "{arguments.registry}"', text)
