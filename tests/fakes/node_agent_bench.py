@@ -11,6 +11,7 @@ import msgspec
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.metrics import Metrics
+from crosslogic_node_agent.assembly import AnswerTemplates
 from crosslogic_node_agent.domain import Ending, EngineAddress, TokenCount
 from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.metrics import AgentMetrics
@@ -131,13 +132,16 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(*, port: int, engine_model: str = "engine-model", max_calls: int = 1024) -> AsyncIterator[Bench]:
+async def bench(
+    *, port: int, engine_model: str = "engine-model", max_calls: int = 1024, templates: AnswerTemplates | None = None
+) -> AsyncIterator[Bench]:
     """A session with a gateway, in front of an engine at `port`."""
     pool = EnginePool(EngineAddress(host="127.0.0.1", port=port))
     witnesses = KeptWitnesses()
     relay = Relay(
         pool=pool,
         models=OneModel(engine_model),
+        templates=templates,
         witnesses=witnesses,
         metrics=AgentMetrics(Metrics()),
         max_calls=max_calls,

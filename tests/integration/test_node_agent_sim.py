@@ -12,6 +12,8 @@ import pytest
 
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
+from crosslogic_node_agent.answer_lessons import learn_answers
+from crosslogic_node_agent.assembly import AnswerTemplates
 from tests.fakes.node_agent_bench import MODEL, Bench, bench
 from tests.fakes.node_agent_sim import SIM_MODEL, Sim, sim_engine
 
@@ -65,6 +67,61 @@ async def test_a_client_with_stops_sees_the_engines_own_text(sim: Sim, relayed: 
     await answer.ended.wait()
     assert "".join(event["choices"][0]["text"] for event in answer.events()) == direct["choices"][0]["text"]
     assert answer.end.usage.completion_tokens == direct["usage"]["completion_tokens"]
+
+
+@pytest.fixture
+async def assembling(sim: Sim) -> AsyncIterator[Bench]:
+    templates = AnswerTemplates(from_tokens=1)
+    await learn_answers(sim.api, await sim.api.facts(), templates)
+    async with bench(port=sim.port, engine_model=SIM_MODEL, templates=templates) as made:
+        yield made
+
+
+@pytest.mark.parametrize("api", [pb.ENGINE_API_CHAT_COMPLETIONS, pb.ENGINE_API_COMPLETIONS])
+@pytest.mark.parametrize("more", [{}, {"stop": ["e"]}, {"return_token_ids": True}, {"n": 2, "temperature": 1}])
+async def test_an_assembled_answer_is_the_engines_own(
+    sim: Sim, relayed: Bench, assembling: Bench, api: int, more: dict[str, Any]
+) -> None:
+    answers = []
+    for bench_ in (relayed, assembling):
+        _, answer = bench_.gateway.open(
+            BODIES[api] | more, api=api, request_id="same", return_token_ids="return_token_ids" in more
+        )
+        await answer.ended.wait()
+        assert answer.head.content_type.startswith("application/json")
+        # The relayed one names the engine's own fields; what differs between two answers is when they were made.
+        answers.append((msgspec.json.decode(answer.data) | {"created": 0}, answer.end))
+    assert answers[0] == answers[1]
+
+
+async def test_a_client_that_leaves_a_whole_answer_pays_for_exactly_what_was_generated(
+    sim: Sim, assembling: Bench
+) -> None:
+    for api in (pb.ENGINE_API_CHAT_COMPLETIONS, pb.ENGINE_API_COMPLETIONS):
+        request_id = str(uuid.uuid4())
+        call_id, answer = assembling.gateway.open(BODIES[api] | {"max_tokens": 4000}, api=api, request_id=request_id)
+        await asyncio.sleep(0.2)
+        assembling.gateway.cancel(call_id)
+        await answer.ended.wait()
+        record = await sim.record(request_id)
+        assert answer.data == b""
+        assert answer.end.usage.source == common_pb.COUNT_SOURCE_ENGINE_RUNNING
+        assert answer.end.usage.completion_tokens == record["generated"] > 10
+
+
+@pytest.mark.parametrize("fault", [{"cut_after_tokens": 5}, {"error_after_tokens": 5}, {"cut_before_usage": True}])
+async def test_a_whole_answer_that_breaks_is_a_failure_and_not_half_an_answer(
+    sim: Sim, assembling: Bench, fault: dict[str, Any]
+) -> None:
+    await sim.post("/sim/faults", fault)
+    _, answer = assembling.gateway.open(BODIES[pb.ENGINE_API_COMPLETIONS])
+    await answer.ended.wait()
+    assert answer.end.outcome == common_pb.OUTCOME_FAILED
+    assert answer.data == b""
+    await sim.post("/sim/faults", {"status": 503})
+    _, answer = assembling.gateway.open(BODIES[pb.ENGINE_API_COMPLETIONS])
+    await answer.ended.wait()
+    assert answer.head.status == 503
 
 
 @pytest.mark.parametrize("more", [{"n": 3, "temperature": 1}, {"prompt": ["one", "two words"]}])

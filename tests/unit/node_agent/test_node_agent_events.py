@@ -1,15 +1,17 @@
 """What of the engine's events reaches a client, and what of them is counted."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from crosslogic_node_agent.domain import CountSource, TokenCount
 from crosslogic_node_agent.engine_request import EngineRequest
 from crosslogic_node_agent.events import CompletionEvents, EventError, Piece, TypedEvents
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def request(*, prompts: int = 1, choices: int = 1, rename: bool = False) -> EngineRequest:
@@ -41,7 +43,7 @@ def stream(*events: dict[str, Any] | str, line_end: str = "\n") -> bytes:
 def fed(events: CompletionEvents | TypedEvents, raw: bytes, cuts: list[int]) -> list[Piece]:
     pieces: list[Piece] = []
     edges = [0, *sorted({cut % (len(raw) + 1) for cut in cuts}), len(raw)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         pieces += events.feed(raw[start:end])
     return pieces
 

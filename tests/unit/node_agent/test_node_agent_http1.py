@@ -1,9 +1,12 @@
 """HTTP/1.1 answers, however they arrive."""
 
+from itertools import pairwise
+
 import pytest
-from crosslogic_node_agent.http1 import AnswerParser, HttpError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from crosslogic_node_agent.http1 import AnswerParser, HttpError
 
 
 class Heard:
@@ -30,7 +33,7 @@ def parse(raw: bytes, cuts: list[int], *, eof: bool = False) -> tuple[Heard, Ans
     heard = Heard()
     parser = AnswerParser(heard)
     edges = [0, *sorted({cut % (len(raw) + 1) for cut in cuts}), len(raw)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         if start < end:
             parser.feed(raw[start:end])
     if eof:

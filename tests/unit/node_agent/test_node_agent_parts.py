@@ -8,6 +8,10 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+
+from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic_common.settings import SettingsError
+from crosslogic_common.tls import Identity
 from crosslogic_node_agent.domain import Capacity, EngineAddress, EngineFacts, EngineLoad, EngineState, EngineStatus
 from crosslogic_node_agent.engine_api import EngineApi, EngineFailureError, parse_load
 from crosslogic_node_agent.engine_process import last_lines
@@ -17,10 +21,6 @@ from crosslogic_node_agent.measure import Measurement
 from crosslogic_node_agent.node_life import NodeLife
 from crosslogic_node_agent.settings import NodeAgentSettings
 from crosslogic_node_agent.whole_answer import AnswerError, read_count
-
-from crosslogic.registry.v1 import registry_pb2 as pb
-from crosslogic_common.settings import SettingsError
-from crosslogic_common.tls import Identity
 from tests.fakes.test_ca import CertificateMaker
 
 FACTS = EngineFacts(version="0.32.0", served_models=("m",), context_length=4096)

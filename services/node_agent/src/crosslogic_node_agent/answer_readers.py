@@ -1,8 +1,9 @@
 """What reads an engine's answer: events as they come, or a body once it is whole. Pure."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
+from crosslogic_node_agent.assembly import AssembledAnswer
 from crosslogic_node_agent.domain import TokenCount
 from crosslogic_node_agent.engine_request import COUNTED_APIS, EngineRequest
 from crosslogic_node_agent.events import CompletionEvents, EventError, EventReader, Piece, TypedEvents
@@ -24,8 +25,8 @@ class AnswerReader(Protocol):
     def refused(self) -> bool:
         """The engine answered with an error status: its body goes on as it is and counts nothing."""
 
-    def on_head(self, status: int) -> None:
-        """The engine answered."""
+    def on_head(self, status: int, content_type: str) -> str:
+        """The engine answered; returns the content type to tell the client."""
 
     def feed(self, data: bytes) -> list[Piece]:
         """What of the bytes is for the client now. Raises EventError."""
@@ -39,6 +40,8 @@ class AnswerReader(Protocol):
 
 def make_reader(request: pb.RelayOpen, engine_request: EngineRequest) -> AnswerReader:
     """The reader of a call's answer."""
+    if engine_request.template is not None:
+        return AssembledReader(engine_request, engine_request.template)
     if not request.stream:
         return WholeReader(engine_request)
     events: EventReader
@@ -71,9 +74,10 @@ class WholeReader:
         """None: a whole answer is asked for anew rather than resumed."""
         return ()
 
-    def on_head(self, status: int) -> None:
+    def on_head(self, status: int, content_type: str) -> str:
         """The engine answered."""
         self.refused = status >= 400  # noqa: PLR2004  # HTTP's own boundary
+        return content_type
 
     def feed(self, data: bytes) -> list[Piece]:
         """Nothing before the body is complete. Raises EventError for one that is too large."""
@@ -94,9 +98,7 @@ class WholeReader:
                     body = renamed(body, self._request.model)
             except AnswerError as error:
                 raise EventError(str(error)) from None
-        if len(body) <= _PIECE_BYTES:
-            return [Piece(body, 0, ())] if body else []
-        return [Piece(body[at : at + _PIECE_BYTES], 0, ()) for at in range(0, len(body), _PIECE_BYTES)]
+        return _pieces(body)
 
     def count(self) -> TokenCount:
         """The usage of the answer; none before it is complete."""
@@ -123,11 +125,12 @@ class StreamReader:
         """The engine answered with an error status."""
         return self._refusal is not None
 
-    def on_head(self, status: int) -> None:
+    def on_head(self, status: int, content_type: str) -> str:
         """The engine answered."""
         if status >= 400:  # noqa: PLR2004  # HTTP's own boundary
             self._refusal = WholeReader(self._request)
-            self._refusal.on_head(status)
+            self._refusal.on_head(status, content_type)
+        return content_type
 
     def feed(self, data: bytes) -> list[Piece]:
         """The events in the bytes."""
@@ -144,3 +147,53 @@ class StreamReader:
     def count(self) -> TokenCount:
         """The tokens as last told by the engine."""
         return self._events.count()
+
+
+class AssembledReader:
+    """Puts a whole answer together from a stream; gathers the body of a refusal."""
+
+    __slots__ = ("_answer", "_refusal", "_request")
+
+    def __init__(self, request: EngineRequest, template: dict[str, Any]) -> None:
+        self._request = request
+        self._answer = AssembledAnswer(request, template)
+        self._refusal: WholeReader | None = None
+
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        """None: a whole answer is asked for anew rather than resumed."""
+        return ()
+
+    @property
+    def refused(self) -> bool:
+        """The engine answered with an error status."""
+        return self._refusal is not None
+
+    def on_head(self, status: int, content_type: str) -> str:
+        """The engine answered."""
+        if status >= 400:  # noqa: PLR2004  # HTTP's own boundary
+            self._refusal = WholeReader(self._request)
+            return self._refusal.on_head(status, content_type)
+        return "application/json"
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """Nothing before the answer is complete."""
+        if self._refusal is not None:
+            return self._refusal.feed(data)
+        self._answer.feed(data)
+        return []
+
+    def finish(self) -> list[Piece]:
+        """The answer. Raises EventError when it is not whole."""
+        return self._refusal.finish() if self._refusal is not None else _pieces(self._answer.body())
+
+    def count(self) -> TokenCount:
+        """The tokens as last told by the engine."""
+        return self._answer.count()
+
+
+def _pieces(body: bytes) -> list[Piece]:
+    """A whole body in pieces that fit any credit."""
+    if len(body) <= _PIECE_BYTES:
+        return [Piece(body, 0, ())] if body else []
+    return [Piece(body[at : at + _PIECE_BYTES], 0, ()) for at in range(0, len(body), _PIECE_BYTES)]

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -55,6 +55,17 @@ class EngineRequest:
     """The name that answers must carry."""
     rename: bool
     """The engine knows the model by another name."""
+    return_token_ids: bool = False
+    """The client asked for them."""
+    template: dict[str, Any] | None = None
+    """The engine's own whole answer, whose fields the answer is to have: it is streamed, and put together here."""
+
+
+class Templates(Protocol):
+    """Which whole answers are to be put together from a stream."""
+
+    def template(self, api: int, body: dict[str, Any]) -> dict[str, Any] | None:
+        """The engine's answer whose fields are to be used; None: the engine answers whole."""
 
 
 def check_open(request: pb.RelayOpen) -> None:
@@ -73,7 +84,7 @@ def check_open(request: pb.RelayOpen) -> None:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` must be 1 to {MAX_TIMEOUT_MS}.", param=name)
 
 
-def build_request(request: pb.RelayOpen, *, engine_model: str) -> EngineRequest:
+def build_request(request: pb.RelayOpen, *, engine_model: str, templates: Templates | None = None) -> EngineRequest:
     """The engine's request for a call. `engine_model` is the model's name there.
 
     Raises INVALID_ARGUMENT for a body that is no JSON object, REQUEST_TOO_LARGE.
@@ -85,7 +96,8 @@ def build_request(request: pb.RelayOpen, *, engine_model: str) -> EngineRequest:
     body["model"] = engine_model
     if request.cache_salt:
         body["cache_salt"] = request.cache_salt
-    if request.stream:
+    template = None if request.stream or templates is None else templates.template(request.api, body)
+    if request.stream or template is not None:
         body["stream"] = True
         if request.api in COUNTED_APIS:
             body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
@@ -103,6 +115,8 @@ def build_request(request: pb.RelayOpen, *, engine_model: str) -> EngineRequest:
         choices=_choices(body),
         model=request.model,
         rename=engine_model != request.model,
+        return_token_ids=request.return_token_ids,
+        template=template,
     )
 
 

@@ -14,6 +14,7 @@ from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
+from crosslogic_node_agent.assembly import AnswerTemplates
 from crosslogic_node_agent.engine_api import EngineApi
 from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.engine_process import EngineCommand
@@ -50,7 +51,8 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         pool = EnginePool(settings.engine_url)
         stack.callback(pool.close)
         api = EngineApi(pool)
-        supervisor = _supervisor(settings, api, agent_metrics)
+        templates = AnswerTemplates(from_tokens=settings.assemble_from_tokens)
+        supervisor = _supervisor(settings, api, agent_metrics, templates)
         await stack.enter_async_context(supervisor.running())
         files = IdentityFiles(settings.state_dir)
         await join(
@@ -83,6 +85,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         relay = Relay(
             pool=pool,
             models=supervisor,
+            templates=templates,
             witnesses=outbox,
             metrics=agent_metrics,
             max_calls=settings.max_calls,
@@ -106,7 +109,9 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         await outbox.flush(2.0)
 
 
-def _supervisor(settings: NodeAgentSettings, api: EngineApi, metrics: AgentMetrics) -> Supervisor:
+def _supervisor(
+    settings: NodeAgentSettings, api: EngineApi, metrics: AgentMetrics, templates: AnswerTemplates
+) -> Supervisor:
     command = None
     if settings.engine_command:
         command = EngineCommand(
@@ -130,6 +135,7 @@ def _supervisor(settings: NodeAgentSettings, api: EngineApi, metrics: AgentMetri
             start_s=settings.engine_start_timeout_s, hang_s=settings.engine_hang_s, stop_s=settings.engine_stop_s
         ),
         measure=measurement.capacity,
+        templates=templates,
         on_restart=metrics.engine_restarts.inc,
     )
 

@@ -7,7 +7,7 @@ from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_node_agent.domain import Ending, TokenCount
 from crosslogic_node_agent.engine_connection import EnginePool
-from crosslogic_node_agent.engine_request import build_request
+from crosslogic_node_agent.engine_request import Templates, build_request
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.ports import ModelNames, Witnesses
 from crosslogic_node_agent.relay_call import RelayCall
@@ -21,13 +21,18 @@ class Relay:
         *,
         pool: EnginePool,
         models: ModelNames,
+        templates: Templates | None = None,
         witnesses: Witnesses,
         metrics: AgentMetrics,
         max_calls: int,
     ) -> None:
-        """At most `max_calls` run at a time, over all streams."""
+        """Without `templates` the engine itself answers whole what is wanted whole.
+
+        At most `max_calls` run at a time, over all streams.
+        """
         self._pool = pool
         self._models = models
+        self._templates = templates
         self._witnesses = witnesses
         self._metrics = metrics
         self._max_calls = max_calls
@@ -59,7 +64,7 @@ class Relay:
         engine_model = self._models.engine_model(request.model)
         if engine_model is None:
             raise CodedError(ErrorCode.MODEL_NOT_FOUND)
-        engine_request = build_request(request, engine_model=engine_model)
+        engine_request = build_request(request, engine_model=engine_model, templates=self._templates)
         call = RelayCall(
             call_id=call_id,
             request=request,

@@ -121,9 +121,8 @@ class RelayCall:
 
     def on_head(self, status: int, content_type: str) -> None:
         """The engine answered."""
-        self._reader.on_head(status)
         self.output.status = status
-        self.output.content_type = content_type
+        self.output.content_type = self._reader.on_head(status, content_type)
 
     def on_body(self, data: bytes) -> None:
         """Bytes of the answer."""

@@ -146,6 +146,13 @@ class NodeAgentSettings(Settings):
         parse=number(0, 1e9),
         doc="tokens per second to report as the capacity; 0: as measured",
     )
+    assemble_from_tokens: int = setting(
+        "CROSSLOGIC_ASSEMBLE_FROM_TOKENS",
+        default="256",
+        parse=integer(0, 2**31 - 1),
+        doc="whole answers that may have this many tokens are streamed from the engine, so that a client that leaves "
+        "one pays for exactly what was generated; 0: none",
+    )
     max_calls: int = setting(
         "CROSSLOGIC_MAX_CALLS", default="1024", parse=integer(1, 100_000), doc="most requests under way at a time"
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from crosslogic_common.batched import Backoff
 from crosslogic_common.logs import get_logger
+from crosslogic_node_agent.answer_lessons import learn_answers
+from crosslogic_node_agent.assembly import AnswerTemplates
 from crosslogic_node_agent.domain import Capacity, EngineFacts, EngineState, EngineStatus
 from crosslogic_node_agent.engine_api import EngineApi, EngineFailureError
 from crosslogic_node_agent.engine_process import EngineCommand, EngineProcess, kill_marked, last_lines
@@ -41,6 +43,7 @@ class Supervisor:
         api: EngineApi,
         patience: Patience,
         measure: Callable[[EngineFacts], Awaitable[Capacity]],
+        templates: AnswerTemplates,
         on_restart: Callable[[], None],
         backoff: Backoff | None = None,
     ) -> None:
@@ -53,6 +56,7 @@ class Supervisor:
         self._api = api
         self._patience = patience
         self._measure = measure
+        self._templates = templates
         self._on_restart = on_restart
         self._backoff = backoff or Backoff(base_s=0.5, cap_s=60.0)
         self._log = get_logger(__name__)
@@ -181,6 +185,7 @@ class Supervisor:
             try:
                 self.facts = await self._api.facts()
                 self._set(EngineStatus.STARTING, "the engine is being measured")
+                await learn_answers(self._api, self.facts, self._templates)
                 self.capacity = await self._measure(self.facts)
                 break
             except EngineFailureError as error:
