@@ -26,6 +26,7 @@ def _arguments() -> argparse.Namespace:
         "--quick", action="store_true", default=os.environ.get("QUICK", "") not in ("", "0"), help="under a minute"
     )
     parser.add_argument("--full", action="store_true", help="also through the real node agent and the simulated engine")
+    parser.add_argument("--realtime", action="store_true", help="rows of low load ahead of all else; needs root")
     parser.add_argument("--keep", action="store_true", help="start the suite, print how to reach it, wait for Enter")
     chosen = parser.parse_args()
     unknown = set(chosen.rows) - set(ALONE_ROWS) - set(SUITE_ROWS) - set(AGENT_ROWS)
@@ -53,7 +54,7 @@ async def _measure(chosen: argparse.Namespace) -> tuple[list[Figure], list[str]]
         if not wanted:
             continue
         began = time.monotonic()
-        async with running_suite(real_agents=real_agents) as stack:
+        async with running_suite(real_agents=real_agents, real_time=chosen.realtime) as stack:
             tell("suite started", began, [])
             for row in wanted:
                 began = time.monotonic()

@@ -61,7 +61,8 @@ async def gateway_latency(stack: Stack, lengths: Lengths) -> list[Figure]:
         seen = sound(await whole_requests(stack, connections=8, seconds=lengths.round_s, to=to, think_us=20_000))
         return {"p50": seen.p50_ms, "p99": seen.p99_ms}
 
-    return await _added("added latency, engine 20 ms, 8 in flight", shares_ms, lengths, None)
+    with stack.undisturbed():
+        return await _added("added latency, engine 20 ms, 8 in flight", shares_ms, lengths, None)
 
 
 async def gateway_streams(stack: Stack, lengths: Lengths) -> list[Figure]:
@@ -116,7 +117,8 @@ async def gateway_first_token(stack: Stack, lengths: Lengths) -> list[Figure]:
         # On a busy machine p10 shows what the way itself takes.
         return {share: seen["first_byte_ms"][share] for share in ("p10", "p50", "p99")}
 
-    return await _added("added time to first token", shares_ms, lengths, Budget(1))
+    with stack.undisturbed():
+        return await _added("added time to first token", shares_ms, lengths, Budget(1))
 
 
 async def _added(
