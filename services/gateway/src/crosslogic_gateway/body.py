@@ -4,8 +4,6 @@ The body is decoded once, into the few fields that admission, picking and accoun
 engine's to judge: the agent decodes the same bytes, writes them anew and the engine validates them.
 """
 
-from dataclasses import dataclass
-
 import msgspec
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
@@ -47,9 +45,8 @@ class _Input(_Common, kw_only=True):
     input: str | list[msgspec.Raw]
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceBody:
-    """A request as far as the gateway reads it."""
+class InferenceBody(msgspec.Struct, frozen=True, gc=False):
+    """A request as far as the gateway reads it. A Struct: a frozen dataclass costs 2 µs more to make."""
 
     model: str
     stream: bool
@@ -115,17 +112,20 @@ def check_against_model(body: InferenceBody, model: Model) -> None:
 
 def _one_limit(body: _Common) -> int | None:
     """The limit on generated tokens, whichever name it came under. Two names that disagree are refused."""
-    limits = {
-        name: value
-        for name, value in (
-            ("max_tokens", body.max_tokens),
-            ("max_completion_tokens", body.max_completion_tokens),
-            ("max_output_tokens", body.max_output_tokens),
-        )
-        if value is not None
-    }
-    if not limits:
-        return None
+    if body.max_completion_tokens is None and body.max_output_tokens is None:
+        if body.max_tokens is None or 0 <= body.max_tokens < 2**31:
+            return body.max_tokens
+        limits = {"max_tokens": body.max_tokens}
+    else:
+        limits = {
+            name: value
+            for name, value in (
+                ("max_tokens", body.max_tokens),
+                ("max_completion_tokens", body.max_completion_tokens),
+                ("max_output_tokens", body.max_output_tokens),
+            )
+            if value is not None
+        }
     for name, value in limits.items():
         if not 0 <= value < 2**31:
             raise CodedError(
@@ -138,6 +138,8 @@ def _one_limit(body: _Common) -> int | None:
 
 
 def _choices(body: _Common) -> int:
+    if body.n is None and body.best_of is None:
+        return 1
     choices = 1
     for name, value in (("n", body.n), ("best_of", body.best_of)):
         if value is None:

@@ -30,16 +30,23 @@ class LastKnownRoutes:
         self._max_age_s = max_age_s
         self._places: OrderedDict[Place, OrderedDict[str, tuple[Route, float]]] = OrderedDict()
 
-    def remember(self, place: Place, route: Route) -> None:
-        """`route` serves `place` now."""
+    def remember(self, place: Place, picked: scheduler_pb.PickResponse) -> Route:
+        """Notes that the node picked serves `place` now; returns its route."""
         routes = self._places.get(place)
         if routes is None:
             routes = self._places[place] = OrderedDict()
             if len(self._places) > MAX_PLACES:
                 self._places.popitem(last=False)
-        routes[route.node_id] = (route, self._clock.monotonic())
+        node_id = picked.node_id
+        known = routes.get(node_id)
+        # Most picks name a node that was picked before: its route need not be made again.
+        route = None if known is None else known[0]
+        if route is None or route.address != picked.address or route.region != picked.region:
+            route = Route(node_id, picked.address, picked.region)
+        routes[node_id] = (route, self._clock.monotonic())
         if len(routes) > MAX_ROUTES_A_PLACE:
             routes.popitem(last=False)
+        return route
 
     def next(self, place: Place, excluded: Iterable[str]) -> Route | None:
         """A route for `place`, each in its turn. None: none is known."""
@@ -106,9 +113,7 @@ class Picker:
                 raise CodedError(ErrorCode.NO_CAPACITY, private=f"no route in memory and {error.private}") from None
             self.picked_from_memory += 1
             return route
-        route = Route(picked.node_id, picked.address, picked.region)
-        self._last_known.remember(place, route)
-        return route
+        return self._last_known.remember(place, picked)
 
 
 def _decode(
