@@ -58,6 +58,12 @@ class Ledger:
         with psycopg.connect(self._suite.database_url, connect_timeout=5) as connection:
             return {row[0]: Entry(*row[1:]) for row in connection.execute(_EFFECTIVE).fetchall()}
 
+    def waiting_witnesses(self) -> int:
+        """Nodes' counts that were not looked at yet."""
+        with psycopg.connect(self._suite.database_url, connect_timeout=5) as connection:
+            row = connection.execute("SELECT count(*) FROM ledger.witnesses").fetchone()
+        return int(row[0]) if row is not None else 0
+
     def holding(self, request_ids: Collection[str], *, timeout_s: float = 30.0) -> dict[str, Entry]:
         """Everything, once all of these are in it."""
         until = time.monotonic() + timeout_s
