@@ -5,53 +5,45 @@ import contextlib
 import gc
 import signal
 import sys
-from typing import Any
 
 import uvloop
-from aiohttp import web
 
 from crosslogic_sim_engine.app import SimApp
 from crosslogic_sim_engine.config import SimConfig, parse_config
+from crosslogic_sim_engine.wire import Connection
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
+BACKLOG = 1024
 STOP_GRACE_S = 1.0
 
 
 async def serve(config: SimConfig, stop: asyncio.Event) -> None:
     """Serves until `stop` is set. Prints one line with the address once connections are accepted."""
     app = SimApp(config)
-
     loop = asyncio.get_running_loop()
+    connections: set[Connection] = set()
 
-    def request_factory(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY_BYTES)
+    def connect() -> Connection:
+        return Connection(app.handle, connections)
 
-    # Without cancellation a handler would not learn that its client has gone.
-    server = web.Server(
-        app.handle,
-        request_factory=request_factory,
-        handler_cancellation=True,
-        access_log=None,
-        keepalive_timeout=600,
-    )
     await asyncio.sleep(config.start_delay_s)
-    runner = web.ServerRunner(server, shutdown_timeout=STOP_GRACE_S)
-    await runner.setup()
     if config.uds is not None:
-        await web.UnixSite(runner, config.uds).start()
+        server = await loop.create_unix_server(connect, config.uds, backlog=BACKLOG)
         print(f"listening on unix:{config.uds}", flush=True)  # noqa: T201
     else:
-        await web.TCPSite(runner, config.host, config.port or 0, backlog=1024, reuse_address=True).start()
-        host, port = runner.addresses[0][:2]
-        print(f"listening on http://{host}:{port}", flush=True)  # noqa: T201
+        server = await loop.create_server(connect, config.host, config.port, backlog=BACKLOG, reuse_address=True)
+        port = server.sockets[0].getsockname()[1]
+        print(f"listening on http://{config.host}:{port}", flush=True)  # noqa: T201
     # What lives now lives to the end: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
-    try:
-        await stop.wait()
-    finally:
-        app.stop()
-        await runner.cleanup()
+    await stop.wait()
+    server.close()
+    app.stop()
+    for connection in list(connections):
+        connection.close()
+    until = loop.time() + STOP_GRACE_S
+    while connections and loop.time() < until:
+        await asyncio.sleep(0.01)
 
 
 async def _run(config: SimConfig) -> None:

@@ -6,11 +6,10 @@ import itertools
 import os
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from crosslogic_sim_engine import vocabulary
 from crosslogic_sim_engine.choice import Choice
@@ -18,17 +17,17 @@ from crosslogic_sim_engine.config import SimConfig
 from crosslogic_sim_engine.engine import Engine
 from crosslogic_sim_engine.errors import ENGINE_DEAD, ApiError, bad_type
 from crosslogic_sim_engine.event_shapes import MessagesShape, ResponsesShape
-from crosslogic_sim_engine.faults import FaultBoard, Faults, parse_faults
+from crosslogic_sim_engine.faults import NO_FAULTS, FaultBoard, Faults, parse_faults
 from crosslogic_sim_engine.job import Job, Shape
 from crosslogic_sim_engine.parsing import Api, chat_ids, check_model, parse_generation, parse_object
 from crosslogic_sim_engine.records import Counters, Records
 from crosslogic_sim_engine.shapes import ChatShape, CompletionsShape
-from crosslogic_sim_engine.wire import StreamSink, Written, answer
+from crosslogic_sim_engine.wire import Request, StreamSink
 
 VERSION = "0.32.0"
 _ID_PREFIX: dict[Api, str] = {"completions": "cmpl", "chat": "chatcmpl", "messages": "chatcmpl", "responses": "resp"}
 _JSON_TYPE = "application/json"
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[Request], None]
 
 
 class SimApp:
@@ -70,28 +69,27 @@ class SimApp:
             ("POST", "/sim/faults"): self._set_faults,
         }
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """One request."""
+    def handle(self, request: Request) -> None:
+        """One request; its answer may be written later."""
         path = request.path
         api = self._generating.get(path) if request.method == "POST" else None
         try:
             if api is not None:
-                return await self._generate(request, api)
+                self._generate(request, api)
+                return
             handler = self._routes.get((request.method, path))
             if handler is not None:
-                return await handler(request)
+                handler(request)
+                return
             if path.startswith("/sim/requests/") and request.method == "GET":
-                return self._record(request, path.removeprefix("/sim/requests/"))
+                self._record(request, path.removeprefix("/sim/requests/"))
+                return
         except ApiError as error:
-            body = error.messages_body() if api == "messages" else error.body()
-            return answer(request, body, status=error.status)
-        except ConnectionResetError:
-            return Written()
+            request.reply(error.messages_body() if api == "messages" else error.body(), status=error.status)
+            return
         known = path in self._generating or any(path == other for _, other in self._routes)
-        return answer(
-            request,
-            b'{"detail":"Method Not Allowed"}' if known else b'{"detail":"Not Found"}',
-            status=405 if known else 404,
+        request.reply(
+            b'{"detail":"Method Not Allowed"}' if known else b'{"detail":"Not Found"}', status=405 if known else 404
         )
 
     def stop(self) -> None:
@@ -103,37 +101,41 @@ class SimApp:
 
     # --- generating
 
-    async def _generate(self, request: web.BaseRequest, api: Api) -> web.StreamResponse:
+    def _generate(self, request: Request, api: Api) -> None:
         faults = self._board.for_next_request()
-        body = await self._json(request)
-        if faults.header_delay_s:
-            await asyncio.sleep(faults.header_delay_s)
-        if faults.status is not None:
-            return self._fault_answer(request, faults)
+        body = self._json(request)
+        if faults is not NO_FAULTS and faults.status is not None:
+            self._later(faults, lambda: self._refuse(request, faults))
+            return
         parsed = parse_generation(api, body, served=self._config.model, context_tokens=self._config.context_tokens)
         job = self._job(request, api, parsed, faults)
-        try:
+        request.connection.on_lost = lambda: self._engine.abort(job)
+        if faults is NO_FAULTS:
             self._engine.submit(job)
-            await job.done
-        except asyncio.CancelledError:
-            self._engine.abort(job)
-            raise
-        if job.sink is not None:
-            return Written()
-        if job.failed in ("cut", "garbage"):
-            transport = request.transport
-            if transport is not None:
-                transport.write(
-                    b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{" if job.failed == "cut" else b"\xff\x00?"
-                )
-                transport.close()
-            return Written()
-        if job.failed == "error":
-            raise ApiError(ENGINE_DEAD, status=500, kind="InternalServerError")
-        return answer(request, job.shape.whole(job))
+        else:
+            self._later(faults, lambda: None if job.ended else self._engine.submit(job))
 
-    def _job(self, request: web.BaseRequest, api: Api, parsed: Any, faults: Faults) -> Job:
-        given_id = request.headers.get("X-Request-Id")
+    def _later(self, faults: Faults, go_on: Callable[[], None]) -> None:
+        if faults.header_delay_s:
+            self._loop.call_later(faults.header_delay_s, go_on)
+        else:
+            go_on()
+
+    def _answer_whole(self, request: Request, job: Job) -> None:
+        if job.sink is not None:
+            return
+        if job.failed == "cut":
+            request.break_off(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{")
+        elif job.failed == "garbage":
+            request.break_off(b"\xff\x00?")
+        elif job.failed == "error":
+            error = ApiError(ENGINE_DEAD, status=500, kind="InternalServerError")
+            request.reply(error.body(), status=500)
+        else:
+            request.reply(job.shape.whole(job))
+
+    def _job(self, request: Request, api: Api, parsed: Any, faults: Faults) -> Job:
+        given_id = request.headers.get("x-request-id")
         request_id = given_id or self._new_id()
         record = self._records.begin(
             request_id,
@@ -163,36 +165,34 @@ class SimApp:
             record=record,
             faults=faults,
             sink=StreamSink(request) if parsed.stream else None,
-            done=self._loop.create_future(),
+            on_done=lambda job: self._answer_whole(request, job),
         )
 
-    def _fault_answer(self, request: web.BaseRequest, faults: Faults) -> Written:
+    def _refuse(self, request: Request, faults: Faults) -> None:
         status = faults.status or 500
         kinds = {429: "TooManyRequestsError", 503: "ServiceUnavailableError"}
         error = ApiError(
             f"Simulated failure with status {status}.", status=status, kind=kinds.get(status, "InternalServerError")
         )
         extra = "" if faults.retry_after_s is None else f"retry-after: {faults.retry_after_s}\r\n"
-        return answer(request, error.body(), status=status, extra=extra)
+        request.reply(error.body(), status=status, extra=extra)
 
-    async def _json(self, request: web.BaseRequest) -> dict[str, Any]:
-        body = await request.read()
-        kind = request.headers.get("Content-Type", "")
+    def _json(self, request: Request) -> dict[str, Any]:
+        kind = request.headers.get("content-type", "")
         if not kind.startswith(_JSON_TYPE):
             raise ApiError(
                 "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed", kind="Bad Request"
             )
-        return parse_object(body)
+        return parse_object(request.body)
 
     # --- the other paths
 
-    async def _embeddings(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _embeddings(self, request: Request) -> None:
         faults = self._board.for_next_request()
-        body = await self._json(request)
-        if faults.header_delay_s:
-            await asyncio.sleep(faults.header_delay_s)
+        body = self._json(request)
         if faults.status is not None:
-            return self._fault_answer(request, faults)
+            self._refuse(request, faults)
+            return
         check_model(body, self._config.model)
         value: Any = body.get("input")
         inputs: list[Any] = value if isinstance(value, list) and not (value and isinstance(value[0], int)) else [value]
@@ -208,7 +208,7 @@ class SimApp:
             {"index": index, "object": "embedding", "embedding": self._embedding(prompt, as_base64=as_base64)}
             for index, prompt in enumerate(prompts)
         ]
-        request_id = request.headers.get("X-Request-Id") or self._new_id()
+        request_id = request.headers.get("x-request-id") or self._new_id()
         usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
         whole = {
             "id": f"embd-{request_id}",
@@ -218,7 +218,7 @@ class SimApp:
             "data": data,
             "usage": usage,
         }
-        return answer(request, msgspec.json.encode(whole))
+        request.reply(msgspec.json.encode(whole))
 
     def _embedding(self, ids: list[int], *, as_base64: bool) -> list[float] | str:
         state = vocabulary.state_of(ids, seed=self._config.seed)
@@ -230,31 +230,31 @@ class SimApp:
             return numbers
         return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
-    async def _tokenize(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await self._json(request)
+    def _tokenize(self, request: Request) -> None:
+        body = self._json(request)
         check_model(body, self._config.model)
         if "messages" in body:
             ids = chat_ids(body["messages"])
         else:
             ids = [vocabulary.BOS, *vocabulary.encode(str(body.get("prompt", "")))]
         whole = {"count": len(ids), "max_model_len": self._config.context_tokens, "tokens": ids, "token_strs": None}
-        return answer(request, msgspec.json.encode(whole))
+        request.reply(msgspec.json.encode(whole))
 
-    async def _detokenize(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await self._json(request)
-        return answer(request, msgspec.json.encode({"prompt": vocabulary.decode(body.get("tokens") or [])}))
+    def _detokenize(self, request: Request) -> None:
+        body = self._json(request)
+        request.reply(msgspec.json.encode({"prompt": vocabulary.decode(body.get("tokens") or [])}))
 
-    async def _count_tokens(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await self._json(request)
+    def _count_tokens(self, request: Request) -> None:
+        body = self._json(request)
         parsed = parse_generation(
             "messages",
             {**body, "max_tokens": 1},
             served=self._config.model,
             context_tokens=self._config.context_tokens,
         )
-        return answer(request, msgspec.json.encode({"input_tokens": len(parsed.prompts[0])}))
+        request.reply(msgspec.json.encode({"input_tokens": len(parsed.prompts[0])}))
 
-    async def _models(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _models(self, request: Request) -> None:
         model = {
             "id": self._config.model,
             "object": "model",
@@ -265,26 +265,26 @@ class SimApp:
             "max_model_len": self._config.context_tokens,
             "permission": [],
         }
-        return answer(request, msgspec.json.encode({"object": "list", "data": [model]}))
+        request.reply(msgspec.json.encode({"object": "list", "data": [model]}))
 
-    async def _health(self, request: web.BaseRequest) -> web.StreamResponse:
-        return answer(request, b"", status=self._board.current.health_status)
+    def _health(self, request: Request) -> None:
+        request.reply(b"", status=self._board.current.health_status)
 
-    async def _version(self, request: web.BaseRequest) -> web.StreamResponse:
-        return answer(request, msgspec.json.encode({"version": VERSION}))
+    def _version(self, request: Request) -> None:
+        request.reply(msgspec.json.encode({"version": VERSION}))
 
-    async def _metrics(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _metrics(self, request: Request) -> None:
         text = self._counters.metrics(
             model=self._config.model,
             running=self._engine.running,
             waiting=self._engine.waiting,
             used_part=self._engine.cache_used_part,
         )
-        return answer(request, text, content_type="text/plain; version=1.0.0; charset=utf-8")
+        request.reply(text, content_type="text/plain; version=1.0.0; charset=utf-8")
 
     # --- what only a simulated engine has
 
-    async def _state(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _state(self, request: Request) -> None:
         counters = self._counters
         state = {
             "pid": os.getpid(),
@@ -299,22 +299,22 @@ class SimApp:
             "records": len(self._records),
             "faults": self._board.current,
         }
-        return answer(request, msgspec.json.encode(state))
+        request.reply(msgspec.json.encode(state))
 
-    async def _get_faults(self, request: web.BaseRequest) -> web.StreamResponse:
-        return answer(request, msgspec.json.encode(self._board.current))
+    def _get_faults(self, request: Request) -> None:
+        request.reply(msgspec.json.encode(self._board.current))
 
-    async def _set_faults(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _set_faults(self, request: Request) -> None:
         try:
-            faults = parse_faults(await request.read() or b"{}")
+            faults = parse_faults(request.body or b"{}")
         except msgspec.MsgspecError as error:
             raise ApiError(str(error)) from None
         self._board.replace(faults)
         self._engine.faults_changed()
-        return answer(request, msgspec.json.encode(faults))
+        request.reply(msgspec.json.encode(faults))
 
-    def _record(self, request: web.BaseRequest, request_id: str) -> Written:
+    def _record(self, request: Request, request_id: str) -> None:
         record = self._records.get(request_id)
         if record is None:
             raise ApiError(f"No request {request_id}.", status=404, kind="NotFoundError")
-        return answer(request, msgspec.json.encode(record))
+        request.reply(msgspec.json.encode(record))

@@ -57,7 +57,7 @@ class Engine:
         self._left_to_live = self._board.current.die_after_tokens
 
     def submit(self, job: Job) -> None:
-        """Starts a job; its `done` is set when its answer is complete."""
+        """Starts a job; its `on_done` is called when its answer is complete."""
         job.left = len(job.choices)
         self._counters.prompt_tokens += job.prompt_tokens
         if self._instant and job.sink is None and self._board.current is NO_FAULTS:
@@ -69,8 +69,9 @@ class Engine:
 
     def abort(self, job: Job) -> None:
         """Stops a job whose client has gone; it generates nothing more."""
-        if job.done.done() and not job.done.cancelled():
+        if job.ended:
             return
+        job.ended = True
         job.record.aborted = True
         job.record.aborted_at = time.time()
         job.record.finish_reason = "abort"
@@ -176,7 +177,6 @@ class Engine:
     def _step(self, job: Job, choice: Choice) -> None:
         if job.sink is not None and job.sink.gone():
             self.abort(job)
-            job.finish()
             return
         before = choice.generated
         outcome = deliver_step(job, choice, chunks=self._config.chunks_per_step, tokens=self._config.tokens_per_chunk)

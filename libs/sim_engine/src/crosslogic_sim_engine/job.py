@@ -1,6 +1,6 @@
 """One request under way."""
 
-import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -67,7 +67,9 @@ class Job:
     faults: Faults
     sink: Sink | None
     """None when it is not streamed."""
-    done: asyncio.Future[None]
+    on_done: Callable[["Job"], None]
+    """Called once, when its answer is complete or has failed; not when its client has gone."""
+    ended: bool = False
     failed: Failure | None = None
     """How an answer that is not streamed fails."""
     left: int = 0
@@ -87,6 +89,7 @@ class Job:
         return sum(choice.generated for choice in self.choices)
 
     def finish(self) -> None:
-        """Lets the handler of the request go on; harmless when it has gone."""
-        if not self.done.done():
-            self.done.set_result(None)
+        """Says that its answer is complete."""
+        if not self.ended:
+            self.ended = True
+            self.on_done(self)
