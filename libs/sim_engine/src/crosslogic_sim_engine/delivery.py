@@ -91,6 +91,8 @@ def _end_of_fault(job: Job, choice: Choice, sink: Sink) -> None:
         sink.cut(chunk_of(job, choice))
     elif job.failed == "garbage":
         sink.garbage()
+    elif not job.shape.failure(job):
+        sink.cut(b"")
     else:
         sink.end()
 
