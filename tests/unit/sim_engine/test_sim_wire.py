@@ -34,7 +34,7 @@ class FakeTransport:
 def connected(handle: Any) -> tuple[Connection, FakeTransport]:
     connection = Connection(handle, set())
     transport = FakeTransport()
-    connection.connection_made(cast(asyncio.BaseTransport, transport))
+    connection.connection_made(cast("asyncio.BaseTransport", transport))
     return connection, transport
 
 
