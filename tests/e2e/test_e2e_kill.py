@@ -52,17 +52,16 @@ async def _serves_again(load: Load) -> float:
 async def _kill_in_the_middle(suite: Suite, name: str) -> tuple[list[Seen], float]:
     """200 requests of 4 to 43 tokens, `name` killed while they end one after the other, and started again."""
     seen = _half_streamed()
-    async with Load(suite, max_tokens=4, spread=40) as load:
-        async with running(load, seen):
-            await wait_for(lambda: sum(each.complete for each in seen) >= DONE_BEFORE)
-            assert sum(each.complete for each in seen) < REQUESTS // 2, "killed too late to prove anything"
-            await asyncio.to_thread(suite.kill, name)
-            if name.startswith("engine"):
-                # Its agent starts it again.
-                back_s = await _serves_again(load)
-            else:
-                await asyncio.to_thread(suite.start, name)
-                back_s = await _serves_again(load)
+    async with Load(suite, max_tokens=4, spread=40) as load, running(load, seen):
+        await wait_for(lambda: sum(each.complete for each in seen) >= DONE_BEFORE)
+        assert sum(each.complete for each in seen) < REQUESTS // 2, "killed too late to prove anything"
+        await asyncio.to_thread(suite.kill, name)
+        if name.startswith("engine"):
+            # Its agent starts it again.
+            back_s = await _serves_again(load)
+        else:
+            await asyncio.to_thread(suite.start, name)
+            back_s = await _serves_again(load)
     return seen, back_s
 
 

@@ -68,9 +68,7 @@ def test_several_choices_are_all_billed_and_the_prompt_once(suite: Suite, ledger
     _billed(ledger, raw.headers["x-request-id"], answer.usage, stream=False)
 
 
-def test_stream_tells_its_usage_when_asked_and_is_billed_that(
-    suite: Suite, ledger: Ledger, api: openai.OpenAI
-) -> None:
+def test_stream_tells_its_usage_when_asked_and_is_billed_that(suite: Suite, ledger: Ledger, api: openai.OpenAI) -> None:
     raw = api.chat.completions.with_raw_response.create(
         model=suite.model_name,
         messages=HELLO,
@@ -118,9 +116,7 @@ def test_chunks_carry_nothing_that_was_not_asked_for(suite: Suite, path: str, pr
 
 async def test_asynchronous_client_gets_the_same(suite: Suite, ledger: Ledger) -> None:
     async with async_client(suite) as api:
-        raw = await api.chat.completions.with_raw_response.create(
-            model=suite.model_name, messages=HELLO, max_tokens=7
-        )
+        raw = await api.chat.completions.with_raw_response.create(model=suite.model_name, messages=HELLO, max_tokens=7)
         _billed(ledger, raw.headers["x-request-id"], raw.parse().usage, stream=False)
         streamed = await api.chat.completions.with_raw_response.create(
             model=suite.model_name,

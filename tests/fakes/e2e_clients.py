@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-import httpx
+import httpx2 as httpx
 import openai
 
 from crosslogic_dev.suite import Suite

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import aiohttp
 
@@ -48,7 +49,7 @@ class Load:
         self._spread = spread
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> "Load":
+    async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),

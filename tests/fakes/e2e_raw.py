@@ -39,7 +39,7 @@ def _address(suite: Suite) -> tuple[str, int]:
 
 
 def send_raw(suite: Suite, parts: Iterable[bytes], *, timeout_s: float = TIMEOUT_S, quiet_s: float = 0.5) -> RawAnswer:
-    """Sends the parts and returns what came back: until the server closes, or says nothing for `quiet_s` after it did."""
+    """Sends the parts; returns what came back until the server closed, or said nothing more for `quiet_s`."""
     received = b""
     with socket.create_connection(_address(suite), timeout=timeout_s) as connection:
         try:
