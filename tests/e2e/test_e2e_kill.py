@@ -111,14 +111,13 @@ async def test_data_plane_process_killed_and_every_answer_is_billed_once(
 async def test_gateway_dies_before_its_records_are_stored_and_the_nodes_counts_settle_them(
     suite: Suite, ledger: Ledger
 ) -> None:
-    suite.kill("accountant", signal.SIGSTOP)
-    try:
-        seen = [Seen(stream=number % 2 == 0) for number in range(40)]
-        async with Load(suite, max_tokens=2) as load, running(load, seen):
-            pass
-        suite.kill("gateway")
-    finally:
-        suite.kill("accountant", signal.SIGCONT)
+    # Dead, not stopped: what a gateway wrote into the socket of a stopped accountant would be read once it goes on.
+    suite.kill("accountant")
+    seen = [Seen(stream=number % 2 == 0) for number in range(40)]
+    async with Load(suite, max_tokens=2) as load, running(load, seen):
+        pass
+    suite.kill("gateway")
+    suite.start("accountant")
     suite.start("gateway")
 
     assert [each for each in seen if not each.complete] == []
