@@ -10,12 +10,13 @@ from aiohttp import web
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.metrics import Metrics
+from crosslogic_gateway.attempts import Api
 from crosslogic_gateway.body import MAX_BODY_BYTES
 from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Model
 from crosslogic_gateway.edge import Edge
 from crosslogic_gateway.http import answer_headers
-from crosslogic_gateway.inference import APIS, Api, Inference
+from crosslogic_gateway.inference import APIS, Inference
 from crosslogic_gateway.openapi import make_openapi_routes
 from crosslogic_gateway.settings import Network
 

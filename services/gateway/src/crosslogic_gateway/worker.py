@@ -24,6 +24,7 @@ from crosslogic_gateway.access_log import AccessLog
 from crosslogic_gateway.admin import make_admin_routes
 from crosslogic_gateway.admin_wiring import admin_deps
 from crosslogic_gateway.app import AppDeps, Readiness, make_app
+from crosslogic_gateway.attempts import Attempts
 from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Route
 from crosslogic_gateway.edge import Edge, EdgePolicy
@@ -88,15 +89,15 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         await stack.enter_async_context(watches.running())
         access_log = AccessLog(enabled=settings.access_log)
         await stack.enter_async_context(access_log.running())
-        inference = Inference(
-            keys=keys,
-            catalogue=catalogue,
+        attempts = Attempts(
             picker=picker,
             relays=relays,
             usage=usage,
             sealer=Sealer.from_base64(settings.seal_key.reveal()),
             timeouts=timeouts,
-            body_timeout_s=settings.body_timeout_s,
+        )
+        inference = Inference(
+            keys=keys, catalogue=catalogue, attempts=attempts, usage=usage, body_timeout_s=settings.body_timeout_s
         )
         _gauges(metrics.registry, usage, keys, picker, access_log)
         app = make_app(
@@ -123,7 +124,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             gc.set_threshold(50_000, 20, 20)
             await stop.wait()
             get_logger(__name__).info("stopping")
-        await inference.drain(settings.shutdown_grace_s)
+        await attempts.drain(settings.shutdown_grace_s)
         await _hand_over(usage, settings.shutdown_grace_s)
 
 
