@@ -1,8 +1,10 @@
 """Where a request goes: the scheduler's answer, and the last known routes while the scheduler is away."""
 
+import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 
 from crosslogic.scheduler.v1 import scheduler_pb2 as scheduler_pb
 from crosslogic_common.batched import BatchedCaller
@@ -15,6 +17,10 @@ from crosslogic_gateway.domain import Route
 PICK_TIMEOUT_S = 0.5
 MAX_PLACES = 10_000
 MAX_ROUTES_A_PLACE = 16
+READY_S = 0.25
+"""How old a pick made ahead may be, and how close requests for a place must follow each other for one to be made."""
+REFILL_AFTER_S = 0.002
+"""A pick ahead waits until the request that used the one before is on its way."""
 
 Place = tuple[str, str, str]
 """Model, organisation, region: what decides which nodes may serve."""
@@ -64,12 +70,26 @@ class LastKnownRoutes:
         return None
 
 
+@dataclass(slots=True)
+class _Ready:
+    route: Route | None
+    at: float
+    """When the route was picked; without one, when the place was last asked for."""
+
+
 class Picker:
-    """Picks a node for each request over one long-lived stream."""
+    """Picks a node for each request over one long-lived stream.
+
+    While requests are few, the next pick for a place that is in use is made ahead, so that a request need not wait for
+    the round trip. While they are many, picks share messages and none is made ahead.
+    """
 
     def __init__(self, *, open_stream: Callable[[], PickStream], clock: Clock) -> None:
         """`open_stream` opens SchedulerService.PickStream."""
+        self._clock = clock
         self._last_known = LastKnownRoutes(clock=clock)
+        self._ready: OrderedDict[Place, _Ready] = OrderedDict()
+        self._refills: set[asyncio.Task[None]] = set()
         self._caller: BatchedCaller[
             bytes,
             scheduler_pb.PickResponse,
@@ -94,6 +114,23 @@ class Picker:
     ) -> Route:
         """The node that takes the request. Raises NO_CAPACITY when there is none."""
         place = (model, org_id, region)
+        if excluded or self._caller.in_flight:
+            return await self._ask(place, estimated_tokens, excluded)
+        now = self._clock.monotonic()
+        ready = self._ready.get(place)
+        if ready is None:
+            self._remember_use(place, now)
+            return await self._ask(place, estimated_tokens, excluded)
+        route, in_use = ready.route, now - ready.at <= READY_S
+        ready.route, ready.at = None, now
+        if in_use:
+            asyncio.get_running_loop().call_later(REFILL_AFTER_S, self._refill, place, estimated_tokens)
+            if route is not None:
+                return route
+        return await self._ask(place, estimated_tokens, excluded)
+
+    async def _ask(self, place: Place, estimated_tokens: int, excluded: tuple[str, ...]) -> Route:
+        model, org_id, region = place
         try:
             picked = await self._caller.call(
                 scheduler_pb.PickRequest(
@@ -114,6 +151,24 @@ class Picker:
             self.picked_from_memory += 1
             return route
         return self._last_known.remember(place, picked)
+
+    def _remember_use(self, place: Place, now: float) -> None:
+        self._ready[place] = _Ready(None, now)
+        if len(self._ready) > MAX_PLACES:
+            self._ready.popitem(last=False)
+
+    def _refill(self, place: Place, estimated_tokens: int) -> None:
+        ready = self._ready.get(place)
+        if ready is None or ready.route is not None or self._caller.in_flight or not self.connected:
+            return
+        task = asyncio.create_task(self._pick_ahead(place, ready, estimated_tokens), name="pick ahead")
+        self._refills.add(task)
+        task.add_done_callback(self._refills.discard)
+
+    async def _pick_ahead(self, place: Place, ready: _Ready, estimated_tokens: int) -> None:
+        with contextlib.suppress(CodedError):
+            route = await self._ask(place, estimated_tokens, ())
+            ready.route, ready.at = route, self._clock.monotonic()
 
 
 def _decode(
