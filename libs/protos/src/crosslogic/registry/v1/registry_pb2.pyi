@@ -57,6 +57,42 @@ NODE_STATUS_DEAD: NodeStatus.ValueType  # 5
 """It has not been heard of for too long, or said goodbye."""
 Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
 
+class _PickStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PickStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PickStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PICK_STRATEGY_UNSPECIFIED: _PickStrategy.ValueType  # 0
+    """Not stated: as LEAST_LOAD."""
+    PICK_STRATEGY_LEAST_LOAD: _PickStrategy.ValueType  # 1
+    """The lowest share of the tokens per second that it can generate."""
+    PICK_STRATEGY_ROUND_ROBIN: _PickStrategy.ValueType  # 2
+    """Each in its turn."""
+    PICK_STRATEGY_LEAST_CONNECTIONS: _PickStrategy.ValueType  # 3
+    """The fewest requests running and waiting."""
+    PICK_STRATEGY_LEAST_LATENCY: _PickStrategy.ValueType  # 4
+    """The shortest time to the first byte, as gateways saw it, for each request that it has."""
+    PICK_STRATEGY_PREFIX_AFFINITY: _PickStrategy.ValueType  # 5
+    """Where the beginning of the prompt was read lately, weighed against load."""
+
+class PickStrategy(_PickStrategy, metaclass=_PickStrategyEnumTypeWrapper):
+    """How the node for a request is chosen among those that may serve it."""
+
+PICK_STRATEGY_UNSPECIFIED: PickStrategy.ValueType  # 0
+"""Not stated: as LEAST_LOAD."""
+PICK_STRATEGY_LEAST_LOAD: PickStrategy.ValueType  # 1
+"""The lowest share of the tokens per second that it can generate."""
+PICK_STRATEGY_ROUND_ROBIN: PickStrategy.ValueType  # 2
+"""Each in its turn."""
+PICK_STRATEGY_LEAST_CONNECTIONS: PickStrategy.ValueType  # 3
+"""The fewest requests running and waiting."""
+PICK_STRATEGY_LEAST_LATENCY: PickStrategy.ValueType  # 4
+"""The shortest time to the first byte, as gateways saw it, for each request that it has."""
+PICK_STRATEGY_PREFIX_AFFINITY: PickStrategy.ValueType  # 5
+"""Where the beginning of the prompt was read lately, weighed against load."""
+Global___PickStrategy: _TypeAlias = PickStrategy  # noqa: Y015
+
 @_typing.final
 class NodeFacts(_message.Message):
     """What a node is. Said when its stream starts and again when it changes."""
@@ -731,6 +767,32 @@ class WitnessStreamResult(_message.Message):
 Global___WitnessStreamResult: _TypeAlias = WitnessStreamResult  # noqa: Y015
 
 @_typing.final
+class Deployment(_message.Message):
+    """A model at a place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """The region. Empty: every one that has no deployment of its own."""
+    strategy: Global___PickStrategy.ValueType
+    """How its nodes are chosen."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        strategy: Global___PickStrategy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
 class Model(_message.Message):
     """A model of the catalogue."""
 
@@ -744,6 +806,7 @@ class Model(_message.Message):
     COMPLETION_PRICE_PICODOLLARS_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DEPLOYMENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name clients use, for example `llama-3-8b`. 1 to 200 characters, unique."""
     family: _builtins.str
@@ -764,6 +827,10 @@ class Model(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was added."""
 
+    @_builtins.property
+    def deployments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Deployment]:
+        """How it is served, by region. At most one for each region."""
+
     def __init__(
         self,
         *,
@@ -775,10 +842,11 @@ class Model(_message.Message):
         completion_price_picodollars: _builtins.int = ...,
         regions: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        deployments: _abc.Iterable[Global___Deployment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_price_picodollars", b"completion_price_picodollars", "context_length", b"context_length", "create_time", b"create_time", "family", b"family", "name", b"name", "prompt_price_picodollars", b"prompt_price_picodollars", "regions", b"regions", "vram_required_bytes", b"vram_required_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_price_picodollars", b"completion_price_picodollars", "context_length", b"context_length", "create_time", b"create_time", "deployments", b"deployments", "family", b"family", "name", b"name", "prompt_price_picodollars", b"prompt_price_picodollars", "regions", b"regions", "vram_required_bytes", b"vram_required_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,25 +25,27 @@ _sym_db = _symbol_database.Default()
 from crosslogic.common.v1 import common_pb2 as crosslogic_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'crosslogic/scheduler/v1/scheduler.proto\x12\x17\x63rosslogic.scheduler.v1\x1a!crosslogic/common/v1/common.proto\"q\n\x0bPickRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x18\n\x10\x65stimated_tokens\x18\x04 \x01(\r\x12\x19\n\x11\x65xcluded_node_ids\x18\x05 \x03(\t\"@\n\x0cPickResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\"K\n\x11PickStreamRequest\x12\x36\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\'.crosslogic.scheduler.v1.PickStreamCall\"S\n\x0ePickStreamCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x35\n\x07request\x18\x02 \x01(\x0b\x32$.crosslogic.scheduler.v1.PickRequest\"P\n\x12PickStreamResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).crosslogic.scheduler.v1.PickStreamResult\"\x96\x01\n\x10PickStreamResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x39\n\x08response\x18\x02 \x01(\x0b\x32%.crosslogic.scheduler.v1.PickResponseH\x00\x12\x30\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1f.crosslogic.common.v1.CallErrorH\x00\x42\t\n\x07outcome2\xd2\x01\n\x10SchedulerService\x12S\n\x04Pick\x12$.crosslogic.scheduler.v1.PickRequest\x1a%.crosslogic.scheduler.v1.PickResponse\x12i\n\nPickStream\x12*.crosslogic.scheduler.v1.PickStreamRequest\x1a+.crosslogic.scheduler.v1.PickStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'crosslogic/scheduler/v1/scheduler.proto\x12\x17\x63rosslogic.scheduler.v1\x1a!crosslogic/common/v1/common.proto\"\xdd\x01\n\x0bPickRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x18\n\x10\x65stimated_tokens\x18\x04 \x01(\r\x12\x19\n\x11\x65xcluded_node_ids\x18\x05 \x03(\t\x12\x13\n\x0bsession_key\x18\x06 \x01(\x06\x12\x15\n\rprefix_hashes\x18\x07 \x03(\x06\x12\x10\n\x08reserved\x18\x08 \x01(\x08\x12\x18\n\x10residency_pinned\x18\t \x01(\x08\x12\x12\n\nclient_key\x18\n \x01(\x06\"Y\n\x0cPickResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x17\n\x0fregion_failover\x18\x04 \x01(\x08\"\x84\x01\n\x11PickStreamRequest\x12\x36\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\'.crosslogic.scheduler.v1.PickStreamCall\x12\x37\n\x08outcomes\x18\x02 \x03(\x0b\x32%.crosslogic.scheduler.v1.NodeOutcomes\"x\n\x0cNodeOutcomes\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tsucceeded\x18\x02 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\x12\x17\n\x0f\x66\x61iled_in_a_row\x18\x04 \x01(\r\x12\x1b\n\x13\x66irst_byte_us_total\x18\x05 \x01(\x04\"S\n\x0ePickStreamCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x35\n\x07request\x18\x02 \x01(\x0b\x32$.crosslogic.scheduler.v1.PickRequest\"P\n\x12PickStreamResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).crosslogic.scheduler.v1.PickStreamResult\"\x96\x01\n\x10PickStreamResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x39\n\x08response\x18\x02 \x01(\x0b\x32%.crosslogic.scheduler.v1.PickResponseH\x00\x12\x30\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1f.crosslogic.common.v1.CallErrorH\x00\x42\t\n\x07outcome2\xd2\x01\n\x10SchedulerService\x12S\n\x04Pick\x12$.crosslogic.scheduler.v1.PickRequest\x1a%.crosslogic.scheduler.v1.PickResponse\x12i\n\nPickStream\x12*.crosslogic.scheduler.v1.PickStreamRequest\x1a+.crosslogic.scheduler.v1.PickStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'crosslogic.scheduler.v1.scheduler_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PICKREQUEST']._serialized_start=103
-  _globals['_PICKREQUEST']._serialized_end=216
-  _globals['_PICKRESPONSE']._serialized_start=218
-  _globals['_PICKRESPONSE']._serialized_end=282
-  _globals['_PICKSTREAMREQUEST']._serialized_start=284
-  _globals['_PICKSTREAMREQUEST']._serialized_end=359
-  _globals['_PICKSTREAMCALL']._serialized_start=361
-  _globals['_PICKSTREAMCALL']._serialized_end=444
-  _globals['_PICKSTREAMRESPONSE']._serialized_start=446
-  _globals['_PICKSTREAMRESPONSE']._serialized_end=526
-  _globals['_PICKSTREAMRESULT']._serialized_start=529
-  _globals['_PICKSTREAMRESULT']._serialized_end=679
-  _globals['_SCHEDULERSERVICE']._serialized_start=682
-  _globals['_SCHEDULERSERVICE']._serialized_end=892
+  _globals['_PICKREQUEST']._serialized_start=104
+  _globals['_PICKREQUEST']._serialized_end=325
+  _globals['_PICKRESPONSE']._serialized_start=327
+  _globals['_PICKRESPONSE']._serialized_end=416
+  _globals['_PICKSTREAMREQUEST']._serialized_start=419
+  _globals['_PICKSTREAMREQUEST']._serialized_end=551
+  _globals['_NODEOUTCOMES']._serialized_start=553
+  _globals['_NODEOUTCOMES']._serialized_end=673
+  _globals['_PICKSTREAMCALL']._serialized_start=675
+  _globals['_PICKSTREAMCALL']._serialized_end=758
+  _globals['_PICKSTREAMRESPONSE']._serialized_start=760
+  _globals['_PICKSTREAMRESPONSE']._serialized_end=840
+  _globals['_PICKSTREAMRESULT']._serialized_start=843
+  _globals['_PICKSTREAMRESULT']._serialized_end=993
+  _globals['_SCHEDULERSERVICE']._serialized_start=996
+  _globals['_SCHEDULERSERVICE']._serialized_end=1206
 # @@protoc_insertion_point(module_scope)

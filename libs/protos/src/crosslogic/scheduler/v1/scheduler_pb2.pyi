@@ -30,6 +30,11 @@ class PickRequest(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     ESTIMATED_TOKENS_FIELD_NUMBER: _builtins.int
     EXCLUDED_NODE_IDS_FIELD_NUMBER: _builtins.int
+    SESSION_KEY_FIELD_NUMBER: _builtins.int
+    PREFIX_HASHES_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    RESIDENCY_PINNED_FIELD_NUMBER: _builtins.int
+    CLIENT_KEY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalogue name of the model. Never empty."""
     org_id: _builtins.str
@@ -38,9 +43,25 @@ class PickRequest(_message.Message):
     """Where it must run. Empty: anywhere."""
     estimated_tokens: _builtins.int
     """Prompt tokens plus the most it may generate, an estimate. 0: unknown."""
+    session_key: _builtins.int
+    """Hash of the session that the client named, with its organisation's salt. Requests of one session go to one node for
+    as long as it serves and is not full. 0: no session.
+    """
+    reserved: _builtins.bool
+    """The organisation has reserved capacity for this request and is within it."""
+    residency_pinned: _builtins.bool
+    """It may run in `region` only, also when that region is down."""
+    client_key: _builtins.int
+    """Hash of whose request it is: of one region that is down, the same clients go to the next one. 0: the organisation."""
     @_builtins.property
     def excluded_node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes that already failed this request; never picked. At most 16."""
+
+    @_builtins.property
+    def prefix_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Hashes of the prompt's blocks, first block first, each over all that comes before it and the organisation's salt.
+        Used where the deployment's strategy is prefix affinity. Empty: not known. At most 64.
+        """
 
     def __init__(
         self,
@@ -50,10 +71,15 @@ class PickRequest(_message.Message):
         region: _builtins.str = ...,
         estimated_tokens: _builtins.int = ...,
         excluded_node_ids: _abc.Iterable[_builtins.str] | None = ...,
+        session_key: _builtins.int = ...,
+        prefix_hashes: _abc.Iterable[_builtins.int] | None = ...,
+        reserved: _builtins.bool = ...,
+        residency_pinned: _builtins.bool = ...,
+        client_key: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_tokens", b"estimated_tokens", "excluded_node_ids", b"excluded_node_ids", "model", b"model", "org_id", b"org_id", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_key", b"client_key", "estimated_tokens", b"estimated_tokens", "excluded_node_ids", b"excluded_node_ids", "model", b"model", "org_id", b"org_id", "prefix_hashes", b"prefix_hashes", "region", b"region", "reserved", b"reserved", "residency_pinned", b"residency_pinned", "session_key", b"session_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -68,22 +94,26 @@ class PickResponse(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
+    REGION_FAILOVER_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node."""
     address: _builtins.str
     """host:port that gateways dial."""
     region: _builtins.str
     """The region the node is in."""
+    region_failover: _builtins.bool
+    """The asked region is down and another one takes the request."""
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         address: _builtins.str = ...,
         region: _builtins.str = ...,
+        region_failover: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "region", b"region", "region_failover", b"region_failover"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,22 +126,66 @@ class PickStreamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CALLS_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___PickStreamCall]:
-        """1 to 1,024 calls."""
+        """At most 1,024 calls. None where the message brings only outcomes, which are not answered."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeOutcomes]:
+        """What came of earlier picks. At most 1,024, one for each node."""
 
     def __init__(
         self,
         *,
         calls: _abc.Iterable[Global___PickStreamCall] | None = ...,
+        outcomes: _abc.Iterable[Global___NodeOutcomes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PickStreamRequest: _TypeAlias = PickStreamRequest  # noqa: Y015
+
+@_typing.final
+class NodeOutcomes(_message.Message):
+    """What a gateway saw of one node since it last told of it. Failures are told at once, successes within a second."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    FAILED_IN_A_ROW_FIELD_NUMBER: _builtins.int
+    FIRST_BYTE_US_TOTAL_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    succeeded: _builtins.int
+    """Requests that the node answered, also with the client's own mistake."""
+    failed: _builtins.int
+    """Requests that the node did not answer, broke off or was too slow for. What a client broke off is in neither."""
+    failed_in_a_row: _builtins.int
+    """Of the failed ones, those after the last success. Equals `failed` when nothing succeeded."""
+    first_byte_us_total: _builtins.int
+    """Times to the first byte of the answered ones, added up, in microseconds."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        succeeded: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        failed_in_a_row: _builtins.int = ...,
+        first_byte_us_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "failed_in_a_row", b"failed_in_a_row", "first_byte_us_total", b"first_byte_us_total", "node_id", b"node_id", "succeeded", b"succeeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeOutcomes: _TypeAlias = NodeOutcomes  # noqa: Y015
 
 @_typing.final
 class PickStreamCall(_message.Message):

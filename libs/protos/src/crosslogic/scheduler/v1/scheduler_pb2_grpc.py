@@ -63,7 +63,7 @@ class SchedulerServiceServicer(object):
     def PickStream(self, request_iterator, context):
         """The same for many requests on one long-lived stream. Callers: gateway. A message carries every call that gathered
         while the one before was being written; answers come in any order and name their call. Errors of one call are in
-        its result; the stream itself fails only with the connection.
+        its result; the stream itself fails only with the connection. What nodes made of the requests comes back on it too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ class SchedulerServiceStub:
     PickStream: _grpc.StreamStreamMultiCallable[_scheduler_pb2.PickStreamRequest, _scheduler_pb2.PickStreamResponse]
     """The same for many requests on one long-lived stream. Callers: gateway. A message carries every call that gathered
     while the one before was being written; answers come in any order and name their call. Errors of one call are in
-    its result; the stream itself fails only with the connection.
+    its result; the stream itself fails only with the connection. What nodes made of the requests comes back on it too.
     """
 
 @_typing.type_check_only
@@ -57,7 +57,7 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     PickStream: _aio.StreamStreamMultiCallable[_scheduler_pb2.PickStreamRequest, _scheduler_pb2.PickStreamResponse]  # type: ignore[assignment]
     """The same for many requests on one long-lived stream. Callers: gateway. A message carries every call that gathered
     while the one before was being written; answers come in any order and name their call. Errors of one call are in
-    its result; the stream itself fails only with the connection.
+    its result; the stream itself fails only with the connection. What nodes made of the requests comes back on it too.
     """
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -82,7 +82,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_scheduler_pb2.PickStreamResponse], _abc.AsyncIterator[_scheduler_pb2.PickStreamResponse]]:
         """The same for many requests on one long-lived stream. Callers: gateway. A message carries every call that gathered
         while the one before was being written; answers come in any order and name their call. Errors of one call are in
-        its result; the stream itself fails only with the connection.
+        its result; the stream itself fails only with the connection. What nodes made of the requests comes back on it too.
         """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
