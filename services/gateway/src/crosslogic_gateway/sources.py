@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC
 from typing import cast
 
 import grpc.aio
@@ -22,22 +21,10 @@ from crosslogic_common.tls import Channels
 from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Principal
 from crosslogic_gateway.keys import KeyCache
+from crosslogic_gateway.principals import principal_of
 
 REDIS_BUDGET_S = 0.05
 RESOLVE_TIMEOUT_S = 5.0
-
-
-def principal_of(message: identity_pb.Principal) -> Principal:
-    """The principal in identity's words."""
-    return Principal(
-        org_id=message.org_id,
-        environment_id=message.environment_id,
-        api_key_id=message.api_key_id,
-        region=message.region,
-        allowed_models=None if message.all_models else frozenset(message.allowed_models),
-        cache_salt=message.cache_salt,
-        expires_at=message.expire_time.ToDatetime(tzinfo=UTC) if message.HasField("expire_time") else None,
-    )
 
 
 class SharedPrincipals:

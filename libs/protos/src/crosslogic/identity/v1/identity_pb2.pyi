@@ -72,6 +72,270 @@ API_KEY_KIND_TEST: ApiKeyKind.ValueType  # 2
 """`clsk_test_` followed by 32 hexadecimal digits."""
 Global___ApiKeyKind: _TypeAlias = ApiKeyKind  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Not stated; read as normal."""
+    PRIORITY_HIGH: _Priority.ValueType  # 1
+    """Shed last."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """Shed after low."""
+    PRIORITY_LOW: _Priority.ValueType  # 3
+    """Shed first."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How a request stands when not everybody can be served."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Not stated; read as normal."""
+PRIORITY_HIGH: Priority.ValueType  # 1
+"""Shed last."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+"""Shed after low."""
+PRIORITY_LOW: Priority.ValueType  # 3
+"""Shed first."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
+class _BillingMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BillingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BillingMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BILLING_MODE_UNSPECIFIED: _BillingMode.ValueType  # 0
+    """Not stated; read as serverless."""
+    BILLING_MODE_SERVERLESS: _BillingMode.ValueType  # 1
+    """By the token."""
+    BILLING_MODE_RESERVED: _BillingMode.ValueType  # 2
+    """Capacity units that are its own, whether used or not."""
+
+class BillingMode(_BillingMode, metaclass=_BillingModeEnumTypeWrapper):
+    """How an organisation buys."""
+
+BILLING_MODE_UNSPECIFIED: BillingMode.ValueType  # 0
+"""Not stated; read as serverless."""
+BILLING_MODE_SERVERLESS: BillingMode.ValueType  # 1
+"""By the token."""
+BILLING_MODE_RESERVED: BillingMode.ValueType  # 2
+"""Capacity units that are its own, whether used or not."""
+Global___BillingMode: _TypeAlias = BillingMode  # noqa: Y015
+
+class _OveragePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OveragePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OveragePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVERAGE_POLICY_UNSPECIFIED: _OveragePolicy.ValueType  # 0
+    """Not stated; read as shed."""
+    OVERAGE_POLICY_SHED: _OveragePolicy.ValueType  # 1
+    """It is refused."""
+    OVERAGE_POLICY_BILL: _OveragePolicy.ValueType  # 2
+    """It is served and billed as serverless."""
+
+class OveragePolicy(_OveragePolicy, metaclass=_OveragePolicyEnumTypeWrapper):
+    """What happens to a request beyond an organisation's reserved capacity."""
+
+OVERAGE_POLICY_UNSPECIFIED: OveragePolicy.ValueType  # 0
+"""Not stated; read as shed."""
+OVERAGE_POLICY_SHED: OveragePolicy.ValueType  # 1
+"""It is refused."""
+OVERAGE_POLICY_BILL: OveragePolicy.ValueType  # 2
+"""It is served and billed as serverless."""
+Global___OveragePolicy: _TypeAlias = OveragePolicy  # noqa: Y015
+
+class _BudgetScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_SCOPE_UNSPECIFIED: _BudgetScope.ValueType  # 0
+    """Not stated."""
+    BUDGET_SCOPE_ORG: _BudgetScope.ValueType  # 1
+    """All that an organisation spends."""
+    BUDGET_SCOPE_ENVIRONMENT: _BudgetScope.ValueType  # 2
+    """All that an environment spends."""
+    BUDGET_SCOPE_API_KEY: _BudgetScope.ValueType  # 3
+    """All that a key spends."""
+
+class BudgetScope(_BudgetScope, metaclass=_BudgetScopeEnumTypeWrapper):
+    """What a budget covers."""
+
+BUDGET_SCOPE_UNSPECIFIED: BudgetScope.ValueType  # 0
+"""Not stated."""
+BUDGET_SCOPE_ORG: BudgetScope.ValueType  # 1
+"""All that an organisation spends."""
+BUDGET_SCOPE_ENVIRONMENT: BudgetScope.ValueType  # 2
+"""All that an environment spends."""
+BUDGET_SCOPE_API_KEY: BudgetScope.ValueType  # 3
+"""All that a key spends."""
+Global___BudgetScope: _TypeAlias = BudgetScope  # noqa: Y015
+
+class _BudgetPeriod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetPeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetPeriod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_PERIOD_UNSPECIFIED: _BudgetPeriod.ValueType  # 0
+    """Not stated."""
+    BUDGET_PERIOD_DAY: _BudgetPeriod.ValueType  # 1
+    """At midnight UTC."""
+    BUDGET_PERIOD_MONTH: _BudgetPeriod.ValueType  # 2
+    """At midnight UTC of the first of the month."""
+
+class BudgetPeriod(_BudgetPeriod, metaclass=_BudgetPeriodEnumTypeWrapper):
+    """When a budget starts anew."""
+
+BUDGET_PERIOD_UNSPECIFIED: BudgetPeriod.ValueType  # 0
+"""Not stated."""
+BUDGET_PERIOD_DAY: BudgetPeriod.ValueType  # 1
+"""At midnight UTC."""
+BUDGET_PERIOD_MONTH: BudgetPeriod.ValueType  # 2
+"""At midnight UTC of the first of the month."""
+Global___BudgetPeriod: _TypeAlias = BudgetPeriod  # noqa: Y015
+
+@_typing.final
+class Limits(_message.Message):
+    """How much may be asked for. A field that is not set is inherited: a key's, an environment's and an organisation's own
+    value counts first, then the plan's, then the built-in default (requests a minute: key 1,000, environment 10,000,
+    organisation 50,000), then there is no limit. Each is 1 to 2^53 - 1: to allow nothing, suspend.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_HOUR_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    requests_per_second: _builtins.int
+    """Requests in any second."""
+    requests_per_minute: _builtins.int
+    """Requests in any minute."""
+    tokens_per_second: _builtins.int
+    """Tokens, prompt and completion together, in any second."""
+    tokens_per_minute: _builtins.int
+    """Tokens in any minute."""
+    tokens_per_hour: _builtins.int
+    """Tokens in any hour."""
+    tokens_per_day: _builtins.int
+    """Tokens in any day of 24 hours."""
+    concurrency: _builtins.int
+    """Requests at the same time."""
+    def __init__(
+        self,
+        *,
+        requests_per_second: _builtins.int | None = ...,
+        requests_per_minute: _builtins.int | None = ...,
+        tokens_per_second: _builtins.int | None = ...,
+        tokens_per_minute: _builtins.int | None = ...,
+        tokens_per_hour: _builtins.int | None = ...,
+        tokens_per_day: _builtins.int | None = ...,
+        concurrency: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_requests_per_minute", b"_requests_per_minute", "_requests_per_second", b"_requests_per_second", "_tokens_per_day", b"_tokens_per_day", "_tokens_per_hour", b"_tokens_per_hour", "_tokens_per_minute", b"_tokens_per_minute", "_tokens_per_second", b"_tokens_per_second", "concurrency", b"concurrency", "requests_per_minute", b"requests_per_minute", "requests_per_second", b"requests_per_second", "tokens_per_day", b"tokens_per_day", "tokens_per_hour", b"tokens_per_hour", "tokens_per_minute", b"tokens_per_minute", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_requests_per_minute", b"_requests_per_minute", "_requests_per_second", b"_requests_per_second", "_tokens_per_day", b"_tokens_per_day", "_tokens_per_hour", b"_tokens_per_hour", "_tokens_per_minute", b"_tokens_per_minute", "_tokens_per_second", b"_tokens_per_second", "concurrency", b"concurrency", "requests_per_minute", b"requests_per_minute", "requests_per_second", b"requests_per_second", "tokens_per_day", b"tokens_per_day", "tokens_per_hour", b"tokens_per_hour", "tokens_per_minute", b"tokens_per_minute", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
+    _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_second: _TypeAlias = _typing.Literal["_requests_per_second", b"_requests_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_day: _TypeAlias = _typing.Literal["tokens_per_day"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_day: _TypeAlias = _typing.Literal["_tokens_per_day", b"_tokens_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_hour: _TypeAlias = _typing.Literal["tokens_per_hour"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_hour: _TypeAlias = _typing.Literal["_tokens_per_hour", b"_tokens_per_hour"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_minute: _TypeAlias = _typing.Literal["tokens_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_minute: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_second: _TypeAlias = _typing.Literal["tokens_per_second"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_second: _TypeAlias = _typing.Literal["_tokens_per_second", b"_tokens_per_second"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_second) -> _WhichOneofReturnType__requests_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_day) -> _WhichOneofReturnType__tokens_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_hour) -> _WhichOneofReturnType__tokens_per_hour | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_minute) -> _WhichOneofReturnType__tokens_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_second) -> _WhichOneofReturnType__tokens_per_second | None: ...
+
+Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class ReservedCapacity(_message.Message):
+    """Capacity that an organisation has for itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    CAPACITY_UNITS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Catalogue name."""
+    capacity_units: _builtins.int
+    """Capacity units: tokens per second, guaranteed. 1 to 1,000,000,000."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        capacity_units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_units", b"capacity_units", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReservedCapacity: _TypeAlias = ReservedCapacity  # noqa: Y015
+
+@_typing.final
+class HardBudget(_message.Message):
+    """A sum that must not be passed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    LIMIT_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Names it for ever: `<scope>:<id of the owner>:<period>`, for example `org:0190…:month`."""
+    scope: Global___BudgetScope.ValueType
+    """What it covers."""
+    period: Global___BudgetPeriod.ValueType
+    """When it starts anew."""
+    limit_picodollars: _builtins.int
+    """Pico-dollars (10^-12 dollars) a period, at least 1."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        scope: Global___BudgetScope.ValueType = ...,
+        period: Global___BudgetPeriod.ValueType = ...,
+        limit_picodollars: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "limit_picodollars", b"limit_picodollars", "period", b"period", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HardBudget: _TypeAlias = HardBudget  # noqa: Y015
+
 @_typing.final
 class Org(_message.Message):
     """An organisation: a tenant."""
@@ -83,12 +347,24 @@ class Org(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    RESERVED_CAPACITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_REGIONS_FIELD_NUMBER: _builtins.int
+    MONTHLY_CAP_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    STATUS_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     name: _builtins.str
     """1 to 200 characters, shown to people. Need not be unique."""
     status: Global___Status.ValueType
     """Active or suspended."""
+    plan: _builtins.str
+    """Name of its plan. Never empty in an answer."""
+    monthly_cap_picodollars: _builtins.int
+    """The most that it may spend in a calendar month (UTC), pico-dollars. 0: the plan's."""
+    status_reason: _builtins.str
+    """Why it is suspended, shown to operators. Empty: not suspended, or no reason was given."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -96,6 +372,18 @@ class Org(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
+
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """Its own limits, over all its keys together."""
+
+    @_builtins.property
+    def reserved_capacity(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservedCapacity]:
+        """What it has reserved, one entry a model, at most 100."""
+
+    @_builtins.property
+    def allowed_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Regions that its requests may run in, the preferred one first, at most 64. Empty: any."""
 
     def __init__(
         self,
@@ -105,10 +393,16 @@ class Org(_message.Message):
         status: Global___Status.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: Global___Limits | None = ...,
+        plan: _builtins.str = ...,
+        reserved_capacity: _abc.Iterable[Global___ReservedCapacity] | None = ...,
+        allowed_regions: _abc.Iterable[_builtins.str] | None = ...,
+        monthly_cap_picodollars: _builtins.int = ...,
+        status_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "limits", b"limits", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "id", b"id", "name", b"name", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_regions", b"allowed_regions", "create_time", b"create_time", "id", b"id", "limits", b"limits", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "plan", b"plan", "reserved_capacity", b"reserved_capacity", "status", b"status", "status_reason", b"status_reason", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,6 +422,12 @@ class Environment(_message.Message):
     ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    MAX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    FALLBACK_REGIONS_FIELD_NUMBER: _builtins.int
+    MONTHLY_CAP_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    STATUS_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     org_id: _builtins.str
@@ -138,6 +438,14 @@ class Environment(_message.Message):
     """Active or suspended."""
     region: _builtins.str
     """Where its requests run, for example `us-east`. Empty: anywhere."""
+    max_prompt_tokens: _builtins.int
+    """The longest prompt that a request may have, tokens. 0: the plan's."""
+    max_output_tokens: _builtins.int
+    """The longest answer that a request may ask for, tokens. 0: the plan's."""
+    monthly_cap_picodollars: _builtins.int
+    """The most that it may spend in a calendar month (UTC), pico-dollars. 0: no cap of its own."""
+    status_reason: _builtins.str
+    """Why it is suspended, shown to operators. Empty: not suspended, or no reason was given."""
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Catalogue names of the models it may use, at most 1,000. Empty: all."""
@@ -150,6 +458,16 @@ class Environment(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """Its own limits, over all its keys together."""
+
+    @_builtins.property
+    def fallback_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Regions beside `region` that its requests may run in when that one cannot take them, the preferred one first, at
+        most 64. Empty: none; the data stays in `region`.
+        """
+
     def __init__(
         self,
         *,
@@ -161,10 +479,16 @@ class Environment(_message.Message):
         allowed_models: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: Global___Limits | None = ...,
+        max_prompt_tokens: _builtins.int = ...,
+        max_output_tokens: _builtins.int = ...,
+        fallback_regions: _abc.Iterable[_builtins.str] | None = ...,
+        monthly_cap_picodollars: _builtins.int = ...,
+        status_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "limits", b"limits", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "create_time", b"create_time", "id", b"id", "name", b"name", "org_id", b"org_id", "region", b"region", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "create_time", b"create_time", "fallback_regions", b"fallback_regions", "id", b"id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "max_prompt_tokens", b"max_prompt_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "org_id", b"org_id", "region", b"region", "status", b"status", "status_reason", b"status_reason", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -187,6 +511,11 @@ class ApiKey(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    ALLOWED_REGIONS_FIELD_NUMBER: _builtins.int
+    ALLOWED_CIDRS_FIELD_NUMBER: _builtins.int
+    MONTHLY_CAP_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    STATUS_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     org_id: _builtins.str
@@ -201,6 +530,10 @@ class ApiKey(_message.Message):
     """Active, suspended or revoked."""
     hint: _builtins.str
     """The secret's prefix and its last four digits, for example `clsk_live_…9af3`."""
+    monthly_cap_picodollars: _builtins.int
+    """The most that it may spend in a calendar month (UTC), pico-dollars. 0: no cap of its own."""
+    status_reason: _builtins.str
+    """Why it is suspended, shown to operators. Empty: not suspended, or no reason was given."""
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Catalogue names of the models it may use, at most 1,000. Empty: those of its environment."""
@@ -217,6 +550,20 @@ class ApiKey(_message.Message):
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
         """When it was revoked. Unset: it was not."""
 
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """Its own limits."""
+
+    @_builtins.property
+    def allowed_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Regions that its requests may run in, of those that its organisation and environment allow, at most 64. Empty: all
+        of those.
+        """
+
+    @_builtins.property
+    def allowed_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Networks in CIDR form that it may be used from, IPv4 or IPv6, at most 100. Empty: any."""
+
     def __init__(
         self,
         *,
@@ -231,10 +578,15 @@ class ApiKey(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: Global___Limits | None = ...,
+        allowed_regions: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_cidrs: _abc.Iterable[_builtins.str] | None = ...,
+        monthly_cap_picodollars: _builtins.int = ...,
+        status_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "limits", b"limits", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "create_time", b"create_time", "environment_id", b"environment_id", "expire_time", b"expire_time", "hint", b"hint", "id", b"id", "kind", b"kind", "name", b"name", "org_id", b"org_id", "revoke_time", b"revoke_time", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_cidrs", b"allowed_cidrs", "allowed_models", b"allowed_models", "allowed_regions", b"allowed_regions", "create_time", b"create_time", "environment_id", b"environment_id", "expire_time", b"expire_time", "hint", b"hint", "id", b"id", "kind", b"kind", "limits", b"limits", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "org_id", b"org_id", "revoke_time", b"revoke_time", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,6 +607,21 @@ class Principal(_message.Message):
     ALL_MODELS_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    KEY_LIMITS_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_LIMITS_FIELD_NUMBER: _builtins.int
+    ORG_LIMITS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    BILLING_MODE_FIELD_NUMBER: _builtins.int
+    RESERVED_CAPACITY_FIELD_NUMBER: _builtins.int
+    OVERAGE_POLICY_FIELD_NUMBER: _builtins.int
+    ALLOWED_REGIONS_FIELD_NUMBER: _builtins.int
+    ALLOWED_CIDRS_FIELD_NUMBER: _builtins.int
+    MAX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    MONTHLY_CAP_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    HARD_BUDGETS_FIELD_NUMBER: _builtins.int
+    RESIDENCY_PINNED_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     environment_id: _builtins.str
@@ -271,6 +638,24 @@ class Principal(_message.Message):
     """Secret of the organisation, 32 hexadecimal digits, mixed into the engine's prefix-cache keys so that no tenant can
     time another's cache.
     """
+    priority: Global___Priority.ValueType
+    """How its requests stand under overload, from the plan."""
+    plan: _builtins.str
+    """Name of the plan."""
+    billing_mode: Global___BillingMode.ValueType
+    """How the organisation buys, from the plan."""
+    overage_policy: Global___OveragePolicy.ValueType
+    """What happens beyond it, from the plan."""
+    max_prompt_tokens: _builtins.int
+    """The longest prompt that a request may have, tokens. 0: no limit."""
+    max_output_tokens: _builtins.int
+    """The longest answer that a request may ask for, tokens. 0: no limit."""
+    monthly_cap_picodollars: _builtins.int
+    """The most that the organisation may spend in a calendar month (UTC), pico-dollars; also one of `hard_budgets`.
+    0: no cap.
+    """
+    residency_pinned: _builtins.bool
+    """Requests may run in `region` and nowhere else, whatever happens there."""
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Catalogue names of the models that key and environment both allow. Read only when `all_models` is false."""
@@ -278,6 +663,38 @@ class Principal(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the key stops working by itself. Unset: never."""
+
+    @_builtins.property
+    def key_limits(self) -> Global___Limits:
+        """What the key may do: its own limits, the plan's and the defaults, already put together. What is unset here has no
+        limit.
+        """
+
+    @_builtins.property
+    def environment_limits(self) -> Global___Limits:
+        """What all keys of the environment may do together, put together in the same way."""
+
+    @_builtins.property
+    def org_limits(self) -> Global___Limits:
+        """What all keys of the organisation may do together, put together in the same way."""
+
+    @_builtins.property
+    def reserved_capacity(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservedCapacity]:
+        """What the organisation has reserved, one entry a model."""
+
+    @_builtins.property
+    def allowed_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Every region that its requests may run in, the preferred one first: what organisation, environment and key all
+        allow. Empty: any.
+        """
+
+    @_builtins.property
+    def allowed_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Networks in CIDR form that the key may be used from. Empty: any."""
+
+    @_builtins.property
+    def hard_budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___HardBudget]:
+        """Every monthly cap that the key's requests count against: the key's, its environment's, its organisation's."""
 
     def __init__(
         self,
@@ -291,10 +708,25 @@ class Principal(_message.Message):
         all_models: _builtins.bool = ...,
         cache_salt: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        key_limits: Global___Limits | None = ...,
+        environment_limits: Global___Limits | None = ...,
+        org_limits: Global___Limits | None = ...,
+        priority: Global___Priority.ValueType = ...,
+        plan: _builtins.str = ...,
+        billing_mode: Global___BillingMode.ValueType = ...,
+        reserved_capacity: _abc.Iterable[Global___ReservedCapacity] | None = ...,
+        overage_policy: Global___OveragePolicy.ValueType = ...,
+        allowed_regions: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_cidrs: _abc.Iterable[_builtins.str] | None = ...,
+        max_prompt_tokens: _builtins.int = ...,
+        max_output_tokens: _builtins.int = ...,
+        monthly_cap_picodollars: _builtins.int = ...,
+        hard_budgets: _abc.Iterable[Global___HardBudget] | None = ...,
+        residency_pinned: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment_limits", b"environment_limits", "expire_time", b"expire_time", "key_limits", b"key_limits", "org_limits", b"org_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_models", b"all_models", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "cache_salt", b"cache_salt", "environment_id", b"environment_id", "expire_time", b"expire_time", "kind", b"kind", "org_id", b"org_id", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_models", b"all_models", "allowed_cidrs", b"allowed_cidrs", "allowed_models", b"allowed_models", "allowed_regions", b"allowed_regions", "api_key_id", b"api_key_id", "billing_mode", b"billing_mode", "cache_salt", b"cache_salt", "environment_id", b"environment_id", "environment_limits", b"environment_limits", "expire_time", b"expire_time", "hard_budgets", b"hard_budgets", "key_limits", b"key_limits", "kind", b"kind", "max_output_tokens", b"max_output_tokens", "max_prompt_tokens", b"max_prompt_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars", "org_id", b"org_id", "org_limits", b"org_limits", "overage_policy", b"overage_policy", "plan", b"plan", "priority", b"priority", "region", b"region", "reserved_capacity", b"reserved_capacity", "residency_pinned", b"residency_pinned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1206,6 +1638,8 @@ class WatchRevocationsResponse(_message.Message):
     ORG_ID_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_ID_FIELD_NUMBER: _builtins.int
     API_KEY_ID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    CUT_STREAMS_FIELD_NUMBER: _builtins.int
     resync: _builtins.bool
     """Everything that is cached: the subscription is new, or messages were lost."""
     org_id: _builtins.str
@@ -1214,6 +1648,10 @@ class WatchRevocationsResponse(_message.Message):
     """Every key of this environment."""
     api_key_id: _builtins.str
     """This key."""
+    plan: _builtins.str
+    """Every key of organisations on this plan."""
+    cut_streams: _builtins.bool
+    """Streams under way for those keys end too, with TENANT_SUSPENDED."""
     def __init__(
         self,
         *,
@@ -1221,12 +1659,14 @@ class WatchRevocationsResponse(_message.Message):
         org_id: _builtins.str = ...,
         environment_id: _builtins.str = ...,
         api_key_id: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        cut_streams: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "environment_id", b"environment_id", "org_id", b"org_id", "resync", b"resync", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "environment_id", b"environment_id", "org_id", b"org_id", "plan", b"plan", "resync", b"resync", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "environment_id", b"environment_id", "org_id", b"org_id", "resync", b"resync", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "cut_streams", b"cut_streams", "environment_id", b"environment_id", "org_id", b"org_id", "plan", b"plan", "resync", b"resync", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["resync", "org_id", "environment_id", "api_key_id"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["resync", "org_id", "environment_id", "api_key_id", "plan"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
