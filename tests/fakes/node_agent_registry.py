@@ -85,7 +85,8 @@ class FakeRegistry(rpc.RegistryServiceServicer, rpc.NodeJoinServiceServicer):
         raise AssertionError("no node calls this")
 
     CreateJoinToken = CreateModel = DrainNode = ListModels = ListNodes = _elsewhere
-    WatchModels = WatchNodes = _elsewhere  # type: ignore[assignment]  # nor these, which would yield
+    ResumeNode = CommandNode = ListNodeEvents = _elsewhere
+    WatchModels = WatchNodes = GatewayStream = _elsewhere  # type: ignore[assignment]  # nor these, which would yield
 
     def issue(self, csr_der: bytes) -> bytes:
         """A node certificate that is at the start of its life."""

@@ -161,6 +161,7 @@ def test_client_is_not_told_to_repeat_what_cannot_succeed() -> None:
         ErrorCode.NO_CAPACITY,
         ErrorCode.ENGINE_ERROR,
         ErrorCode.ENGINE_UNAVAILABLE,
+        ErrorCode.NODE_DRAINING,
         ErrorCode.TIMEOUT,
         ErrorCode.UNAVAILABLE,
         ErrorCode.INTERNAL,

@@ -44,6 +44,7 @@ class ErrorCode(StrEnum):
     NO_CAPACITY = "NO_CAPACITY"
     ENGINE_ERROR = "ENGINE_ERROR"
     ENGINE_UNAVAILABLE = "ENGINE_UNAVAILABLE"
+    NODE_DRAINING = "NODE_DRAINING"
     TIMEOUT = "TIMEOUT"
     CANCELLED = "CANCELLED"
     UNAVAILABLE = "UNAVAILABLE"
@@ -154,6 +155,9 @@ CATALOGUE: Mapping[ErrorCode, ErrorRow] = MappingProxyType(
         ),
         ErrorCode.ENGINE_UNAVAILABLE: ErrorRow(
             _S.UNAVAILABLE, 503, _SERVER, "engine_unavailable", "The model is not reachable right now: try again."
+        ),
+        ErrorCode.NODE_DRAINING: ErrorRow(
+            _S.UNAVAILABLE, 503, _SERVER, "node_draining", "The machine is about to leave: try again."
         ),
         ErrorCode.TIMEOUT: ErrorRow(
             _S.DEADLINE_EXCEEDED, 504, _SERVER, "timeout", "The answer did not come in time: try again."

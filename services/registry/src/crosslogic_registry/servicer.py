@@ -113,6 +113,20 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
         return pb.DrainNodeResponse(node=await self._fleet.drain(request.node_id))
 
+    async def ResumeNode(self, request: pb.ResumeNodeRequest, context: Context) -> pb.ResumeNodeResponse:
+        raise CodedError(ErrorCode.NOT_SUPPORTED)
+
+    async def CommandNode(self, request: pb.CommandNodeRequest, context: Context) -> pb.CommandNodeResponse:
+        raise CodedError(ErrorCode.NOT_SUPPORTED)
+
+    async def ListNodeEvents(self, request: pb.ListNodeEventsRequest, context: Context) -> pb.ListNodeEventsResponse:
+        raise CodedError(ErrorCode.NOT_SUPPORTED)
+
+    async def GatewayStream(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.GatewayStreamRequest], context: Context
+    ) -> None:
+        raise CodedError(ErrorCode.NOT_SUPPORTED)
+
     async def WitnessStream(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.WitnessStreamRequest], context: Context
     ) -> None:

@@ -81,6 +81,54 @@ class RelayRequest(_message.Message):
 Global___RelayRequest: _TypeAlias = RelayRequest  # noqa: Y015
 
 @_typing.final
+class TunnelRequest(_message.Message):
+    """Frames from a node on a stream that it dialled. On the wire the same as RelayResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayResponseFrame]:
+        """1 to 1,024 frames. The first message has none: it opens the stream."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___RelayResponseFrame] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TunnelRequest: _TypeAlias = TunnelRequest  # noqa: Y015
+
+@_typing.final
+class TunnelResponse(_message.Message):
+    """Frames from a gateway on a stream that the node dialled. On the wire the same as RelayRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayRequestFrame]:
+        """1 to 1,024 frames."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___RelayRequestFrame] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TunnelResponse: _TypeAlias = TunnelResponse  # noqa: Y015
+
+@_typing.final
 class RelayRequestFrame(_message.Message):
     """One frame from a gateway."""
 
@@ -136,6 +184,7 @@ class RelayOpen(_message.Message):
     SEALED_CONTEXT_FIELD_NUMBER: _builtins.int
     FIRST_BYTE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
     api: Global___EngineApi.ValueType
     """Which API of the engine."""
     body: _builtins.bytes
@@ -162,6 +211,10 @@ class RelayOpen(_message.Message):
     """The engine's first byte must come within this many milliseconds. 1 to 600,000."""
     idle_timeout_ms: _builtins.int
     """Bytes must keep coming at least this often, in milliseconds. 1 to 600,000."""
+    org_id: _builtins.str
+    """The organisation that the request is for. Told only to a node whose certificate names an organisation, which refuses
+    every other; empty for all other nodes, which learn no tenant's name.
+    """
     def __init__(
         self,
         *,
@@ -177,10 +230,11 @@ class RelayOpen(_message.Message):
         sealed_context: _builtins.bytes = ...,
         first_byte_timeout_ms: _builtins.int = ...,
         idle_timeout_ms: _builtins.int = ...,
+        org_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "body", b"body", "cache_salt", b"cache_salt", "continuous_usage", b"continuous_usage", "first_byte_timeout_ms", b"first_byte_timeout_ms", "idle_timeout_ms", b"idle_timeout_ms", "include_usage", b"include_usage", "model", b"model", "request_id", b"request_id", "return_token_ids", b"return_token_ids", "sealed_context", b"sealed_context", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "body", b"body", "cache_salt", b"cache_salt", "continuous_usage", b"continuous_usage", "first_byte_timeout_ms", b"first_byte_timeout_ms", "idle_timeout_ms", b"idle_timeout_ms", "include_usage", b"include_usage", "model", b"model", "org_id", b"org_id", "request_id", b"request_id", "return_token_ids", b"return_token_ids", "sealed_context", b"sealed_context", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,7 +361,10 @@ class RelayEnd(_message.Message):
 
     @_builtins.property
     def error(self) -> _common_pb2.CallError:
-        """Set when the outcome is FAILED or TIMED_OUT."""
+        """Set when the outcome is FAILED or TIMED_OUT. The code NODE_DRAINING says that the node is well but about to go (a spot
+        notice, a stop): the call is to be taken up on another node from the tokens that were relayed, and counts as no
+        failure of this one.
+        """
 
     def __init__(
         self,

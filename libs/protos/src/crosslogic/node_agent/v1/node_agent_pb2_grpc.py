@@ -147,3 +147,82 @@ class NodeAgentService(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class TunnelServiceStub(object):
+    """Served by every gateway worker, for nodes that cannot be dialled.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Tunnel = channel.stream_stream(
+                '/crosslogic.node_agent.v1.TunnelService/Tunnel',
+                request_serializer=crosslogic_dot_node__agent_dot_v1_dot_node__agent__pb2.TunnelRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_node__agent_dot_v1_dot_node__agent__pb2.TunnelResponse.FromString,
+                _registered_method=True)
+
+
+class TunnelServiceServicer(object):
+    """Served by every gateway worker, for nodes that cannot be dialled.
+    """
+
+    def Tunnel(self, request_iterator, context):
+        """`NodeAgentService.Relay` dialled from the other side: the node opens the stream, the gateway's frames come back on it,
+        and nothing else differs. Callers: node, which is known by its certificate. A second stream of the same node ends
+        the first. When the stream breaks, the node aborts every request that came over it and dials again.
+        Errors: OVERLOADED (too many nodes), UNAVAILABLE (stopping).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_TunnelServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Tunnel': grpc.stream_stream_rpc_method_handler(
+                    servicer.Tunnel,
+                    request_deserializer=crosslogic_dot_node__agent_dot_v1_dot_node__agent__pb2.TunnelRequest.FromString,
+                    response_serializer=crosslogic_dot_node__agent_dot_v1_dot_node__agent__pb2.TunnelResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'crosslogic.node_agent.v1.TunnelService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('crosslogic.node_agent.v1.TunnelService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class TunnelService(object):
+    """Served by every gateway worker, for nodes that cannot be dialled.
+    """
+
+    @staticmethod
+    def Tunnel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/crosslogic.node_agent.v1.TunnelService/Tunnel',
+            crosslogic_dot_node__agent_dot_v1_dot_node__agent__pb2.TunnelRequest.SerializeToString,
+            crosslogic_dot_node__agent_dot_v1_dot_node__agent__pb2.TunnelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -86,3 +86,46 @@ class NodeAgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_NodeAgentServiceServicer_to_server(servicer: NodeAgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class TunnelServiceStub:
+    """Served by every gateway worker, for nodes that cannot be dialled."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> TunnelServiceAsyncStub: ...
+    Tunnel: _grpc.StreamStreamMultiCallable[_node_agent_pb2.TunnelRequest, _node_agent_pb2.TunnelResponse]
+    """`NodeAgentService.Relay` dialled from the other side: the node opens the stream, the gateway's frames come back on it,
+    and nothing else differs. Callers: node, which is known by its certificate. A second stream of the same node ends
+    the first. When the stream breaks, the node aborts every request that came over it and dials again.
+    Errors: OVERLOADED (too many nodes), UNAVAILABLE (stopping).
+    """
+
+@_typing.type_check_only
+class TunnelServiceAsyncStub(TunnelServiceStub):
+    """Served by every gateway worker, for nodes that cannot be dialled."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Tunnel: _aio.StreamStreamMultiCallable[_node_agent_pb2.TunnelRequest, _node_agent_pb2.TunnelResponse]  # type: ignore[assignment]
+    """`NodeAgentService.Relay` dialled from the other side: the node opens the stream, the gateway's frames come back on it,
+    and nothing else differs. Callers: node, which is known by its certificate. A second stream of the same node ends
+    the first. When the stream breaks, the node aborts every request that came over it and dials again.
+    Errors: OVERLOADED (too many nodes), UNAVAILABLE (stopping).
+    """
+
+class TunnelServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Served by every gateway worker, for nodes that cannot be dialled."""
+
+    @_abc_1.abstractmethod
+    def Tunnel(
+        self,
+        request_iterator: _MaybeAsyncIterator[_node_agent_pb2.TunnelRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_agent_pb2.TunnelResponse], _abc.AsyncIterator[_node_agent_pb2.TunnelResponse]]:
+        """`NodeAgentService.Relay` dialled from the other side: the node opens the stream, the gateway's frames come back on it,
+        and nothing else differs. Callers: node, which is known by its certificate. A second stream of the same node ends
+        the first. When the stream breaks, the node aborts every request that came over it and dials again.
+        Errors: OVERLOADED (too many nodes), UNAVAILABLE (stopping).
+        """
+
+def add_TunnelServiceServicer_to_server(servicer: TunnelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

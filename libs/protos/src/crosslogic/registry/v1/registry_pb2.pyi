@@ -57,6 +57,54 @@ NODE_STATUS_DEAD: NodeStatus.ValueType  # 5
 """It has not been heard of for too long, or said goodbye."""
 Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
 
+class _SpotNoticeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpotNoticeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpotNoticeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPOT_NOTICE_KIND_UNSPECIFIED: _SpotNoticeKind.ValueType  # 0
+    """Not stated."""
+    SPOT_NOTICE_KIND_RISK: _SpotNoticeKind.ValueType  # 1
+    """The cloud may take the machine soon: nothing new is placed here while other nodes can take it; nothing is drained."""
+    SPOT_NOTICE_KIND_TERMINATION: _SpotNoticeKind.ValueType  # 2
+    """The cloud takes the machine: it drains, hands over what does not end in time, and leaves."""
+
+class SpotNoticeKind(_SpotNoticeKind, metaclass=_SpotNoticeKindEnumTypeWrapper):
+    """What a spot notice asks for."""
+
+SPOT_NOTICE_KIND_UNSPECIFIED: SpotNoticeKind.ValueType  # 0
+"""Not stated."""
+SPOT_NOTICE_KIND_RISK: SpotNoticeKind.ValueType  # 1
+"""The cloud may take the machine soon: nothing new is placed here while other nodes can take it; nothing is drained."""
+SPOT_NOTICE_KIND_TERMINATION: SpotNoticeKind.ValueType  # 2
+"""The cloud takes the machine: it drains, hands over what does not end in time, and leaves."""
+Global___SpotNoticeKind: _TypeAlias = SpotNoticeKind  # noqa: Y015
+
+class _LogSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LogSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LogSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOG_SOURCE_UNSPECIFIED: _LogSource.ValueType  # 0
+    """Not stated. Refused."""
+    LOG_SOURCE_AGENT: _LogSource.ValueType  # 1
+    """The agent's own."""
+    LOG_SOURCE_ENGINE: _LogSource.ValueType  # 2
+    """The engine's."""
+
+class LogSource(_LogSource, metaclass=_LogSourceEnumTypeWrapper):
+    """Which log."""
+
+LOG_SOURCE_UNSPECIFIED: LogSource.ValueType  # 0
+"""Not stated. Refused."""
+LOG_SOURCE_AGENT: LogSource.ValueType  # 1
+"""The agent's own."""
+LOG_SOURCE_ENGINE: LogSource.ValueType  # 2
+"""The engine's."""
+Global___LogSource: _TypeAlias = LogSource  # noqa: Y015
+
 class _PickStrategy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -113,8 +161,15 @@ class NodeFacts(_message.Message):
     GPU_COUNT_FIELD_NUMBER: _builtins.int
     VRAM_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     ENGINE_PATHS_FIELD_NUMBER: _builtins.int
+    DRIVER_VERSION_FIELD_NUMBER: _builtins.int
+    CLOUD_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: _builtins.int
+    SPOT_FIELD_NUMBER: _builtins.int
+    HOURLY_PRICE_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    TUNNEL_FIELD_NUMBER: _builtins.int
     address: _builtins.str
-    """host:port that gateways dial; the certificate there names this node."""
+    """host:port that gateways dial; the certificate there names this node. Empty when `tunnel` is set."""
     region: _builtins.str
     """For example `us-east`. 1 to 63 of a-z, 0-9 and `-`."""
     context_length: _builtins.int
@@ -137,6 +192,20 @@ class NodeFacts(_message.Message):
     """How many accelerators. 0: none."""
     vram_total_bytes: _builtins.int
     """Memory of all accelerators together, in bytes. 0: none."""
+    driver_version: _builtins.str
+    """Version of the accelerator's driver. Empty: none or not known."""
+    cloud: _builtins.str
+    """Where the machine is from: `aws`, `gcp`, `azure`, `on_prem` or another name of a-z, 0-9, `_` and `-`. Empty: not told."""
+    zone: _builtins.str
+    """The cloud's zone, for example `us-east-1a`. Empty: not told."""
+    instance_type: _builtins.str
+    """The cloud's name of the kind of machine, for example `p5.48xlarge`. Empty: not told."""
+    spot: _builtins.bool
+    """The cloud may take the machine back with little warning or none."""
+    hourly_price_picodollars: _builtins.int
+    """What the machine costs an hour in pico-dollars (10^-12 dollars). 0: not told."""
+    tunnel: _builtins.bool
+    """The node dials gateways and listens nowhere: it is reached through tunnels only."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Catalogue names of the models loaded. At most 64."""
@@ -162,10 +231,17 @@ class NodeFacts(_message.Message):
         gpu_count: _builtins.int = ...,
         vram_total_bytes: _builtins.int = ...,
         engine_paths: _abc.Iterable[_builtins.str] | None = ...,
+        driver_version: _builtins.str = ...,
+        cloud: _builtins.str = ...,
+        zone: _builtins.str = ...,
+        instance_type: _builtins.str = ...,
+        spot: _builtins.bool = ...,
+        hourly_price_picodollars: _builtins.int = ...,
+        tunnel: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "context_length", b"context_length", "decode_tokens_per_sec", b"decode_tokens_per_sec", "engine", b"engine", "engine_paths", b"engine_paths", "engine_version", b"engine_version", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "max_tokens_per_sec", b"max_tokens_per_sec", "models", b"models", "prefill_tokens_per_sec", b"prefill_tokens_per_sec", "region", b"region", "vram_total_bytes", b"vram_total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "cloud", b"cloud", "context_length", b"context_length", "decode_tokens_per_sec", b"decode_tokens_per_sec", "driver_version", b"driver_version", "engine", b"engine", "engine_paths", b"engine_paths", "engine_version", b"engine_version", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "hourly_price_picodollars", b"hourly_price_picodollars", "instance_type", b"instance_type", "max_tokens_per_sec", b"max_tokens_per_sec", "models", b"models", "prefill_tokens_per_sec", b"prefill_tokens_per_sec", "region", b"region", "spot", b"spot", "tunnel", b"tunnel", "vram_total_bytes", b"vram_total_bytes", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -218,6 +294,271 @@ class NodeLoad(_message.Message):
 Global___NodeLoad: _TypeAlias = NodeLoad  # noqa: Y015
 
 @_typing.final
+class NodeMetrics(_message.Message):
+    """How the machine is: what changes slowly and costs more to find out than the load. Every 15 s."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_UTILIZATION_FIELD_NUMBER: _builtins.int
+    GPU_TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
+    VRAM_USED_BYTES_FIELD_NUMBER: _builtins.int
+    VRAM_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    VRAM_FRAGMENTATION_FIELD_NUMBER: _builtins.int
+    PREFIX_CACHE_HIT_RATE_FIELD_NUMBER: _builtins.int
+    OOM_COUNT_FIELD_NUMBER: _builtins.int
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    FAILED_CALLS_FIELD_NUMBER: _builtins.int
+    FIRST_BYTE_MS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SEC_FIELD_NUMBER: _builtins.int
+    gpu_utilization: _builtins.float
+    """The most utilised accelerator's share of time in use, 0 to 1. 0: none."""
+    gpu_temperature_celsius: _builtins.int
+    """The hottest accelerator, in degrees Celsius. 0: not known."""
+    vram_used_bytes: _builtins.int
+    """Memory in use on all accelerators together, in bytes."""
+    vram_total_bytes: _builtins.int
+    """Memory of all accelerators together, in bytes. 0: none."""
+    vram_fragmentation: _builtins.float
+    """Share of the engine's reserved memory that holds nothing and cannot be given to requests, 0 to 1. 0: not known."""
+    prefix_cache_hit_rate: _builtins.float
+    """Share of prompt tokens found in the engine's prefix cache since the metrics before, 0 to 1."""
+    oom_count: _builtins.int
+    """How often memory ran out since the agent started."""
+    disk_total_bytes: _builtins.int
+    """Size of the file system that holds the weights, in bytes."""
+    disk_free_bytes: _builtins.int
+    """Of it, what is free, in bytes."""
+    calls: _builtins.int
+    """Calls that ended since the metrics before, those that failed included; not those whose client left."""
+    failed_calls: _builtins.int
+    """Of `calls`, those that failed on this node."""
+    first_byte_ms: _builtins.int
+    """Mean time to the first byte of those that answered, in milliseconds. 0: none did."""
+    tokens_per_sec: _builtins.float
+    """Tokens generated per second since the metrics before."""
+    def __init__(
+        self,
+        *,
+        gpu_utilization: _builtins.float = ...,
+        gpu_temperature_celsius: _builtins.int = ...,
+        vram_used_bytes: _builtins.int = ...,
+        vram_total_bytes: _builtins.int = ...,
+        vram_fragmentation: _builtins.float = ...,
+        prefix_cache_hit_rate: _builtins.float = ...,
+        oom_count: _builtins.int = ...,
+        disk_total_bytes: _builtins.int = ...,
+        disk_free_bytes: _builtins.int = ...,
+        calls: _builtins.int = ...,
+        failed_calls: _builtins.int = ...,
+        first_byte_ms: _builtins.int = ...,
+        tokens_per_sec: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "disk_free_bytes", b"disk_free_bytes", "disk_total_bytes", b"disk_total_bytes", "failed_calls", b"failed_calls", "first_byte_ms", b"first_byte_ms", "gpu_temperature_celsius", b"gpu_temperature_celsius", "gpu_utilization", b"gpu_utilization", "oom_count", b"oom_count", "prefix_cache_hit_rate", b"prefix_cache_hit_rate", "tokens_per_sec", b"tokens_per_sec", "vram_fragmentation", b"vram_fragmentation", "vram_total_bytes", b"vram_total_bytes", "vram_used_bytes", b"vram_used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeMetrics: _TypeAlias = NodeMetrics  # noqa: Y015
+
+@_typing.final
+class SpotNotice(_message.Message):
+    """What a cloud told a machine of its end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    NOTICE_TIME_FIELD_NUMBER: _builtins.int
+    DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    kind: Global___SpotNoticeKind.ValueType
+    """What it asks for."""
+    source: _builtins.str
+    """Who told: `aws`, `gcp`, `azure`, `file` or `signal`."""
+    action: _builtins.str
+    """The cloud's own word, for people: `terminate`, `stop`, `hibernate`, `Preempt`. At most 64 bytes."""
+    @_builtins.property
+    def notice_time(self) -> _timestamp_pb2.Timestamp:
+        """When the agent learnt of it."""
+
+    @_builtins.property
+    def deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """When the machine goes, as far as the cloud said. Unset: not said."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___SpotNoticeKind.ValueType = ...,
+        source: _builtins.str = ...,
+        notice_time: _timestamp_pb2.Timestamp | None = ...,
+        deadline_time: _timestamp_pb2.Timestamp | None = ...,
+        action: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline_time", b"deadline_time", "notice_time", b"notice_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "deadline_time", b"deadline_time", "kind", b"kind", "notice_time", b"notice_time", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpotNotice: _TypeAlias = SpotNotice  # noqa: Y015
+
+@_typing.final
+class NodeCommand(_message.Message):
+    """Something for an agent to do, sent on its heartbeat stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    RELOAD_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    UPDATE_AGENT_FIELD_NUMBER: _builtins.int
+    COLLECT_LOGS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """UUIDv7, named again in the outcome."""
+    @_builtins.property
+    def reload_certificate(self) -> Global___ReloadCertificate:
+        """Ask for a fresh certificate now."""
+
+    @_builtins.property
+    def update_agent(self) -> Global___UpdateAgent:
+        """Install another version of the agent and start again with it."""
+
+    @_builtins.property
+    def collect_logs(self) -> Global___CollectLogs:
+        """Send the end of the agent's or the engine's log."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        reload_certificate: Global___ReloadCertificate | None = ...,
+        update_agent: Global___UpdateAgent | None = ...,
+        collect_logs: Global___CollectLogs | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collect_logs", b"collect_logs", "kind", b"kind", "reload_certificate", b"reload_certificate", "update_agent", b"update_agent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collect_logs", b"collect_logs", "id", b"id", "kind", b"kind", "reload_certificate", b"reload_certificate", "update_agent", b"update_agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["reload_certificate", "update_agent", "collect_logs"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___NodeCommand: _TypeAlias = NodeCommand  # noqa: Y015
+
+@_typing.final
+class ReloadCertificate(_message.Message):
+    """Asks the agent to renew its certificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadCertificate: _TypeAlias = ReloadCertificate  # noqa: Y015
+
+@_typing.final
+class UpdateAgent(_message.Message):
+    """Asks the agent to replace itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    LOCATION_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version that the bundle holds, for example `0.2.0`. A node that runs it already does nothing."""
+    location: _builtins.str
+    """Where the bundle is: an https:// address, or the absolute path of a file on the node."""
+    sha256: _builtins.bytes
+    """SHA-256 of the bundle, 32 bytes."""
+    signature: _builtins.bytes
+    """Ed25519 signature over `crosslogic-agent\\n`, the version, a newline and the SHA-256, 64 bytes."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        location: _builtins.str = ...,
+        sha256: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["location", b"location", "sha256", b"sha256", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAgent: _TypeAlias = UpdateAgent  # noqa: Y015
+
+@_typing.final
+class CollectLogs(_message.Message):
+    """Asks for the end of a log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    source: Global___LogSource.ValueType
+    """Which."""
+    max_bytes: _builtins.int
+    """At most this many bytes, 1 to 1,048,576. 0 means 65,536."""
+    def __init__(
+        self,
+        *,
+        source: Global___LogSource.ValueType = ...,
+        max_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes", b"max_bytes", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectLogs: _TypeAlias = CollectLogs  # noqa: Y015
+
+@_typing.final
+class NodeCommandOutcome(_message.Message):
+    """What came of a command."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.str
+    """The command."""
+    done: _builtins.bool
+    """It was carried out."""
+    detail: _builtins.str
+    """What happened, for people. Names no secret. At most 512 bytes."""
+    data: _builtins.bytes
+    """What was asked for, for example the end of a log. At most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.str = ...,
+        done: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "data", b"data", "detail", b"detail", "done", b"done"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeCommandOutcome: _TypeAlias = NodeCommandOutcome  # noqa: Y015
+
+@_typing.final
 class Node(_message.Message):
     """A node as the registry knows it."""
 
@@ -232,6 +573,9 @@ class Node(_message.Message):
     LAST_HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     REACHABLE_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    HEALTH_SCORE_FIELD_NUMBER: _builtins.int
+    SPOT_NOTICE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     org_id: _builtins.str
@@ -244,6 +588,8 @@ class Node(_message.Message):
     """Its heartbeats come. False: its stream broke and did not come back within a few seconds; an active node that is not
     reachable is picked only where no other is.
     """
+    health_score: _builtins.int
+    """How well it is, 0 (useless) to 100 (nothing wrong)."""
     @_builtins.property
     def facts(self) -> Global___NodeFacts:
         """What it is."""
@@ -260,6 +606,14 @@ class Node(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it joined."""
 
+    @_builtins.property
+    def metrics(self) -> Global___NodeMetrics:
+        """How its machine is, as last told. Unset: not told yet."""
+
+    @_builtins.property
+    def spot_notice(self) -> Global___SpotNotice:
+        """What its cloud told it of its end. Unset: nothing."""
+
     def __init__(
         self,
         *,
@@ -272,10 +626,13 @@ class Node(_message.Message):
         last_heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         reachable: _builtins.bool = ...,
+        metrics: Global___NodeMetrics | None = ...,
+        health_score: _builtins.int = ...,
+        spot_notice: Global___SpotNotice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load", "metrics", b"metrics", "spot_notice", b"spot_notice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "id", b"id", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load", "org_id", b"org_id", "reachable", b"reachable", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "health_score", b"health_score", "id", b"id", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load", "metrics", b"metrics", "org_id", b"org_id", "reachable", b"reachable", "spot_notice", b"spot_notice", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -455,6 +812,9 @@ class HeartbeatStreamRequest(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     STATUS_REASON_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    SPOT_NOTICE_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     status: Global___NodeStatus.ValueType
     """What the agent says of itself: WARMING, ACTIVE, DRAINING or DEAD (goodbye)."""
     status_reason: _builtins.str
@@ -467,6 +827,18 @@ class HeartbeatStreamRequest(_message.Message):
     def load(self) -> Global___NodeLoad:
         """How it is."""
 
+    @_builtins.property
+    def metrics(self) -> Global___NodeMetrics:
+        """How the machine is. About every 15 s."""
+
+    @_builtins.property
+    def spot_notice(self) -> Global___SpotNotice:
+        """What the cloud told of the machine's end. In the first message of a stream after it was told, and when it changed."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeCommandOutcome]:
+        """What came of commands since the message before. At most 16."""
+
     def __init__(
         self,
         *,
@@ -474,10 +846,13 @@ class HeartbeatStreamRequest(_message.Message):
         load: Global___NodeLoad | None = ...,
         status: Global___NodeStatus.ValueType = ...,
         status_reason: _builtins.str = ...,
+        metrics: Global___NodeMetrics | None = ...,
+        spot_notice: Global___SpotNotice | None = ...,
+        outcomes: _abc.Iterable[Global___NodeCommandOutcome] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "metrics", b"metrics", "spot_notice", b"spot_notice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "metrics", b"metrics", "outcomes", b"outcomes", "spot_notice", b"spot_notice", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,23 +866,145 @@ class HeartbeatStreamResponse(_message.Message):
 
     NEXT_HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    TUNNELS_FIELD_NUMBER: _builtins.int
     next_heartbeat_ms: _builtins.int
     """How long to wait before the next heartbeat, in milliseconds."""
     drain: _builtins.bool
-    """Finish what runs, take nothing new."""
+    """Finish what runs, take nothing new. False after true: the drain was taken back."""
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeCommand]:
+        """To be carried out, each once. At most 16."""
+
+    @_builtins.property
+    def tunnels(self) -> Global___TunnelEndpoints:
+        """Where the tunnels of gateway workers are. Sent to nodes that asked for tunnels (`facts.tunnel`), first and when it
+        changed. Unset: as before.
+        """
+
     def __init__(
         self,
         *,
         next_heartbeat_ms: _builtins.int = ...,
         drain: _builtins.bool = ...,
+        commands: _abc.Iterable[Global___NodeCommand] | None = ...,
+        tunnels: Global___TunnelEndpoints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tunnels", b"tunnels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "next_heartbeat_ms", b"next_heartbeat_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "drain", b"drain", "next_heartbeat_ms", b"next_heartbeat_ms", "tunnels", b"tunnels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatStreamResponse: _TypeAlias = HeartbeatStreamResponse  # noqa: Y015
+
+@_typing.final
+class TunnelEndpoints(_message.Message):
+    """The gateway workers that offer a tunnel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """host:port of each. At most 4,096."""
+
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TunnelEndpoints: _TypeAlias = TunnelEndpoints  # noqa: Y015
+
+@_typing.final
+class GatewayStreamRequest(_message.Message):
+    """What a gateway worker tells the registry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TUNNEL_ADDRESS_FIELD_NUMBER: _builtins.int
+    OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    tunnel_address: _builtins.str
+    """host:port where nodes may dial this worker (`TunnelService`). In the first message. Empty: it offers no tunnel."""
+    @_builtins.property
+    def observations(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeObservation]:
+        """The nodes that this worker used or tried since the message before. At most 4,096."""
+
+    def __init__(
+        self,
+        *,
+        tunnel_address: _builtins.str = ...,
+        observations: _abc.Iterable[Global___NodeObservation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["observations", b"observations", "tunnel_address", b"tunnel_address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GatewayStreamRequest: _TypeAlias = GatewayStreamRequest  # noqa: Y015
+
+@_typing.final
+class NodeObservation(_message.Message):
+    """What one gateway worker saw of one node since its message before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    HEARD_MS_AGO_PLUS_ONE_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    heard_ms_ago_plus_one: _builtins.int
+    """How long ago the last byte came from the node, in milliseconds, plus 1. 0: none came."""
+    succeeded: _builtins.int
+    """Calls that the node answered."""
+    failed: _builtins.int
+    """Calls that the node failed, or that never reached it."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        heard_ms_ago_plus_one: _builtins.int = ...,
+        succeeded: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "heard_ms_ago_plus_one", b"heard_ms_ago_plus_one", "node_id", b"node_id", "succeeded", b"succeeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeObservation: _TypeAlias = NodeObservation  # noqa: Y015
+
+@_typing.final
+class GatewayStreamResponse(_message.Message):
+    """What the registry answers to each message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEXT_REPORT_MS_FIELD_NUMBER: _builtins.int
+    next_report_ms: _builtins.int
+    """How long to wait before the next message, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        next_report_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_report_ms", b"next_report_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GatewayStreamResponse: _TypeAlias = GatewayStreamResponse  # noqa: Y015
 
 @_typing.final
 class WatchNodesRequest(_message.Message):
@@ -663,6 +1160,198 @@ class DrainNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainNodeResponse: _TypeAlias = DrainNodeResponse  # noqa: Y015
+
+@_typing.final
+class ResumeNodeRequest(_message.Message):
+    """Asks to take back a drain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeNodeRequest: _TypeAlias = ResumeNodeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeNodeResponse(_message.Message):
+    """The node that is no longer drained."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def node(self) -> Global___Node:
+        """As it is now; its status changes once the node says so."""
+
+    def __init__(
+        self,
+        *,
+        node: Global___Node | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeNodeResponse: _TypeAlias = ResumeNodeResponse  # noqa: Y015
+
+@_typing.final
+class CommandNodeRequest(_message.Message):
+    """Asks for a command to be carried out by a node's agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    timeout_s: _builtins.int
+    """How long to wait for the outcome, in seconds, 1 to 600. 0 means 30."""
+    @_builtins.property
+    def command(self) -> Global___NodeCommand:
+        """The command; its `id` is ignored."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        command: Global___NodeCommand | None = ...,
+        timeout_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "node_id", b"node_id", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommandNodeRequest: _TypeAlias = CommandNodeRequest  # noqa: Y015
+
+@_typing.final
+class CommandNodeResponse(_message.Message):
+    """What came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcome(self) -> Global___NodeCommandOutcome:
+        """As the node told."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___NodeCommandOutcome | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommandNodeResponse: _TypeAlias = CommandNodeResponse  # noqa: Y015
+
+@_typing.final
+class ListNodeEventsRequest(_message.Message):
+    """Asks for a page of a node's life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    page_size: _builtins.int
+    """1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNodeEventsRequest: _TypeAlias = ListNodeEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListNodeEventsResponse(_message.Message):
+    """A page of a node's life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: this was the last page."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeEvent]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___NodeEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNodeEventsResponse: _TypeAlias = ListNodeEventsResponse  # noqa: Y015
+
+@_typing.final
+class NodeEvent(_message.Message):
+    """A change in a node's life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    status: Global___NodeStatus.ValueType
+    """What the node became."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___NodeStatus.ValueType = ...,
+        reason: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "status", b"status", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeEvent: _TypeAlias = NodeEvent  # noqa: Y015
 
 @_typing.final
 class WitnessStreamRequest(_message.Message):

@@ -146,6 +146,26 @@ class RegistryServiceStub(object):
                 request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.DrainNodeRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.DrainNodeResponse.FromString,
                 _registered_method=True)
+        self.ResumeNode = channel.unary_unary(
+                '/crosslogic.registry.v1.RegistryService/ResumeNode',
+                request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ResumeNodeRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ResumeNodeResponse.FromString,
+                _registered_method=True)
+        self.CommandNode = channel.unary_unary(
+                '/crosslogic.registry.v1.RegistryService/CommandNode',
+                request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.CommandNodeRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.CommandNodeResponse.FromString,
+                _registered_method=True)
+        self.ListNodeEvents = channel.unary_unary(
+                '/crosslogic.registry.v1.RegistryService/ListNodeEvents',
+                request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsResponse.FromString,
+                _registered_method=True)
+        self.GatewayStream = channel.stream_stream(
+                '/crosslogic.registry.v1.RegistryService/GatewayStream',
+                request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.GatewayStreamRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.GatewayStreamResponse.FromString,
+                _registered_method=True)
         self.WitnessStream = channel.stream_stream(
                 '/crosslogic.registry.v1.RegistryService/WitnessStream',
                 request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.WitnessStreamRequest.SerializeToString,
@@ -219,6 +239,39 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResumeNode(self, request, context):
+        """Takes back a drain: the node is picked again as soon as it says that it can serve. A drain that the node itself asked
+        for (a spot notice, a stop) stays. Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommandNode(self, request, context):
+        """Hands a command to the node's agent on its heartbeat stream and waits for what came of it. Callers: operator. Twice is
+        two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream does not end at this replica),
+        OVERLOADED (too many commands wait), TIMEOUT (no outcome in time; the command may still be carried out).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNodeEvents(self, request, context):
+        """Lists what happened in a node's life, newest first. Callers: gateway, operator. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GatewayStream(self, request_iterator, context):
+        """A gateway worker's long-lived stream: it offers its tunnel to nodes that only dial out, and says of which nodes it
+        hears, which is one of the three witnesses of a node's death. Callers: gateway. The offer ends with the stream.
+        Errors: INVALID_ARGUMENT, OVERLOADED (too many workers), UNAVAILABLE (stopping).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WitnessStream(self, request_iterator, context):
         """Carries witnesses of finished requests to the accountant; each is acknowledged once it is durable there. Callers:
         node. A message carries all calls that gathered while the one before was being written.
@@ -281,6 +334,26 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.DrainNode,
                     request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.DrainNodeRequest.FromString,
                     response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'ResumeNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeNode,
+                    request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ResumeNodeRequest.FromString,
+                    response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ResumeNodeResponse.SerializeToString,
+            ),
+            'CommandNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommandNode,
+                    request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.CommandNodeRequest.FromString,
+                    response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.CommandNodeResponse.SerializeToString,
+            ),
+            'ListNodeEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodeEvents,
+                    request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsRequest.FromString,
+                    response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsResponse.SerializeToString,
+            ),
+            'GatewayStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.GatewayStream,
+                    request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.GatewayStreamRequest.FromString,
+                    response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.GatewayStreamResponse.SerializeToString,
             ),
             'WitnessStream': grpc.stream_stream_rpc_method_handler(
                     servicer.WitnessStream,
@@ -466,6 +539,114 @@ class RegistryService(object):
             '/crosslogic.registry.v1.RegistryService/DrainNode',
             crosslogic_dot_registry_dot_v1_dot_registry__pb2.DrainNodeRequest.SerializeToString,
             crosslogic_dot_registry_dot_v1_dot_registry__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.registry.v1.RegistryService/ResumeNode',
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.ResumeNodeRequest.SerializeToString,
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.ResumeNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommandNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.registry.v1.RegistryService/CommandNode',
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.CommandNodeRequest.SerializeToString,
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.CommandNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodeEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.registry.v1.RegistryService/ListNodeEvents',
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsRequest.SerializeToString,
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GatewayStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/crosslogic.registry.v1.RegistryService/GatewayStream',
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.GatewayStreamRequest.SerializeToString,
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.GatewayStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

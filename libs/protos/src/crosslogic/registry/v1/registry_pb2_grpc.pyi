@@ -100,6 +100,22 @@ class RegistryServiceStub:
     """Takes a node out of picking; what runs on it finishes. Callers: gateway, operator. Safe to repeat.
     Errors: NOT_FOUND.
     """
+    ResumeNode: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResumeNodeRequest, _registry_pb2.ResumeNodeResponse]
+    """Takes back a drain: the node is picked again as soon as it says that it can serve. A drain that the node itself asked
+    for (a spot notice, a stop) stays. Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND.
+    """
+    CommandNode: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CommandNodeRequest, _registry_pb2.CommandNodeResponse]
+    """Hands a command to the node's agent on its heartbeat stream and waits for what came of it. Callers: operator. Twice is
+    two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream does not end at this replica),
+    OVERLOADED (too many commands wait), TIMEOUT (no outcome in time; the command may still be carried out).
+    """
+    ListNodeEvents: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListNodeEventsRequest, _registry_pb2.ListNodeEventsResponse]
+    """Lists what happened in a node's life, newest first. Callers: gateway, operator. Errors: NOT_FOUND."""
+    GatewayStream: _grpc.StreamStreamMultiCallable[_registry_pb2.GatewayStreamRequest, _registry_pb2.GatewayStreamResponse]
+    """A gateway worker's long-lived stream: it offers its tunnel to nodes that only dial out, and says of which nodes it
+    hears, which is one of the three witnesses of a node's death. Callers: gateway. The offer ends with the stream.
+    Errors: INVALID_ARGUMENT, OVERLOADED (too many workers), UNAVAILABLE (stopping).
+    """
     WitnessStream: _grpc.StreamStreamMultiCallable[_registry_pb2.WitnessStreamRequest, _registry_pb2.WitnessStreamResponse]
     """Carries witnesses of finished requests to the accountant; each is acknowledged once it is durable there. Callers:
     node. A message carries all calls that gathered while the one before was being written.
@@ -138,6 +154,22 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     DrainNode: _aio.UnaryUnaryMultiCallable[_registry_pb2.DrainNodeRequest, _registry_pb2.DrainNodeResponse]  # type: ignore[assignment]
     """Takes a node out of picking; what runs on it finishes. Callers: gateway, operator. Safe to repeat.
     Errors: NOT_FOUND.
+    """
+    ResumeNode: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResumeNodeRequest, _registry_pb2.ResumeNodeResponse]  # type: ignore[assignment]
+    """Takes back a drain: the node is picked again as soon as it says that it can serve. A drain that the node itself asked
+    for (a spot notice, a stop) stays. Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND.
+    """
+    CommandNode: _aio.UnaryUnaryMultiCallable[_registry_pb2.CommandNodeRequest, _registry_pb2.CommandNodeResponse]  # type: ignore[assignment]
+    """Hands a command to the node's agent on its heartbeat stream and waits for what came of it. Callers: operator. Twice is
+    two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream does not end at this replica),
+    OVERLOADED (too many commands wait), TIMEOUT (no outcome in time; the command may still be carried out).
+    """
+    ListNodeEvents: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListNodeEventsRequest, _registry_pb2.ListNodeEventsResponse]  # type: ignore[assignment]
+    """Lists what happened in a node's life, newest first. Callers: gateway, operator. Errors: NOT_FOUND."""
+    GatewayStream: _aio.StreamStreamMultiCallable[_registry_pb2.GatewayStreamRequest, _registry_pb2.GatewayStreamResponse]  # type: ignore[assignment]
+    """A gateway worker's long-lived stream: it offers its tunnel to nodes that only dial out, and says of which nodes it
+    hears, which is one of the three witnesses of a node's death. Callers: gateway. The offer ends with the stream.
+    Errors: INVALID_ARGUMENT, OVERLOADED (too many workers), UNAVAILABLE (stopping).
     """
     WitnessStream: _aio.StreamStreamMultiCallable[_registry_pb2.WitnessStreamRequest, _registry_pb2.WitnessStreamResponse]  # type: ignore[assignment]
     """Carries witnesses of finished requests to the accountant; each is acknowledged once it is durable there. Callers:
@@ -210,6 +242,46 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.DrainNodeResponse, _abc.Awaitable[_registry_pb2.DrainNodeResponse]]:
         """Takes a node out of picking; what runs on it finishes. Callers: gateway, operator. Safe to repeat.
         Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeNode(
+        self,
+        request: _registry_pb2.ResumeNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ResumeNodeResponse, _abc.Awaitable[_registry_pb2.ResumeNodeResponse]]:
+        """Takes back a drain: the node is picked again as soon as it says that it can serve. A drain that the node itself asked
+        for (a spot notice, a stop) stays. Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def CommandNode(
+        self,
+        request: _registry_pb2.CommandNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CommandNodeResponse, _abc.Awaitable[_registry_pb2.CommandNodeResponse]]:
+        """Hands a command to the node's agent on its heartbeat stream and waits for what came of it. Callers: operator. Twice is
+        two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream does not end at this replica),
+        OVERLOADED (too many commands wait), TIMEOUT (no outcome in time; the command may still be carried out).
+        """
+
+    @_abc_1.abstractmethod
+    def ListNodeEvents(
+        self,
+        request: _registry_pb2.ListNodeEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListNodeEventsResponse, _abc.Awaitable[_registry_pb2.ListNodeEventsResponse]]:
+        """Lists what happened in a node's life, newest first. Callers: gateway, operator. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def GatewayStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_registry_pb2.GatewayStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.GatewayStreamResponse], _abc.AsyncIterator[_registry_pb2.GatewayStreamResponse]]:
+        """A gateway worker's long-lived stream: it offers its tunnel to nodes that only dial out, and says of which nodes it
+        hears, which is one of the three witnesses of a node's death. Callers: gateway. The offer ends with the stream.
+        Errors: INVALID_ARGUMENT, OVERLOADED (too many workers), UNAVAILABLE (stopping).
         """
 
     @_abc_1.abstractmethod
