@@ -37,13 +37,17 @@ from crosslogic_common.tracing import tracing
 
 SCHEMA = "ledger"
 SERVICE = "crosslogic.accountant.v1.AccountantService"
-_READERS = frozenset({"service:gateway", "service:operator"})
+_READERS = frozenset({"service:billing", "service:gateway", "service:operator"})
 RULES: dict[str, frozenset[str]] = {
     f"/{SERVICE}/RecordUsage": frozenset({"service:gateway", "service:operator"}),
     f"/{SERVICE}/RecordStream": frozenset({"service:gateway"}),
     f"/{SERVICE}/RecordWitnesses": frozenset({"service:registry"}),
     f"/{SERVICE}/QueryUsage": _READERS,
     f"/{SERVICE}/ListUsageRecords": _READERS,
+    f"/{SERVICE}/ReadRecords": frozenset({"service:billing", "service:operator"}),
+    f"/{SERVICE}/CorrectRecord": _READERS,
+    f"/{SERVICE}/CompareUsage": _READERS,
+    f"/{SERVICE}/RebuildRollups": frozenset({"service:billing", "service:operator"}),
 }
 _SETTLE_TIMEOUT_S = 300.0
 

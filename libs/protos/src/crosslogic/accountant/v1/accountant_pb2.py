@@ -26,51 +26,75 @@ from crosslogic.common.v1 import common_pb2 as crosslogic_dot_common_dot_v1_dot_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)crosslogic/accountant/v1/accountant.proto\x12\x18\x63rosslogic.accountant.v1\x1a!crosslogic/common/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x02\n\x0eRequestContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x03 \x01(\t\x12\x12\n\napi_key_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x1a\n\x12start_time_unix_us\x18\x06 \x01(\x03\x12 \n\x18prompt_price_picodollars\x18\x07 \x01(\x04\x12$\n\x1c\x63ompletion_price_picodollars\x18\x08 \x01(\x04\x12\x0b\n\x03\x61pi\x18\t \x01(\t\x12\x0e\n\x06stream\x18\n \x01(\x08\x12\x0e\n\x06region\x18\x0b \x01(\t\x12\x0f\n\x07node_id\x18\x0c \x01(\t\x12\x18\n\x10max_total_tokens\x18\r \x01(\r\"\xf2\x01\n\x0bUsageRecord\x12\x39\n\x07\x63ontext\x18\x01 \x01(\x0b\x32(.crosslogic.accountant.v1.RequestContext\x12/\n\x05usage\x18\x02 \x01(\x0b\x32 .crosslogic.common.v1.TokenUsage\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.crosslogic.common.v1.Outcome\x12\x12\n\nlatency_us\x18\x04 \x01(\x04\x12\x1e\n\x16time_to_first_token_us\x18\x05 \x01(\x04\x12\x13\n\x0bhttp_status\x18\x06 \x01(\r\"\xa8\x01\n\x07Witness\x12\x16\n\x0esealed_context\x18\x01 \x01(\x0c\x12/\n\x05usage\x18\x02 \x01(\x0b\x32 .crosslogic.common.v1.TokenUsage\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.crosslogic.common.v1.Outcome\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x05 \x01(\x04\"K\n\x12RecordUsageRequest\x12\x35\n\x06record\x18\x01 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageRecord\"(\n\x13RecordUsageResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\"P\n\x13RecordStreamRequest\x12\x39\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32*.crosslogic.accountant.v1.RecordStreamCall\"U\n\x10RecordStreamCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x35\n\x06record\x18\x02 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageRecord\"U\n\x14RecordStreamResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32,.crosslogic.accountant.v1.RecordStreamResult\"P\n\x12RecordStreamResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12.\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1f.crosslogic.common.v1.CallError\"N\n\x16RecordWitnessesRequest\x12\x34\n\twitnesses\x18\x01 \x03(\x0b\x32!.crosslogic.accountant.v1.Witness\"2\n\x17RecordWitnessesResponse\x12\x17\n\x0frefused_reasons\x18\x01 \x03(\t\"\xc4\x01\n\x0bUsageFilter\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x02 \x01(\t\x12\x12\n\napi_key_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06region\x18\x05 \x01(\t\x12-\n\tfrom_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa6\x01\n\x11QueryUsageRequest\x12\x35\n\x06\x66ilter\x18\x01 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageFilter\x12\x33\n\x08group_by\x18\x02 \x03(\x0e\x32!.crosslogic.accountant.v1.GroupBy\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\x8b\x02\n\x08UsageRow\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x02 \x01(\t\x12\x12\n\napi_key_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06region\x18\x05 \x01(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08requests\x18\x07 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x08 \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\t \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\n \x01(\x04\x12\x18\n\x10\x63ost_picodollars\x18\x0b \x01(\t\"_\n\x12QueryUsageResponse\x12\x30\n\x04rows\x18\x01 \x03(\x0b\x32\".crosslogic.accountant.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x17ListUsageRecordsRequest\x12\x35\n\x06\x66ilter\x18\x01 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageFilter\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xab\x01\n\x11StoredUsageRecord\x12\x35\n\x06record\x18\x01 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageRecord\x12\x18\n\x10\x63ost_picodollars\x18\x02 \x01(\t\x12/\n\x0brecord_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x66rom_witness\x18\x04 \x01(\x08\"q\n\x18ListUsageRecordsResponse\x12<\n\x07records\x18\x01 \x03(\x0b\x32+.crosslogic.accountant.v1.StoredUsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xb3\x01\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x10\n\x0cGROUP_BY_ORG\x10\x01\x12\x18\n\x14GROUP_BY_ENVIRONMENT\x10\x02\x12\x14\n\x10GROUP_BY_API_KEY\x10\x03\x12\x12\n\x0eGROUP_BY_MODEL\x10\x04\x12\x13\n\x0fGROUP_BY_REGION\x10\x05\x12\x11\n\rGROUP_BY_HOUR\x10\x06\x12\x10\n\x0cGROUP_BY_DAY\x10\x07\x32\xce\x04\n\x11\x41\x63\x63ountantService\x12j\n\x0bRecordUsage\x12,.crosslogic.accountant.v1.RecordUsageRequest\x1a-.crosslogic.accountant.v1.RecordUsageResponse\x12q\n\x0cRecordStream\x12-.crosslogic.accountant.v1.RecordStreamRequest\x1a..crosslogic.accountant.v1.RecordStreamResponse(\x01\x30\x01\x12v\n\x0fRecordWitnesses\x12\x30.crosslogic.accountant.v1.RecordWitnessesRequest\x1a\x31.crosslogic.accountant.v1.RecordWitnessesResponse\x12g\n\nQueryUsage\x12+.crosslogic.accountant.v1.QueryUsageRequest\x1a,.crosslogic.accountant.v1.QueryUsageResponse\x12y\n\x10ListUsageRecords\x12\x31.crosslogic.accountant.v1.ListUsageRecordsRequest\x1a\x32.crosslogic.accountant.v1.ListUsageRecordsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)crosslogic/accountant/v1/accountant.proto\x12\x18\x63rosslogic.accountant.v1\x1a!crosslogic/common/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x03\n\x0eRequestContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x03 \x01(\t\x12\x12\n\napi_key_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x1a\n\x12start_time_unix_us\x18\x06 \x01(\x03\x12 \n\x18prompt_price_picodollars\x18\x07 \x01(\x04\x12$\n\x1c\x63ompletion_price_picodollars\x18\x08 \x01(\x04\x12\x0b\n\x03\x61pi\x18\t \x01(\t\x12\x0e\n\x06stream\x18\n \x01(\x08\x12\x0e\n\x06region\x18\x0b \x01(\t\x12\x0f\n\x07node_id\x18\x0c \x01(\t\x12\x18\n\x10max_total_tokens\x18\r \x01(\r\x12\x15\n\rprice_version\x18\x0e \x01(\t\x12\x0c\n\x04plan\x18\x0f \x01(\t\x12,\n\x1f\x63\x61\x63hed_prompt_price_picodollars\x18\x10 \x01(\x04H\x00\x88\x01\x01\x42\"\n _cached_prompt_price_picodollars\"\xc3\x02\n\x0bUsageRecord\x12\x39\n\x07\x63ontext\x18\x01 \x01(\x0b\x32(.crosslogic.accountant.v1.RequestContext\x12/\n\x05usage\x18\x02 \x01(\x0b\x32 .crosslogic.common.v1.TokenUsage\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.crosslogic.common.v1.Outcome\x12\x12\n\nlatency_us\x18\x04 \x01(\x04\x12\x1e\n\x16time_to_first_token_us\x18\x05 \x01(\x04\x12\x13\n\x0bhttp_status\x18\x06 \x01(\r\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12\x13\n\x0b\x66\x61iled_over\x18\x08 \x01(\x08\x12\x17\n\x0fregion_failover\x18\t \x01(\x08\x12\x0f\n\x07resumed\x18\n \x01(\x08\"\xa8\x01\n\x07Witness\x12\x16\n\x0esealed_context\x18\x01 \x01(\x0c\x12/\n\x05usage\x18\x02 \x01(\x0b\x32 .crosslogic.common.v1.TokenUsage\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.crosslogic.common.v1.Outcome\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x05 \x01(\x04\"K\n\x12RecordUsageRequest\x12\x35\n\x06record\x18\x01 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageRecord\"(\n\x13RecordUsageResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\"P\n\x13RecordStreamRequest\x12\x39\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32*.crosslogic.accountant.v1.RecordStreamCall\"U\n\x10RecordStreamCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x35\n\x06record\x18\x02 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageRecord\"U\n\x14RecordStreamResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32,.crosslogic.accountant.v1.RecordStreamResult\"P\n\x12RecordStreamResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12.\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1f.crosslogic.common.v1.CallError\"N\n\x16RecordWitnessesRequest\x12\x34\n\twitnesses\x18\x01 \x03(\x0b\x32!.crosslogic.accountant.v1.Witness\"2\n\x17RecordWitnessesResponse\x12\x17\n\x0frefused_reasons\x18\x01 \x03(\t\"\xc4\x01\n\x0bUsageFilter\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x02 \x01(\t\x12\x12\n\napi_key_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06region\x18\x05 \x01(\t\x12-\n\tfrom_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa6\x01\n\x11QueryUsageRequest\x12\x35\n\x06\x66ilter\x18\x01 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageFilter\x12\x33\n\x08group_by\x18\x02 \x03(\x0e\x32!.crosslogic.accountant.v1.GroupBy\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\x8b\x02\n\x08UsageRow\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x02 \x01(\t\x12\x12\n\napi_key_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06region\x18\x05 \x01(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08requests\x18\x07 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x08 \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\t \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\n \x01(\x04\x12\x18\n\x10\x63ost_picodollars\x18\x0b \x01(\t\"_\n\x12QueryUsageResponse\x12\x30\n\x04rows\x18\x01 \x03(\x0b\x32\".crosslogic.accountant.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x17ListUsageRecordsRequest\x12\x35\n\x06\x66ilter\x18\x01 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageFilter\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xdf\x01\n\x11StoredUsageRecord\x12\x35\n\x06record\x18\x01 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageRecord\x12\x18\n\x10\x63ost_picodollars\x18\x02 \x01(\t\x12/\n\x0brecord_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x66rom_witness\x18\x04 \x01(\x08\x12\x10\n\x08revision\x18\x05 \x01(\r\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x0e\n\x06\x62illed\x18\x07 \x01(\x08\"q\n\x18ListUsageRecordsResponse\x12<\n\x07records\x18\x01 \x03(\x0b\x32+.crosslogic.accountant.v1.StoredUsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"?\n\x12ReadRecordsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"\xff\x01\n\x0bLedgerEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x35\n\x06record\x18\x02 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageRecord\x12\x10\n\x08requests\x18\x03 \x01(\x11\x12\x10\n\x08revision\x18\x04 \x01(\r\x12\x15\n\x08\x63orrects\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x10\x63ost_picodollars\x18\x06 \x01(\t\x12/\n\x0brecord_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x66rom_witness\x18\x08 \x01(\x08\x42\x0b\n\t_corrects\"d\n\x13ReadRecordsResponse\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.crosslogic.accountant.v1.LedgerEntry\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\"\xed\x03\n\x14\x43orrectRecordRequest\x12\x15\n\rcorrection_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x19\n\x11\x65xpected_revision\x18\x03 \x01(\r\x12/\n\x05usage\x18\x04 \x01(\x0b\x32 .crosslogic.common.v1.TokenUsage\x12.\n\x07outcome\x18\x05 \x01(\x0e\x32\x1d.crosslogic.common.v1.Outcome\x12%\n\x18prompt_price_picodollars\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12)\n\x1c\x63ompletion_price_picodollars\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12,\n\x1f\x63\x61\x63hed_prompt_price_picodollars\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12\x1a\n\rprice_version\x18\t \x01(\tH\x03\x88\x01\x01\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x0e\n\x06\x61uthor\x18\x0b \x01(\tB\x1b\n\x19_prompt_price_picodollarsB\x1f\n\x1d_completion_price_picodollarsB\"\n _cached_prompt_price_picodollarsB\x10\n\x0e_price_version\"g\n\x15\x43orrectRecordResponse\x12;\n\x06record\x18\x01 \x01(\x0b\x32+.crosslogic.accountant.v1.StoredUsageRecord\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\x94\x01\n\x13\x43ompareUsageRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\"\x89\x01\n\x0bUsageTotals\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x03\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x03\x12\x18\n\x10\x63ost_picodollars\x18\x05 \x01(\t\"\x9a\x02\n\x11WitnessDifference\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x37\n\rgateway_usage\x18\x03 \x01(\x0b\x32 .crosslogic.common.v1.TokenUsage\x12\x36\n\x0fgateway_outcome\x18\x04 \x01(\x0e\x32\x1d.crosslogic.common.v1.Outcome\x12\x37\n\rwitness_usage\x18\x05 \x01(\x0b\x32 .crosslogic.common.v1.TokenUsage\x12\x36\n\x0fwitness_outcome\x18\x06 \x01(\x0e\x32\x1d.crosslogic.common.v1.Outcome\"\xca\x01\n\x10RollupDifference\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x64\x61ily\x18\x02 \x01(\x08\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x36\n\x07records\x18\x04 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageTotals\x12\x35\n\x06rollup\x18\x05 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageTotals\"\xb6\x04\n\x14\x43ompareUsageResponse\x12\x36\n\x07records\x18\x01 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageTotals\x12\x36\n\x07rollups\x18\x02 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageTotals\x12\x45\n\x16settled_from_witnesses\x18\x03 \x01(\x0b\x32%.crosslogic.accountant.v1.UsageTotals\x12H\n\x13witness_differences\x18\x04 \x03(\x0b\x32+.crosslogic.accountant.v1.WitnessDifference\x12!\n\x19witness_differences_total\x18\x05 \x01(\x03\x12\x46\n\x12rollup_differences\x18\x06 \x03(\x0b\x32*.crosslogic.accountant.v1.RollupDifference\x12 \n\x18rollup_differences_total\x18\x07 \x01(\x03\x12\x13\n\x0b\x63orrections\x18\x08 \x01(\x03\x12\x16\n\x0eopen_witnesses\x18\t \x01(\x03\x12\x15\n\rlast_sequence\x18\n \x01(\x04\x12\x1a\n\x12rolled_up_sequence\x18\x0b \x01(\x04\x12\x17\n\x0fposted_sequence\x18\x0c \x01(\x04\x12\x17\n\x0f\x62illed_sequence\x18\r \x01(\x04\"s\n\x15RebuildRollupsRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"*\n\x16RebuildRollupsResponse\x12\x10\n\x08repaired\x18\x01 \x01(\x03*\xb3\x01\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x10\n\x0cGROUP_BY_ORG\x10\x01\x12\x18\n\x14GROUP_BY_ENVIRONMENT\x10\x02\x12\x14\n\x10GROUP_BY_API_KEY\x10\x03\x12\x12\n\x0eGROUP_BY_MODEL\x10\x04\x12\x13\n\x0fGROUP_BY_REGION\x10\x05\x12\x11\n\rGROUP_BY_HOUR\x10\x06\x12\x10\n\x0cGROUP_BY_DAY\x10\x07\x32\x90\x08\n\x11\x41\x63\x63ountantService\x12j\n\x0bRecordUsage\x12,.crosslogic.accountant.v1.RecordUsageRequest\x1a-.crosslogic.accountant.v1.RecordUsageResponse\x12q\n\x0cRecordStream\x12-.crosslogic.accountant.v1.RecordStreamRequest\x1a..crosslogic.accountant.v1.RecordStreamResponse(\x01\x30\x01\x12v\n\x0fRecordWitnesses\x12\x30.crosslogic.accountant.v1.RecordWitnessesRequest\x1a\x31.crosslogic.accountant.v1.RecordWitnessesResponse\x12g\n\nQueryUsage\x12+.crosslogic.accountant.v1.QueryUsageRequest\x1a,.crosslogic.accountant.v1.QueryUsageResponse\x12y\n\x10ListUsageRecords\x12\x31.crosslogic.accountant.v1.ListUsageRecordsRequest\x1a\x32.crosslogic.accountant.v1.ListUsageRecordsResponse\x12j\n\x0bReadRecords\x12,.crosslogic.accountant.v1.ReadRecordsRequest\x1a-.crosslogic.accountant.v1.ReadRecordsResponse\x12p\n\rCorrectRecord\x12..crosslogic.accountant.v1.CorrectRecordRequest\x1a/.crosslogic.accountant.v1.CorrectRecordResponse\x12m\n\x0c\x43ompareUsage\x12-.crosslogic.accountant.v1.CompareUsageRequest\x1a..crosslogic.accountant.v1.CompareUsageResponse\x12s\n\x0eRebuildRollups\x12/.crosslogic.accountant.v1.RebuildRollupsRequest\x1a\x30.crosslogic.accountant.v1.RebuildRollupsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'crosslogic.accountant.v1.accountant_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GROUPBY']._serialized_start=2613
-  _globals['_GROUPBY']._serialized_end=2792
+  _globals['_GROUPBY']._serialized_start=5402
+  _globals['_GROUPBY']._serialized_end=5581
   _globals['_REQUESTCONTEXT']._serialized_start=140
-  _globals['_REQUESTCONTEXT']._serialized_end=439
-  _globals['_USAGERECORD']._serialized_start=442
-  _globals['_USAGERECORD']._serialized_end=684
-  _globals['_WITNESS']._serialized_start=687
-  _globals['_WITNESS']._serialized_end=855
-  _globals['_RECORDUSAGEREQUEST']._serialized_start=857
-  _globals['_RECORDUSAGEREQUEST']._serialized_end=932
-  _globals['_RECORDUSAGERESPONSE']._serialized_start=934
-  _globals['_RECORDUSAGERESPONSE']._serialized_end=974
-  _globals['_RECORDSTREAMREQUEST']._serialized_start=976
-  _globals['_RECORDSTREAMREQUEST']._serialized_end=1056
-  _globals['_RECORDSTREAMCALL']._serialized_start=1058
-  _globals['_RECORDSTREAMCALL']._serialized_end=1143
-  _globals['_RECORDSTREAMRESPONSE']._serialized_start=1145
-  _globals['_RECORDSTREAMRESPONSE']._serialized_end=1230
-  _globals['_RECORDSTREAMRESULT']._serialized_start=1232
-  _globals['_RECORDSTREAMRESULT']._serialized_end=1312
-  _globals['_RECORDWITNESSESREQUEST']._serialized_start=1314
-  _globals['_RECORDWITNESSESREQUEST']._serialized_end=1392
-  _globals['_RECORDWITNESSESRESPONSE']._serialized_start=1394
-  _globals['_RECORDWITNESSESRESPONSE']._serialized_end=1444
-  _globals['_USAGEFILTER']._serialized_start=1447
-  _globals['_USAGEFILTER']._serialized_end=1643
-  _globals['_QUERYUSAGEREQUEST']._serialized_start=1646
-  _globals['_QUERYUSAGEREQUEST']._serialized_end=1812
-  _globals['_USAGEROW']._serialized_start=1815
-  _globals['_USAGEROW']._serialized_end=2082
-  _globals['_QUERYUSAGERESPONSE']._serialized_start=2084
-  _globals['_QUERYUSAGERESPONSE']._serialized_end=2179
-  _globals['_LISTUSAGERECORDSREQUEST']._serialized_start=2182
-  _globals['_LISTUSAGERECORDSREQUEST']._serialized_end=2321
-  _globals['_STOREDUSAGERECORD']._serialized_start=2324
-  _globals['_STOREDUSAGERECORD']._serialized_end=2495
-  _globals['_LISTUSAGERECORDSRESPONSE']._serialized_start=2497
-  _globals['_LISTUSAGERECORDSRESPONSE']._serialized_end=2610
-  _globals['_ACCOUNTANTSERVICE']._serialized_start=2795
-  _globals['_ACCOUNTANTSERVICE']._serialized_end=3385
+  _globals['_REQUESTCONTEXT']._serialized_end=558
+  _globals['_USAGERECORD']._serialized_start=561
+  _globals['_USAGERECORD']._serialized_end=884
+  _globals['_WITNESS']._serialized_start=887
+  _globals['_WITNESS']._serialized_end=1055
+  _globals['_RECORDUSAGEREQUEST']._serialized_start=1057
+  _globals['_RECORDUSAGEREQUEST']._serialized_end=1132
+  _globals['_RECORDUSAGERESPONSE']._serialized_start=1134
+  _globals['_RECORDUSAGERESPONSE']._serialized_end=1174
+  _globals['_RECORDSTREAMREQUEST']._serialized_start=1176
+  _globals['_RECORDSTREAMREQUEST']._serialized_end=1256
+  _globals['_RECORDSTREAMCALL']._serialized_start=1258
+  _globals['_RECORDSTREAMCALL']._serialized_end=1343
+  _globals['_RECORDSTREAMRESPONSE']._serialized_start=1345
+  _globals['_RECORDSTREAMRESPONSE']._serialized_end=1430
+  _globals['_RECORDSTREAMRESULT']._serialized_start=1432
+  _globals['_RECORDSTREAMRESULT']._serialized_end=1512
+  _globals['_RECORDWITNESSESREQUEST']._serialized_start=1514
+  _globals['_RECORDWITNESSESREQUEST']._serialized_end=1592
+  _globals['_RECORDWITNESSESRESPONSE']._serialized_start=1594
+  _globals['_RECORDWITNESSESRESPONSE']._serialized_end=1644
+  _globals['_USAGEFILTER']._serialized_start=1647
+  _globals['_USAGEFILTER']._serialized_end=1843
+  _globals['_QUERYUSAGEREQUEST']._serialized_start=1846
+  _globals['_QUERYUSAGEREQUEST']._serialized_end=2012
+  _globals['_USAGEROW']._serialized_start=2015
+  _globals['_USAGEROW']._serialized_end=2282
+  _globals['_QUERYUSAGERESPONSE']._serialized_start=2284
+  _globals['_QUERYUSAGERESPONSE']._serialized_end=2379
+  _globals['_LISTUSAGERECORDSREQUEST']._serialized_start=2382
+  _globals['_LISTUSAGERECORDSREQUEST']._serialized_end=2521
+  _globals['_STOREDUSAGERECORD']._serialized_start=2524
+  _globals['_STOREDUSAGERECORD']._serialized_end=2747
+  _globals['_LISTUSAGERECORDSRESPONSE']._serialized_start=2749
+  _globals['_LISTUSAGERECORDSRESPONSE']._serialized_end=2862
+  _globals['_READRECORDSREQUEST']._serialized_start=2864
+  _globals['_READRECORDSREQUEST']._serialized_end=2927
+  _globals['_LEDGERENTRY']._serialized_start=2930
+  _globals['_LEDGERENTRY']._serialized_end=3185
+  _globals['_READRECORDSRESPONSE']._serialized_start=3187
+  _globals['_READRECORDSRESPONSE']._serialized_end=3287
+  _globals['_CORRECTRECORDREQUEST']._serialized_start=3290
+  _globals['_CORRECTRECORDREQUEST']._serialized_end=3783
+  _globals['_CORRECTRECORDRESPONSE']._serialized_start=3785
+  _globals['_CORRECTRECORDRESPONSE']._serialized_end=3888
+  _globals['_COMPAREUSAGEREQUEST']._serialized_start=3891
+  _globals['_COMPAREUSAGEREQUEST']._serialized_end=4039
+  _globals['_USAGETOTALS']._serialized_start=4042
+  _globals['_USAGETOTALS']._serialized_end=4179
+  _globals['_WITNESSDIFFERENCE']._serialized_start=4182
+  _globals['_WITNESSDIFFERENCE']._serialized_end=4464
+  _globals['_ROLLUPDIFFERENCE']._serialized_start=4467
+  _globals['_ROLLUPDIFFERENCE']._serialized_end=4669
+  _globals['_COMPAREUSAGERESPONSE']._serialized_start=4672
+  _globals['_COMPAREUSAGERESPONSE']._serialized_end=5238
+  _globals['_REBUILDROLLUPSREQUEST']._serialized_start=5240
+  _globals['_REBUILDROLLUPSREQUEST']._serialized_end=5355
+  _globals['_REBUILDROLLUPSRESPONSE']._serialized_start=5357
+  _globals['_REBUILDROLLUPSRESPONSE']._serialized_end=5399
+  _globals['_ACCOUNTANTSERVICE']._serialized_start=5584
+  _globals['_ACCOUNTANTSERVICE']._serialized_end=6624
 # @@protoc_insertion_point(module_scope)

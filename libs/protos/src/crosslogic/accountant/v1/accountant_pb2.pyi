@@ -84,6 +84,9 @@ class RequestContext(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     MAX_TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_PRICE_PICODOLLARS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 text, made by the gateway; the key of everything about the request."""
     org_id: _builtins.str
@@ -110,6 +113,12 @@ class RequestContext(_message.Message):
     """The node that was picked."""
     max_total_tokens: _builtins.int
     """No honest count of this request's tokens exceeds this. 0: unknown."""
+    price_version: _builtins.str
+    """Id of the price version that rated it. Empty: the catalogue's price. At most 256 characters."""
+    plan: _builtins.str
+    """Name of the plan that the organisation was on. Empty: none. At most 256 characters."""
+    cached_prompt_price_picodollars: _builtins.int
+    """Price of a prompt token that a prefix cache held, in pico-dollars. 0 to 10^12. Unset: as any prompt token."""
     def __init__(
         self,
         *,
@@ -126,12 +135,17 @@ class RequestContext(_message.Message):
         region: _builtins.str = ...,
         node_id: _builtins.str = ...,
         max_total_tokens: _builtins.int = ...,
+        price_version: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        cached_prompt_price_picodollars: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_price_picodollars", b"_cached_prompt_price_picodollars", "cached_prompt_price_picodollars", b"cached_prompt_price_picodollars"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "api_key_id", b"api_key_id", "completion_price_picodollars", b"completion_price_picodollars", "environment_id", b"environment_id", "max_total_tokens", b"max_total_tokens", "model", b"model", "node_id", b"node_id", "org_id", b"org_id", "prompt_price_picodollars", b"prompt_price_picodollars", "region", b"region", "request_id", b"request_id", "start_time_unix_us", b"start_time_unix_us", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_price_picodollars", b"_cached_prompt_price_picodollars", "api", b"api", "api_key_id", b"api_key_id", "cached_prompt_price_picodollars", b"cached_prompt_price_picodollars", "completion_price_picodollars", b"completion_price_picodollars", "environment_id", b"environment_id", "max_total_tokens", b"max_total_tokens", "model", b"model", "node_id", b"node_id", "org_id", b"org_id", "plan", b"plan", "price_version", b"price_version", "prompt_price_picodollars", b"prompt_price_picodollars", "region", b"region", "request_id", b"request_id", "start_time_unix_us", b"start_time_unix_us", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cached_prompt_price_picodollars: _TypeAlias = _typing.Literal["cached_prompt_price_picodollars"]  # noqa: Y015
+    _WhichOneofArgType__cached_prompt_price_picodollars: _TypeAlias = _typing.Literal["_cached_prompt_price_picodollars", b"_cached_prompt_price_picodollars"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_prompt_price_picodollars) -> _WhichOneofReturnType__cached_prompt_price_picodollars | None: ...
 
 Global___RequestContext: _TypeAlias = RequestContext  # noqa: Y015
 
@@ -147,6 +161,10 @@ class UsageRecord(_message.Message):
     LATENCY_US_FIELD_NUMBER: _builtins.int
     TIME_TO_FIRST_TOKEN_US_FIELD_NUMBER: _builtins.int
     HTTP_STATUS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FAILED_OVER_FIELD_NUMBER: _builtins.int
+    REGION_FAILOVER_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     outcome: _common_pb2.Outcome.ValueType
     """How it ended."""
     latency_us: _builtins.int
@@ -155,6 +173,14 @@ class UsageRecord(_message.Message):
     """From the first byte read to the first byte sent, in microseconds. 0: nothing was sent."""
     http_status: _builtins.int
     """The HTTP status that the client was sent. 0: none."""
+    attempts: _builtins.int
+    """How many nodes worked on it. 0 or 1: one. At most 32,767."""
+    failed_over: _builtins.bool
+    """Another node than the first ended it."""
+    region_failover: _builtins.bool
+    """It was served in another region than the first choice."""
+    resumed: _builtins.bool
+    """A stream that broke went on where it had been, on another node."""
     @_builtins.property
     def context(self) -> Global___RequestContext:
         """Who and at which price."""
@@ -172,10 +198,14 @@ class UsageRecord(_message.Message):
         latency_us: _builtins.int = ...,
         time_to_first_token_us: _builtins.int = ...,
         http_status: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        failed_over: _builtins.bool = ...,
+        region_failover: _builtins.bool = ...,
+        resumed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "http_status", b"http_status", "latency_us", b"latency_us", "outcome", b"outcome", "time_to_first_token_us", b"time_to_first_token_us", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "context", b"context", "failed_over", b"failed_over", "http_status", b"http_status", "latency_us", b"latency_us", "outcome", b"outcome", "region_failover", b"region_failover", "resumed", b"resumed", "time_to_first_token_us", b"time_to_first_token_us", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -645,10 +675,19 @@ class StoredUsageRecord(_message.Message):
     COST_PICODOLLARS_FIELD_NUMBER: _builtins.int
     RECORD_TIME_FIELD_NUMBER: _builtins.int
     FROM_WITNESS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    BILLED_FIELD_NUMBER: _builtins.int
     cost_picodollars: _builtins.str
     """What it costs, in pico-dollars, a whole number in decimal digits."""
     from_witness: _builtins.bool
     """It was settled from the node's witness because no gateway reported it."""
+    revision: _builtins.int
+    """0: as first reported. Each correction adds 2."""
+    sequence: _builtins.int
+    """Its place in the order of the ledger's rows; see ReadRecords."""
+    billed: _builtins.bool
+    """Billing has settled it: it asked for what comes after it."""
     @_builtins.property
     def record(self) -> Global___UsageRecord:
         """What was reported."""
@@ -664,10 +703,13 @@ class StoredUsageRecord(_message.Message):
         cost_picodollars: _builtins.str = ...,
         record_time: _timestamp_pb2.Timestamp | None = ...,
         from_witness: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        billed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "record_time", b"record_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_picodollars", b"cost_picodollars", "from_witness", b"from_witness", "record", b"record", "record_time", b"record_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "cost_picodollars", b"cost_picodollars", "from_witness", b"from_witness", "record", b"record", "record_time", b"record_time", "revision", b"revision", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -700,3 +742,518 @@ class ListUsageRecordsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListUsageRecordsResponse: _TypeAlias = ListUsageRecordsResponse  # noqa: Y015
+
+@_typing.final
+class ReadRecordsRequest(_message.Message):
+    """Asks for the ledger's rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    after_sequence: _builtins.int
+    """Rows after this one. 0: from the beginning."""
+    page_size: _builtins.int
+    """1 to 5,000; 0 means 1,000."""
+    def __init__(
+        self,
+        *,
+        after_sequence: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadRecordsRequest: _TypeAlias = ReadRecordsRequest  # noqa: Y015
+
+@_typing.final
+class LedgerEntry(_message.Message):
+    """One row of the ledger. Sums over rows are right at any time when each row's counts and cost are taken times `requests`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CORRECTS_FIELD_NUMBER: _builtins.int
+    COST_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    RECORD_TIME_FIELD_NUMBER: _builtins.int
+    FROM_WITNESS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """1 for the ledger's first row, one more for each further one; none is left out."""
+    requests: _builtins.int
+    """1, or -1: a reversal."""
+    revision: _builtins.int
+    """0: as first reported. A correction reverses as revision n + 1 and replaces as revision n + 2."""
+    corrects: _builtins.int
+    """The revision that this row reverses or replaces."""
+    cost_picodollars: _builtins.str
+    """What it costs, in pico-dollars, a whole number in decimal digits; on a reversal too not negative."""
+    from_witness: _builtins.bool
+    """It was settled from the node's witness because no gateway reported it."""
+    @_builtins.property
+    def record(self) -> Global___UsageRecord:
+        """What was reported. On a reversal: what is reversed."""
+
+    @_builtins.property
+    def record_time(self) -> _timestamp_pb2.Timestamp:
+        """When it became durable."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        record: Global___UsageRecord | None = ...,
+        requests: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        corrects: _builtins.int | None = ...,
+        cost_picodollars: _builtins.str = ...,
+        record_time: _timestamp_pb2.Timestamp | None = ...,
+        from_witness: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_corrects", b"_corrects", "corrects", b"corrects", "record", b"record", "record_time", b"record_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrects", b"_corrects", "corrects", b"corrects", "cost_picodollars", b"cost_picodollars", "from_witness", b"from_witness", "record", b"record", "record_time", b"record_time", "requests", b"requests", "revision", b"revision", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__corrects: _TypeAlias = _typing.Literal["corrects"]  # noqa: Y015
+    _WhichOneofArgType__corrects: _TypeAlias = _typing.Literal["_corrects", b"_corrects"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__corrects) -> _WhichOneofReturnType__corrects | None: ...
+
+Global___LedgerEntry: _TypeAlias = LedgerEntry  # noqa: Y015
+
+@_typing.final
+class ReadRecordsResponse(_message.Message):
+    """Rows of the ledger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    last_sequence: _builtins.int
+    """The last row's sequence in the ledger when this was read."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
+        """By sequence, without gaps."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___LedgerEntry] | None = ...,
+        last_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "last_sequence", b"last_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadRecordsResponse: _TypeAlias = ReadRecordsResponse  # noqa: Y015
+
+@_typing.final
+class CorrectRecordRequest(_message.Message):
+    """Asks for a correction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRECTION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    PROMPT_PRICE_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    COMPLETION_PRICE_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_PRICE_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    correction_id: _builtins.str
+    """UUID text chosen by the caller: the same id corrects once."""
+    request_id: _builtins.str
+    """The request whose record is wrong."""
+    expected_revision: _builtins.int
+    """The revision that the caller has seen and wants replaced."""
+    outcome: _common_pb2.Outcome.ValueType
+    """How it ended. Unspecified: as it stands."""
+    prompt_price_picodollars: _builtins.int
+    """Prices in pico-dollars a token. Unset: as they stand. All 0: the request is waived."""
+    completion_price_picodollars: _builtins.int
+    """See `prompt_price_picodollars`."""
+    cached_prompt_price_picodollars: _builtins.int
+    """See `prompt_price_picodollars`."""
+    price_version: _builtins.str
+    """Id of the price version that the prices come from. Unset: as it stands."""
+    reason: _builtins.str
+    """Why, for whoever audits. 1 to 1,000 characters."""
+    author: _builtins.str
+    """Who, as the caller knows them. 1 to 256 characters."""
+    @_builtins.property
+    def usage(self) -> _common_pb2.TokenUsage:
+        """What the request used. Unset: as it stands."""
+
+    def __init__(
+        self,
+        *,
+        correction_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        expected_revision: _builtins.int = ...,
+        usage: _common_pb2.TokenUsage | None = ...,
+        outcome: _common_pb2.Outcome.ValueType = ...,
+        prompt_price_picodollars: _builtins.int | None = ...,
+        completion_price_picodollars: _builtins.int | None = ...,
+        cached_prompt_price_picodollars: _builtins.int | None = ...,
+        price_version: _builtins.str | None = ...,
+        reason: _builtins.str = ...,
+        author: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_price_picodollars", b"_cached_prompt_price_picodollars", "_completion_price_picodollars", b"_completion_price_picodollars", "_price_version", b"_price_version", "_prompt_price_picodollars", b"_prompt_price_picodollars", "cached_prompt_price_picodollars", b"cached_prompt_price_picodollars", "completion_price_picodollars", b"completion_price_picodollars", "price_version", b"price_version", "prompt_price_picodollars", b"prompt_price_picodollars", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_price_picodollars", b"_cached_prompt_price_picodollars", "_completion_price_picodollars", b"_completion_price_picodollars", "_price_version", b"_price_version", "_prompt_price_picodollars", b"_prompt_price_picodollars", "author", b"author", "cached_prompt_price_picodollars", b"cached_prompt_price_picodollars", "completion_price_picodollars", b"completion_price_picodollars", "correction_id", b"correction_id", "expected_revision", b"expected_revision", "outcome", b"outcome", "price_version", b"price_version", "prompt_price_picodollars", b"prompt_price_picodollars", "reason", b"reason", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cached_prompt_price_picodollars: _TypeAlias = _typing.Literal["cached_prompt_price_picodollars"]  # noqa: Y015
+    _WhichOneofArgType__cached_prompt_price_picodollars: _TypeAlias = _typing.Literal["_cached_prompt_price_picodollars", b"_cached_prompt_price_picodollars"]  # noqa: Y015
+    _WhichOneofReturnType__completion_price_picodollars: _TypeAlias = _typing.Literal["completion_price_picodollars"]  # noqa: Y015
+    _WhichOneofArgType__completion_price_picodollars: _TypeAlias = _typing.Literal["_completion_price_picodollars", b"_completion_price_picodollars"]  # noqa: Y015
+    _WhichOneofReturnType__price_version: _TypeAlias = _typing.Literal["price_version"]  # noqa: Y015
+    _WhichOneofArgType__price_version: _TypeAlias = _typing.Literal["_price_version", b"_price_version"]  # noqa: Y015
+    _WhichOneofReturnType__prompt_price_picodollars: _TypeAlias = _typing.Literal["prompt_price_picodollars"]  # noqa: Y015
+    _WhichOneofArgType__prompt_price_picodollars: _TypeAlias = _typing.Literal["_prompt_price_picodollars", b"_prompt_price_picodollars"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_prompt_price_picodollars) -> _WhichOneofReturnType__cached_prompt_price_picodollars | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__completion_price_picodollars) -> _WhichOneofReturnType__completion_price_picodollars | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price_version) -> _WhichOneofReturnType__price_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_price_picodollars) -> _WhichOneofReturnType__prompt_price_picodollars | None: ...
+
+Global___CorrectRecordRequest: _TypeAlias = CorrectRecordRequest  # noqa: Y015
+
+@_typing.final
+class CorrectRecordResponse(_message.Message):
+    """The record that now stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    duplicate: _builtins.bool
+    """The correction had been made before."""
+    @_builtins.property
+    def record(self) -> Global___StoredUsageRecord:
+        """The replacement."""
+
+    def __init__(
+        self,
+        *,
+        record: Global___StoredUsageRecord | None = ...,
+        duplicate: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorrectRecordResponse: _TypeAlias = CorrectRecordResponse  # noqa: Y015
+
+@_typing.final
+class CompareUsageRequest(_message.Message):
+    """Asks for a comparison. The period covers requests that started in it, at most 35 days."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """One organisation. Empty: all."""
+    page_size: _builtins.int
+    """Differences listed at most, of each kind. 1 to 1,000; 0 means 100."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """Start of the period, a full hour, UTC."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the period, excluded, a full hour, UTC."""
+
+    def __init__(
+        self,
+        *,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+        org_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "org_id", b"org_id", "page_size", b"page_size", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareUsageRequest: _TypeAlias = CompareUsageRequest  # noqa: Y015
+
+@_typing.final
+class UsageTotals(_message.Message):
+    """Totals of one source."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    requests: _builtins.int
+    """Requests."""
+    prompt_tokens: _builtins.int
+    """Prompt tokens."""
+    cached_prompt_tokens: _builtins.int
+    """Of these, tokens found in a prefix cache."""
+    completion_tokens: _builtins.int
+    """Generated tokens."""
+    cost_picodollars: _builtins.str
+    """Cost in pico-dollars, a whole number in decimal digits, or empty where the source knows none."""
+    def __init__(
+        self,
+        *,
+        requests: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        cost_picodollars: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_picodollars", b"cost_picodollars", "prompt_tokens", b"prompt_tokens", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageTotals: _TypeAlias = UsageTotals  # noqa: Y015
+
+@_typing.final
+class WitnessDifference(_message.Message):
+    """A node that counted otherwise than the gateway, whose word stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    GATEWAY_USAGE_FIELD_NUMBER: _builtins.int
+    GATEWAY_OUTCOME_FIELD_NUMBER: _builtins.int
+    WITNESS_USAGE_FIELD_NUMBER: _builtins.int
+    WITNESS_OUTCOME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request."""
+    node_id: _builtins.str
+    """The node."""
+    gateway_outcome: _common_pb2.Outcome.ValueType
+    """How it ended for the gateway."""
+    witness_outcome: _common_pb2.Outcome.ValueType
+    """How it ended for the node."""
+    @_builtins.property
+    def gateway_usage(self) -> _common_pb2.TokenUsage:
+        """The gateway's count."""
+
+    @_builtins.property
+    def witness_usage(self) -> _common_pb2.TokenUsage:
+        """The node's count."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        gateway_usage: _common_pb2.TokenUsage | None = ...,
+        gateway_outcome: _common_pb2.Outcome.ValueType = ...,
+        witness_usage: _common_pb2.TokenUsage | None = ...,
+        witness_outcome: _common_pb2.Outcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gateway_usage", b"gateway_usage", "witness_usage", b"witness_usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway_outcome", b"gateway_outcome", "gateway_usage", b"gateway_usage", "node_id", b"node_id", "request_id", b"request_id", "witness_outcome", b"witness_outcome", "witness_usage", b"witness_usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WitnessDifference: _TypeAlias = WitnessDifference  # noqa: Y015
+
+@_typing.final
+class RollupDifference(_message.Message):
+    """A sum that is not what its records say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    DAILY_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    ROLLUP_FIELD_NUMBER: _builtins.int
+    daily: _builtins.bool
+    """It is a day's sum; otherwise an hour's."""
+    org_id: _builtins.str
+    """The organisation."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Start of the hour or the day."""
+
+    @_builtins.property
+    def records(self) -> Global___UsageTotals:
+        """What the records say."""
+
+    @_builtins.property
+    def rollup(self) -> Global___UsageTotals:
+        """What the rollup says."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        daily: _builtins.bool = ...,
+        org_id: _builtins.str = ...,
+        records: Global___UsageTotals | None = ...,
+        rollup: Global___UsageTotals | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "rollup", b"rollup", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["daily", b"daily", "org_id", b"org_id", "records", b"records", "rollup", b"rollup", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollupDifference: _TypeAlias = RollupDifference  # noqa: Y015
+
+@_typing.final
+class CompareUsageResponse(_message.Message):
+    """What was found. Everything was read in one snapshot of the database."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    ROLLUPS_FIELD_NUMBER: _builtins.int
+    SETTLED_FROM_WITNESSES_FIELD_NUMBER: _builtins.int
+    WITNESS_DIFFERENCES_FIELD_NUMBER: _builtins.int
+    WITNESS_DIFFERENCES_TOTAL_FIELD_NUMBER: _builtins.int
+    ROLLUP_DIFFERENCES_FIELD_NUMBER: _builtins.int
+    ROLLUP_DIFFERENCES_TOTAL_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    OPEN_WITNESSES_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ROLLED_UP_SEQUENCE_FIELD_NUMBER: _builtins.int
+    POSTED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    BILLED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    witness_differences_total: _builtins.int
+    """How many of these there are."""
+    rollup_differences_total: _builtins.int
+    """How many of these there are."""
+    corrections: _builtins.int
+    """Corrections made to records of the period."""
+    open_witnesses: _builtins.int
+    """Witnesses that wait to be compared: they are younger than the grace time, or the accountant was away."""
+    last_sequence: _builtins.int
+    """The last row of the ledger, and the last one that the rollups, the money ledger and billing have settled."""
+    rolled_up_sequence: _builtins.int
+    """See `last_sequence`."""
+    posted_sequence: _builtins.int
+    """See `last_sequence`."""
+    billed_sequence: _builtins.int
+    """See `last_sequence`."""
+    @_builtins.property
+    def records(self) -> Global___UsageTotals:
+        """The records of the period."""
+
+    @_builtins.property
+    def rollups(self) -> Global___UsageTotals:
+        """The hourly rollups of the period, with what has not been rolled up yet."""
+
+    @_builtins.property
+    def settled_from_witnesses(self) -> Global___UsageTotals:
+        """Records that were settled from a witness because no gateway reported them."""
+
+    @_builtins.property
+    def witness_differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___WitnessDifference]:
+        """Nodes that counted otherwise than the gateway, in the order of their requests."""
+
+    @_builtins.property
+    def rollup_differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___RollupDifference]:
+        """Sums that are not what their records say."""
+
+    def __init__(
+        self,
+        *,
+        records: Global___UsageTotals | None = ...,
+        rollups: Global___UsageTotals | None = ...,
+        settled_from_witnesses: Global___UsageTotals | None = ...,
+        witness_differences: _abc.Iterable[Global___WitnessDifference] | None = ...,
+        witness_differences_total: _builtins.int = ...,
+        rollup_differences: _abc.Iterable[Global___RollupDifference] | None = ...,
+        rollup_differences_total: _builtins.int = ...,
+        corrections: _builtins.int = ...,
+        open_witnesses: _builtins.int = ...,
+        last_sequence: _builtins.int = ...,
+        rolled_up_sequence: _builtins.int = ...,
+        posted_sequence: _builtins.int = ...,
+        billed_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "rollups", b"rollups", "settled_from_witnesses", b"settled_from_witnesses"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed_sequence", b"billed_sequence", "corrections", b"corrections", "last_sequence", b"last_sequence", "open_witnesses", b"open_witnesses", "posted_sequence", b"posted_sequence", "records", b"records", "rolled_up_sequence", b"rolled_up_sequence", "rollup_differences", b"rollup_differences", "rollup_differences_total", b"rollup_differences_total", "rollups", b"rollups", "settled_from_witnesses", b"settled_from_witnesses", "witness_differences", b"witness_differences", "witness_differences_total", b"witness_differences_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareUsageResponse: _TypeAlias = CompareUsageResponse  # noqa: Y015
+
+@_typing.final
+class RebuildRollupsRequest(_message.Message):
+    """Asks for rollups to be made anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """Start of the period, a full day, UTC."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the period, excluded, a full day, UTC; at most 35 days after its start."""
+
+    def __init__(
+        self,
+        *,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildRollupsRequest: _TypeAlias = RebuildRollupsRequest  # noqa: Y015
+
+@_typing.final
+class RebuildRollupsResponse(_message.Message):
+    """They are made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    repaired: _builtins.int
+    """Hourly sums that were not what their records say."""
+    def __init__(
+        self,
+        *,
+        repaired: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repaired", b"repaired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildRollupsResponse: _TypeAlias = RebuildRollupsResponse  # noqa: Y015

@@ -60,6 +60,26 @@ class AccountantServiceStub(object):
                 request_serializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ListUsageRecordsRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ListUsageRecordsResponse.FromString,
                 _registered_method=True)
+        self.ReadRecords = channel.unary_unary(
+                '/crosslogic.accountant.v1.AccountantService/ReadRecords',
+                request_serializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ReadRecordsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ReadRecordsResponse.FromString,
+                _registered_method=True)
+        self.CorrectRecord = channel.unary_unary(
+                '/crosslogic.accountant.v1.AccountantService/CorrectRecord',
+                request_serializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CorrectRecordRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CorrectRecordResponse.FromString,
+                _registered_method=True)
+        self.CompareUsage = channel.unary_unary(
+                '/crosslogic.accountant.v1.AccountantService/CompareUsage',
+                request_serializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CompareUsageRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CompareUsageResponse.FromString,
+                _registered_method=True)
+        self.RebuildRollups = channel.unary_unary(
+                '/crosslogic.accountant.v1.AccountantService/RebuildRollups',
+                request_serializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.RebuildRollupsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.RebuildRollupsResponse.FromString,
+                _registered_method=True)
 
 
 class AccountantServiceServicer(object):
@@ -92,14 +112,48 @@ class AccountantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def QueryUsage(self, request, context):
-        """Sums the ledger. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT.
+        """Sums the ledger. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUsageRecords(self, request, context):
-        """Lists single records, newest first. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT.
+        """Lists single records, newest first. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadRecords(self, request, context):
+        """Reads the ledger's rows in the order in which they became durable, corrections among them. Callers: billing, operator.
+        Rows never appear before a sequence that was read: a cursor misses none. Whoever calls as billing and asks for what
+        comes after a sequence has settled everything up to it, which the ledger remembers. Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CorrectRecord(self, request, context):
+        """Corrects one request's record by two further rows: the reversal of what stands and what takes its place. Callers:
+        gateway, operator, billing. Twice with one `correction_id`: corrected once, answered twice. Errors: NOT_FOUND,
+        INVALID_ARGUMENT, CONFLICT (another revision stands than `expected_revision`, or the id was used for another one).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareUsage(self, request, context):
+        """Compares witnesses, records, rollups and the money ledger over a period and lists where they differ. Callers: billing,
+        gateway, operator. Reads only. Errors: INVALID_ARGUMENT, TIMEOUT (ask for a shorter period).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RebuildRollups(self, request, context):
+        """Makes the rollups of a period anew from the records. Callers: operator, billing. Safe to repeat. Errors:
+        INVALID_ARGUMENT, CONFLICT (records of that period are no longer kept).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,6 +186,26 @@ def add_AccountantServiceServicer_to_server(servicer, server):
                     servicer.ListUsageRecords,
                     request_deserializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ListUsageRecordsRequest.FromString,
                     response_serializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ListUsageRecordsResponse.SerializeToString,
+            ),
+            'ReadRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadRecords,
+                    request_deserializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ReadRecordsRequest.FromString,
+                    response_serializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ReadRecordsResponse.SerializeToString,
+            ),
+            'CorrectRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.CorrectRecord,
+                    request_deserializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CorrectRecordRequest.FromString,
+                    response_serializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CorrectRecordResponse.SerializeToString,
+            ),
+            'CompareUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareUsage,
+                    request_deserializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CompareUsageRequest.FromString,
+                    response_serializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CompareUsageResponse.SerializeToString,
+            ),
+            'RebuildRollups': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildRollups,
+                    request_deserializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.RebuildRollupsRequest.FromString,
+                    response_serializer=crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.RebuildRollupsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -270,6 +344,114 @@ class AccountantService(object):
             '/crosslogic.accountant.v1.AccountantService/ListUsageRecords',
             crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ListUsageRecordsRequest.SerializeToString,
             crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ListUsageRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.accountant.v1.AccountantService/ReadRecords',
+            crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ReadRecordsRequest.SerializeToString,
+            crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.ReadRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CorrectRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.accountant.v1.AccountantService/CorrectRecord',
+            crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CorrectRecordRequest.SerializeToString,
+            crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CorrectRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.accountant.v1.AccountantService/CompareUsage',
+            crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CompareUsageRequest.SerializeToString,
+            crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.CompareUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildRollups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.accountant.v1.AccountantService/RebuildRollups',
+            crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.RebuildRollupsRequest.SerializeToString,
+            crosslogic_dot_accountant_dot_v1_dot_accountant__pb2.RebuildRollupsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,9 +47,27 @@ class AccountantServiceStub:
     registry. Safe to repeat. Errors: UNAVAILABLE (the database; try again).
     """
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.QueryUsageRequest, _accountant_pb2.QueryUsageResponse]
-    """Sums the ledger. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+    """Sums the ledger. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
     ListUsageRecords: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.ListUsageRecordsRequest, _accountant_pb2.ListUsageRecordsResponse]
-    """Lists single records, newest first. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+    """Lists single records, newest first. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+    ReadRecords: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.ReadRecordsRequest, _accountant_pb2.ReadRecordsResponse]
+    """Reads the ledger's rows in the order in which they became durable, corrections among them. Callers: billing, operator.
+    Rows never appear before a sequence that was read: a cursor misses none. Whoever calls as billing and asks for what
+    comes after a sequence has settled everything up to it, which the ledger remembers. Errors: INVALID_ARGUMENT.
+    """
+    CorrectRecord: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.CorrectRecordRequest, _accountant_pb2.CorrectRecordResponse]
+    """Corrects one request's record by two further rows: the reversal of what stands and what takes its place. Callers:
+    gateway, operator, billing. Twice with one `correction_id`: corrected once, answered twice. Errors: NOT_FOUND,
+    INVALID_ARGUMENT, CONFLICT (another revision stands than `expected_revision`, or the id was used for another one).
+    """
+    CompareUsage: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.CompareUsageRequest, _accountant_pb2.CompareUsageResponse]
+    """Compares witnesses, records, rollups and the money ledger over a period and lists where they differ. Callers: billing,
+    gateway, operator. Reads only. Errors: INVALID_ARGUMENT, TIMEOUT (ask for a shorter period).
+    """
+    RebuildRollups: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.RebuildRollupsRequest, _accountant_pb2.RebuildRollupsResponse]
+    """Makes the rollups of a period anew from the records. Callers: operator, billing. Safe to repeat. Errors:
+    INVALID_ARGUMENT, CONFLICT (records of that period are no longer kept).
+    """
 
 @_typing.type_check_only
 class AccountantServiceAsyncStub(AccountantServiceStub):
@@ -70,9 +88,27 @@ class AccountantServiceAsyncStub(AccountantServiceStub):
     registry. Safe to repeat. Errors: UNAVAILABLE (the database; try again).
     """
     QueryUsage: _aio.UnaryUnaryMultiCallable[_accountant_pb2.QueryUsageRequest, _accountant_pb2.QueryUsageResponse]  # type: ignore[assignment]
-    """Sums the ledger. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+    """Sums the ledger. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
     ListUsageRecords: _aio.UnaryUnaryMultiCallable[_accountant_pb2.ListUsageRecordsRequest, _accountant_pb2.ListUsageRecordsResponse]  # type: ignore[assignment]
-    """Lists single records, newest first. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+    """Lists single records, newest first. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+    ReadRecords: _aio.UnaryUnaryMultiCallable[_accountant_pb2.ReadRecordsRequest, _accountant_pb2.ReadRecordsResponse]  # type: ignore[assignment]
+    """Reads the ledger's rows in the order in which they became durable, corrections among them. Callers: billing, operator.
+    Rows never appear before a sequence that was read: a cursor misses none. Whoever calls as billing and asks for what
+    comes after a sequence has settled everything up to it, which the ledger remembers. Errors: INVALID_ARGUMENT.
+    """
+    CorrectRecord: _aio.UnaryUnaryMultiCallable[_accountant_pb2.CorrectRecordRequest, _accountant_pb2.CorrectRecordResponse]  # type: ignore[assignment]
+    """Corrects one request's record by two further rows: the reversal of what stands and what takes its place. Callers:
+    gateway, operator, billing. Twice with one `correction_id`: corrected once, answered twice. Errors: NOT_FOUND,
+    INVALID_ARGUMENT, CONFLICT (another revision stands than `expected_revision`, or the id was used for another one).
+    """
+    CompareUsage: _aio.UnaryUnaryMultiCallable[_accountant_pb2.CompareUsageRequest, _accountant_pb2.CompareUsageResponse]  # type: ignore[assignment]
+    """Compares witnesses, records, rollups and the money ledger over a period and lists where they differ. Callers: billing,
+    gateway, operator. Reads only. Errors: INVALID_ARGUMENT, TIMEOUT (ask for a shorter period).
+    """
+    RebuildRollups: _aio.UnaryUnaryMultiCallable[_accountant_pb2.RebuildRollupsRequest, _accountant_pb2.RebuildRollupsResponse]  # type: ignore[assignment]
+    """Makes the rollups of a period anew from the records. Callers: operator, billing. Safe to repeat. Errors:
+    INVALID_ARGUMENT, CONFLICT (records of that period are no longer kept).
+    """
 
 class AccountantServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns the usage ledger. A request has exactly one record, whoever reports it and however often."""
@@ -114,7 +150,7 @@ class AccountantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accountant_pb2.QueryUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_accountant_pb2.QueryUsageResponse, _abc.Awaitable[_accountant_pb2.QueryUsageResponse]]:
-        """Sums the ledger. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+        """Sums the ledger. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
 
     @_abc_1.abstractmethod
     def ListUsageRecords(
@@ -122,6 +158,48 @@ class AccountantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accountant_pb2.ListUsageRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_accountant_pb2.ListUsageRecordsResponse, _abc.Awaitable[_accountant_pb2.ListUsageRecordsResponse]]:
-        """Lists single records, newest first. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+        """Lists single records, newest first. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+
+    @_abc_1.abstractmethod
+    def ReadRecords(
+        self,
+        request: _accountant_pb2.ReadRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_accountant_pb2.ReadRecordsResponse, _abc.Awaitable[_accountant_pb2.ReadRecordsResponse]]:
+        """Reads the ledger's rows in the order in which they became durable, corrections among them. Callers: billing, operator.
+        Rows never appear before a sequence that was read: a cursor misses none. Whoever calls as billing and asks for what
+        comes after a sequence has settled everything up to it, which the ledger remembers. Errors: INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def CorrectRecord(
+        self,
+        request: _accountant_pb2.CorrectRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_accountant_pb2.CorrectRecordResponse, _abc.Awaitable[_accountant_pb2.CorrectRecordResponse]]:
+        """Corrects one request's record by two further rows: the reversal of what stands and what takes its place. Callers:
+        gateway, operator, billing. Twice with one `correction_id`: corrected once, answered twice. Errors: NOT_FOUND,
+        INVALID_ARGUMENT, CONFLICT (another revision stands than `expected_revision`, or the id was used for another one).
+        """
+
+    @_abc_1.abstractmethod
+    def CompareUsage(
+        self,
+        request: _accountant_pb2.CompareUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_accountant_pb2.CompareUsageResponse, _abc.Awaitable[_accountant_pb2.CompareUsageResponse]]:
+        """Compares witnesses, records, rollups and the money ledger over a period and lists where they differ. Callers: billing,
+        gateway, operator. Reads only. Errors: INVALID_ARGUMENT, TIMEOUT (ask for a shorter period).
+        """
+
+    @_abc_1.abstractmethod
+    def RebuildRollups(
+        self,
+        request: _accountant_pb2.RebuildRollupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_accountant_pb2.RebuildRollupsResponse, _abc.Awaitable[_accountant_pb2.RebuildRollupsResponse]]:
+        """Makes the rollups of a period anew from the records. Callers: operator, billing. Safe to repeat. Errors:
+        INVALID_ARGUMENT, CONFLICT (records of that period are no longer kept).
+        """
 
 def add_AccountantServiceServicer_to_server(servicer: AccountantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
