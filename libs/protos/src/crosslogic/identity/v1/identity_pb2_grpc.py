@@ -105,6 +105,71 @@ class IdentityServiceStub(object):
                 request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.RotateApiKeyRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.RotateApiKeyResponse.FromString,
                 _registered_method=True)
+        self.CreatePlan = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/CreatePlan',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreatePlanRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreatePlanResponse.FromString,
+                _registered_method=True)
+        self.GetPlan = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/GetPlan',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetPlanRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetPlanResponse.FromString,
+                _registered_method=True)
+        self.ListPlans = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/ListPlans',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListPlansRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListPlansResponse.FromString,
+                _registered_method=True)
+        self.UpdatePlan = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/UpdatePlan',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanResponse.FromString,
+                _registered_method=True)
+        self.CreateUser = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/CreateUser',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreateUserRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreateUserResponse.FromString,
+                _registered_method=True)
+        self.GetUser = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/GetUser',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetUserRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetUserResponse.FromString,
+                _registered_method=True)
+        self.ListUsers = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/ListUsers',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListUsersRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListUsersResponse.FromString,
+                _registered_method=True)
+        self.UpdateUser = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/UpdateUser',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdateUserRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdateUserResponse.FromString,
+                _registered_method=True)
+        self.DeleteUser = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/DeleteUser',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.DeleteUserRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.DeleteUserResponse.FromString,
+                _registered_method=True)
+        self.ResolveUser = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/ResolveUser',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ResolveUserRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ResolveUserResponse.FromString,
+                _registered_method=True)
+        self.RecordAudit = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/RecordAudit',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.RecordAuditRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.RecordAuditResponse.FromString,
+                _registered_method=True)
+        self.ListAuditRecords = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/ListAuditRecords',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsResponse.FromString,
+                _registered_method=True)
+        self.VerifyAuditLog = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/VerifyAuditLog',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.VerifyAuditLogRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.VerifyAuditLogResponse.FromString,
+                _registered_method=True)
         self.ResolveApiKey = channel.unary_unary(
                 '/crosslogic.identity.v1.IdentityService/ResolveApiKey',
                 request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ResolveApiKeyRequest.SerializeToString,
@@ -226,9 +291,109 @@ class IdentityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreatePlan(self, request, context):
+        """Creates a plan. Callers: gateway, operator. Not repeatable: the second call finds the name taken. Errors:
+        ALREADY_EXISTS, INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPlan(self, request, context):
+        """Returns one plan. Callers: gateway, operator. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPlans(self, request, context):
+        """Lists plans, by name. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePlan(self, request, context):
+        """Changes the fields that are set, for every organisation on the plan, in every gateway within a second.
+        Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateUser(self, request, context):
+        """Lets a person in. Callers: gateway, operator. Not repeatable: the second call finds the person there. Errors:
+        NOT_FOUND (org), ALREADY_EXISTS (email in the organisation), INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUser(self, request, context):
+        """Returns one user. Callers: gateway, operator. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsers(self, request, context):
+        """Lists an organisation's users, or the platform's, oldest first. Callers: gateway, operator. Errors:
+        INVALID_ARGUMENT (page token), NOT_FOUND (org).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateUser(self, request, context):
+        """Changes the fields that are set. The next request of that person already meets them. Callers: gateway, operator.
+        Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUser(self, request, context):
+        """Removes a user for good. Callers: gateway, operator. The second call finds nothing. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveUser(self, request, context):
+        """Says what a person who signed in elsewhere may do here. A first sign-in ties the users of that (confirmed) email to
+        the issuer's subject, for good. Callers: gateway. Safe to repeat. Errors: PERMISSION_DENIED (nobody we know).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordAudit(self, request, context):
+        """Writes down an administrator's action that another service carries out. Callers: gateway, operator. Each call
+        writes one record. Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditRecords(self, request, context):
+        """Lists audit records, newest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyAuditLog(self, request, context):
+        """Recomputes the chain of audit records and says where it is broken. Callers: gateway, operator. Reads only.
+        Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResolveApiKey(self, request, context):
         """Says who a key belongs to. Callers: gateway. Reads only. Errors: INVALID_API_KEY (unknown, revoked or expired: all
-        alike), PERMISSION_DENIED (the organisation or the environment is suspended).
+        alike), TENANT_SUSPENDED (the organisation or the environment is), PERMISSION_DENIED (no region is left
+        that organisation, environment and key all allow).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -314,6 +479,71 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.RotateApiKey,
                     request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.RotateApiKeyRequest.FromString,
                     response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.RotateApiKeyResponse.SerializeToString,
+            ),
+            'CreatePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreatePlan,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreatePlanRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreatePlanResponse.SerializeToString,
+            ),
+            'GetPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPlan,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetPlanRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetPlanResponse.SerializeToString,
+            ),
+            'ListPlans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlans,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListPlansRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListPlansResponse.SerializeToString,
+            ),
+            'UpdatePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePlan,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanResponse.SerializeToString,
+            ),
+            'CreateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateUser,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreateUserRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreateUserResponse.SerializeToString,
+            ),
+            'GetUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUser,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetUserRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetUserResponse.SerializeToString,
+            ),
+            'ListUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsers,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListUsersRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'UpdateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUser,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdateUserRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdateUserResponse.SerializeToString,
+            ),
+            'DeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUser,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.DeleteUserRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'ResolveUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveUser,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ResolveUserRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ResolveUserResponse.SerializeToString,
+            ),
+            'RecordAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordAudit,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.RecordAuditRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.RecordAuditResponse.SerializeToString,
+            ),
+            'ListAuditRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditRecords,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsResponse.SerializeToString,
+            ),
+            'VerifyAuditLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyAuditLog,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.VerifyAuditLogRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.VerifyAuditLogResponse.SerializeToString,
             ),
             'ResolveApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveApiKey,
@@ -705,6 +935,357 @@ class IdentityService(object):
             '/crosslogic.identity.v1.IdentityService/RotateApiKey',
             crosslogic_dot_identity_dot_v1_dot_identity__pb2.RotateApiKeyRequest.SerializeToString,
             crosslogic_dot_identity_dot_v1_dot_identity__pb2.RotateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreatePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/CreatePlan',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreatePlanRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreatePlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/GetPlan',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetPlanRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/ListPlans',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListPlansRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListPlansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/UpdatePlan',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/CreateUser',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreateUserRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/GetUser',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetUserRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.GetUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/ListUsers',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListUsersRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/UpdateUser',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdateUserRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/DeleteUser',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.DeleteUserRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/ResolveUser',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.ResolveUserRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.ResolveUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/RecordAudit',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.RecordAuditRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.RecordAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/ListAuditRecords',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyAuditLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/VerifyAuditLog',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.VerifyAuditLogRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.VerifyAuditLogResponse.FromString,
             options,
             channel_credentials,
             insecure,
