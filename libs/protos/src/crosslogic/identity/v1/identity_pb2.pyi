@@ -490,6 +490,7 @@ class Environment(_message.Message):
     FALLBACK_REGIONS_FIELD_NUMBER: _builtins.int
     MONTHLY_CAP_PICODOLLARS_FIELD_NUMBER: _builtins.int
     STATUS_REASON_FIELD_NUMBER: _builtins.int
+    RESIDENCY_PINNED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     org_id: _builtins.str
@@ -508,6 +509,8 @@ class Environment(_message.Message):
     """The most that it may spend in a calendar month (UTC), pico-dollars. 0: no cap of its own."""
     status_reason: _builtins.str
     """Why it is suspended, shown to operators. Empty: not suspended, or no reason was given."""
+    residency_pinned: _builtins.bool
+    """Its requests run in `region` or not at all. Only with a region, and with no fallback regions."""
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Catalogue names of the models it may use, at most 1,000. Empty: all."""
@@ -527,7 +530,7 @@ class Environment(_message.Message):
     @_builtins.property
     def fallback_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Regions beside `region` that its requests may run in when that one cannot take them, the preferred one first, at
-        most 64. Empty: none; the data stays in `region`.
+        most 64. Empty: those that the fleet's region table names for `region`.
         """
 
     def __init__(
@@ -547,10 +550,11 @@ class Environment(_message.Message):
         fallback_regions: _abc.Iterable[_builtins.str] | None = ...,
         monthly_cap_picodollars: _builtins.int = ...,
         status_reason: _builtins.str = ...,
+        residency_pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "limits", b"limits", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "create_time", b"create_time", "fallback_regions", b"fallback_regions", "id", b"id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "max_prompt_tokens", b"max_prompt_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "org_id", b"org_id", "region", b"region", "status", b"status", "status_reason", b"status_reason", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "create_time", b"create_time", "fallback_regions", b"fallback_regions", "id", b"id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "max_prompt_tokens", b"max_prompt_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "org_id", b"org_id", "region", b"region", "residency_pinned", b"residency_pinned", "status", b"status", "status_reason", b"status_reason", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -747,7 +751,7 @@ class Principal(_message.Message):
     @_builtins.property
     def allowed_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Every region that its requests may run in, the preferred one first: what organisation, environment and key all
-        allow. Empty: any.
+        allow. Empty: any, in the order of the fleet's region table.
         """
 
     @_builtins.property
@@ -1358,6 +1362,7 @@ class CreateEnvironmentRequest(_message.Message):
     FALLBACK_REGIONS_FIELD_NUMBER: _builtins.int
     MONTHLY_CAP_PICODOLLARS_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    RESIDENCY_PINNED_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     name: _builtins.str
@@ -1372,6 +1377,8 @@ class CreateEnvironmentRequest(_message.Message):
     """Tokens. 0: the plan's."""
     monthly_cap_picodollars: _builtins.int
     """Pico-dollars. 0: no cap of its own."""
+    residency_pinned: _builtins.bool
+    """Its requests run in `region` or not at all."""
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 1,000 catalogue names. Empty: all."""
@@ -1402,10 +1409,11 @@ class CreateEnvironmentRequest(_message.Message):
         fallback_regions: _abc.Iterable[_builtins.str] | None = ...,
         monthly_cap_picodollars: _builtins.int = ...,
         actor: Global___Actor | None = ...,
+        residency_pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "allowed_models", b"allowed_models", "fallback_regions", b"fallback_regions", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "max_prompt_tokens", b"max_prompt_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "org_id", b"org_id", "region", b"region", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "allowed_models", b"allowed_models", "fallback_regions", b"fallback_regions", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "max_prompt_tokens", b"max_prompt_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "org_id", b"org_id", "region", b"region", "request_id", b"request_id", "residency_pinned", b"residency_pinned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1654,6 +1662,7 @@ class UpdateEnvironmentRequest(_message.Message):
     STATUS_REASON_FIELD_NUMBER: _builtins.int
     CUT_STREAMS_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    RESIDENCY_PINNED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     name: _builtins.str
@@ -1672,6 +1681,8 @@ class UpdateEnvironmentRequest(_message.Message):
     """Why it is suspended, at most 1,000 characters; read with `status` only."""
     cut_streams: _builtins.bool
     """With `status` suspended: streams under way end too."""
+    residency_pinned: _builtins.bool
+    """Its requests run in `region` or not at all."""
     @_builtins.property
     def allowed_models(self) -> Global___ModelList:
         """The new list."""
@@ -1704,10 +1715,11 @@ class UpdateEnvironmentRequest(_message.Message):
         status_reason: _builtins.str = ...,
         cut_streams: _builtins.bool = ...,
         actor: Global___Actor | None = ...,
+        residency_pinned: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_models", b"_allowed_models", "_max_output_tokens", b"_max_output_tokens", "_max_prompt_tokens", b"_max_prompt_tokens", "_monthly_cap_picodollars", b"_monthly_cap_picodollars", "_name", b"_name", "_region", b"_region", "_status", b"_status", "actor", b"actor", "allowed_models", b"allowed_models", "fallback_regions", b"fallback_regions", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "max_prompt_tokens", b"max_prompt_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "region", b"region", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_models", b"_allowed_models", "_max_output_tokens", b"_max_output_tokens", "_max_prompt_tokens", b"_max_prompt_tokens", "_monthly_cap_picodollars", b"_monthly_cap_picodollars", "_name", b"_name", "_region", b"_region", "_residency_pinned", b"_residency_pinned", "_status", b"_status", "actor", b"actor", "allowed_models", b"allowed_models", "fallback_regions", b"fallback_regions", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "max_prompt_tokens", b"max_prompt_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "region", b"region", "residency_pinned", b"residency_pinned", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_models", b"_allowed_models", "_max_output_tokens", b"_max_output_tokens", "_max_prompt_tokens", b"_max_prompt_tokens", "_monthly_cap_picodollars", b"_monthly_cap_picodollars", "_name", b"_name", "_region", b"_region", "_status", b"_status", "actor", b"actor", "allowed_models", b"allowed_models", "cut_streams", b"cut_streams", "fallback_regions", b"fallback_regions", "id", b"id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "max_prompt_tokens", b"max_prompt_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "region", b"region", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_models", b"_allowed_models", "_max_output_tokens", b"_max_output_tokens", "_max_prompt_tokens", b"_max_prompt_tokens", "_monthly_cap_picodollars", b"_monthly_cap_picodollars", "_name", b"_name", "_region", b"_region", "_residency_pinned", b"_residency_pinned", "_status", b"_status", "actor", b"actor", "allowed_models", b"allowed_models", "cut_streams", b"cut_streams", "fallback_regions", b"fallback_regions", "id", b"id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "max_prompt_tokens", b"max_prompt_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars", "name", b"name", "region", b"region", "residency_pinned", b"residency_pinned", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allowed_models: _TypeAlias = _typing.Literal["allowed_models"]  # noqa: Y015
     _WhichOneofArgType__allowed_models: _TypeAlias = _typing.Literal["_allowed_models", b"_allowed_models"]  # noqa: Y015
@@ -1721,6 +1733,8 @@ class UpdateEnvironmentRequest(_message.Message):
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
     _WhichOneofReturnType__region: _TypeAlias = _typing.Literal["region"]  # noqa: Y015
     _WhichOneofArgType__region: _TypeAlias = _typing.Literal["_region", b"_region"]  # noqa: Y015
+    _WhichOneofReturnType__residency_pinned: _TypeAlias = _typing.Literal["residency_pinned"]  # noqa: Y015
+    _WhichOneofArgType__residency_pinned: _TypeAlias = _typing.Literal["_residency_pinned", b"_residency_pinned"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
     _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
     @_typing.overload
@@ -1735,6 +1749,8 @@ class UpdateEnvironmentRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__region) -> _WhichOneofReturnType__region | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__residency_pinned) -> _WhichOneofReturnType__residency_pinned | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
 
