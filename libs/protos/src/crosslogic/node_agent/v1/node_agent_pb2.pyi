@@ -18,6 +18,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _EngineApi:
@@ -138,12 +143,17 @@ class RelayRequestFrame(_message.Message):
     OPEN_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     CREDIT_BYTES_FIELD_NUMBER: _builtins.int
+    SUPERSEDE_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """Chosen by the gateway, unique on this stream for the stream's life."""
     cancel: _builtins.bool
     """The answer is no longer wanted: abort the engine's request at once. The agent still sends `end` with the count."""
     credit_bytes: _builtins.int
     """This many more bytes of the answer may be sent than were allowed before. A call starts with 262,144."""
+    supersede: _builtins.bool
+    """Another node has taken the request over, or answered it first: abort at once. The call has FAILED, so that its
+    witness bills nothing.
+    """
     @_builtins.property
     def open(self) -> Global___RelayOpen:
         """Starts a call."""
@@ -155,12 +165,13 @@ class RelayRequestFrame(_message.Message):
         open: Global___RelayOpen | None = ...,
         cancel: _builtins.bool = ...,
         credit_bytes: _builtins.int = ...,
+        supersede: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "credit_bytes", b"credit_bytes", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "credit_bytes", b"credit_bytes", "kind", b"kind", "open", b"open", "supersede", b"supersede"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "cancel", b"cancel", "credit_bytes", b"credit_bytes", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "cancel", b"cancel", "credit_bytes", b"credit_bytes", "kind", b"kind", "open", b"open", "supersede", b"supersede"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "cancel", "credit_bytes"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "cancel", "credit_bytes", "supersede"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -185,6 +196,7 @@ class RelayOpen(_message.Message):
     FIRST_BYTE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     ORG_ID_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     api: Global___EngineApi.ValueType
     """Which API of the engine."""
     body: _builtins.bytes
@@ -215,6 +227,10 @@ class RelayOpen(_message.Message):
     """The organisation that the request is for. Told only to a node whose certificate names an organisation, which refuses
     every other; empty for all other nodes, which learn no tenant's name.
     """
+    @_builtins.property
+    def resume(self) -> Global___RelayResume:
+        """The beginning of this stream, sent by a node that is lost: go on from there. Only with `stream`."""
+
     def __init__(
         self,
         *,
@@ -231,14 +247,57 @@ class RelayOpen(_message.Message):
         first_byte_timeout_ms: _builtins.int = ...,
         idle_timeout_ms: _builtins.int = ...,
         org_id: _builtins.str = ...,
+        resume: Global___RelayResume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resume", b"resume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "body", b"body", "cache_salt", b"cache_salt", "continuous_usage", b"continuous_usage", "first_byte_timeout_ms", b"first_byte_timeout_ms", "idle_timeout_ms", b"idle_timeout_ms", "include_usage", b"include_usage", "model", b"model", "org_id", b"org_id", "request_id", b"request_id", "return_token_ids", b"return_token_ids", "sealed_context", b"sealed_context", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "body", b"body", "cache_salt", b"cache_salt", "continuous_usage", b"continuous_usage", "first_byte_timeout_ms", b"first_byte_timeout_ms", "idle_timeout_ms", b"idle_timeout_ms", "include_usage", b"include_usage", "model", b"model", "org_id", b"org_id", "request_id", b"request_id", "resume", b"resume", "return_token_ids", b"return_token_ids", "sealed_context", b"sealed_context", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RelayOpen: _TypeAlias = RelayOpen  # noqa: Y015
+
+@_typing.final
+class RelayResume(_message.Message):
+    """Where a stream broke off. All of it was said by nodes: what is not as described is refused with INVALID_ARGUMENT."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_OPENING_FIELD_NUMBER: _builtins.int
+    PROMPT_IDS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    UNSETTLED_TOKENS_FIELD_NUMBER: _builtins.int
+    UNSETTLED_TEXT_FIELD_NUMBER: _builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    stream_opening: _builtins.bytes
+    """`stream_opening` of the head that the client was sent. Never empty, at most 4,096 bytes."""
+    prompt_ids: _builtins.bytes
+    """`prompt_ids` of that head. Never empty."""
+    token_ids: _builtins.bytes
+    """Ids of all tokens relayed so far, 4 bytes each, little-endian."""
+    unsettled_tokens: _builtins.int
+    """As of the last frame: of these, how many at the end are generated anew ..."""
+    unsettled_text: _builtins.str
+    """... and the text that the client has of them: what is generated anew must begin with it, and is not sent again."""
+    context_length: _builtins.int
+    """Tokens that prompt and answer may have together. Never 0."""
+    def __init__(
+        self,
+        *,
+        stream_opening: _builtins.bytes = ...,
+        prompt_ids: _builtins.bytes = ...,
+        token_ids: _builtins.bytes = ...,
+        unsettled_tokens: _builtins.int = ...,
+        unsettled_text: _builtins.str = ...,
+        context_length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "prompt_ids", b"prompt_ids", "stream_opening", b"stream_opening", "token_ids", b"token_ids", "unsettled_text", b"unsettled_text", "unsettled_tokens", b"unsettled_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelayResume: _TypeAlias = RelayResume  # noqa: Y015
 
 @_typing.final
 class RelayResponse(_message.Message):
@@ -276,19 +335,36 @@ class RelayResponseFrame(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    UNSETTLED_TOKENS_FIELD_NUMBER: _builtins.int
+    UNSETTLED_TEXT_FIELD_NUMBER: _builtins.int
+    CANNOT_RESUME_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """The call."""
     data: _builtins.bytes
     """Bytes for the client exactly as they are to be sent; whole server-sent events when the call streams."""
     completion_tokens: _builtins.int
     """Tokens generated so far, as of `data`. 0 when it does not stream."""
+    ids: _builtins.bytes
+    """Ids of the tokens in `data`, for a resume elsewhere: 4 bytes each, little-endian. Empty when the stream cannot be
+    resumed. After a resume they follow the settled ones of before.
+    """
+    unsettled_tokens: _builtins.int
+    """As of `data`, so many of the last ids have text that the client does not have whole (a stop string may begin there,
+    a character lacks bytes): a resume generates them anew ...
+    """
+    unsettled_text: _builtins.str
+    """... and this much of their text was sent."""
+    cannot_resume: _builtins.bool
+    """The stream turned into what cannot be resumed: reasoning or a tool call is being read out of the text."""
     @_builtins.property
     def head(self) -> Global___RelayHead:
         """Set on the call's first frame only."""
 
     @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids of the tokens in `data`, for a resume elsewhere. Empty when the engine does not tell."""
+        """Not filled any more: see `ids`, which costs the gateway a fifth."""
 
     @_builtins.property
     def end(self) -> Global___RelayEnd:
@@ -303,10 +379,14 @@ class RelayResponseFrame(_message.Message):
         completion_tokens: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         end: Global___RelayEnd | None = ...,
+        ids: _builtins.bytes = ...,
+        unsettled_tokens: _builtins.int = ...,
+        unsettled_text: _builtins.str = ...,
+        cannot_resume: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "completion_tokens", b"completion_tokens", "data", b"data", "end", b"end", "head", b"head", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "cannot_resume", b"cannot_resume", "completion_tokens", b"completion_tokens", "data", b"data", "end", b"end", "head", b"head", "ids", b"ids", "token_ids", b"token_ids", "unsettled_text", b"unsettled_text", "unsettled_tokens", b"unsettled_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,13 +401,22 @@ class RelayHead(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PROMPT_IDS_FIELD_NUMBER: _builtins.int
+    STREAM_OPENING_FIELD_NUMBER: _builtins.int
     status: _builtins.int
     """The engine's HTTP status, 100 to 599."""
     content_type: _builtins.str
     """The engine's content type."""
+    prompt_ids: _builtins.bytes
+    """Ids of the prompt's tokens, 4 bytes each, little-endian. Empty when the stream cannot be resumed."""
+    stream_opening: _builtins.bytes
+    """What all chunks of the stream have alike, for the node that resumes it; opaque to gateways, at most 4,096 bytes.
+    Empty when the stream cannot be resumed: several choices, log probabilities, tools, a grammar, an API without ids.
+    """
     @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids of the prompt's tokens, for a resume elsewhere. Empty when the engine does not tell."""
+        """Not filled any more: see `prompt_ids`."""
 
     def __init__(
         self,
@@ -335,10 +424,12 @@ class RelayHead(_message.Message):
         status: _builtins.int = ...,
         content_type: _builtins.str = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        prompt_ids: _builtins.bytes = ...,
+        stream_opening: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "prompt_token_ids", b"prompt_token_ids", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "prompt_ids", b"prompt_ids", "prompt_token_ids", b"prompt_token_ids", "status", b"status", "stream_opening", b"stream_opening"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
