@@ -15,6 +15,7 @@ from crosslogic_common.errors import CodedError, ErrorCode, to_openai_body
 from crosslogic_common.logs import get_logger
 from crosslogic_common.seal import Sealer
 from crosslogic_common.wire import repeated_messages
+from crosslogic_gateway.admission.ticket import Ticket
 from crosslogic_gateway.answers import Answer, StreamedAnswer, WholeAnswer
 from crosslogic_gateway.body import InferenceBody
 from crosslogic_gateway.domain import Model, Principal, Route
@@ -29,6 +30,8 @@ OutcomeValue: TypeAlias = "common_pb.Outcome.ValueType"
 MAX_ATTEMPTS = 3
 CANCEL_SETTLE_S = 5.0
 """How long a node may take to say what was generated for a client that went away."""
+_CHARGED = frozenset({common_pb.OUTCOME_SUCCEEDED, common_pb.OUTCOME_CLIENT_DISCONNECTED})
+"""What the accountant charges for: all else costs nothing, and gives back everything that was held."""
 _RETRIED = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.ENGINE_UNAVAILABLE})
 
 
@@ -51,12 +54,15 @@ class Job:
     body: InferenceBody
     raw: bytes
     """The client's body, as sent."""
+    ticket: Ticket
+    """What admission holds for it; settled where its usage record is made."""
 
 
 @dataclass(slots=True)
 class _Call:
     """One attempt on one node."""
 
+    job: Job
     context: bytes
     """The serialised RequestContext."""
     route: Route
@@ -170,7 +176,7 @@ class Attempts:
             ),
             answer,
         )
-        call = _Call(context, route, link, call_id, answer, job.request[RECEIVED_AT])
+        call = _Call(job, context, route, link, call_id, answer, job.request[RECEIVED_AT])
         try:
             await answer.head
         except asyncio.CancelledError:
@@ -229,6 +235,7 @@ class Attempts:
             # The handler was waiting for it. What the engine answers still decides what is recorded.
             call.answer.head = asyncio.get_running_loop().create_future()
         call.link.cancel(call.call_id)
+        call.job.ticket.keep()
         task = asyncio.create_task(self._settle_abandoned(call), name="settle abandoned")
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -243,6 +250,7 @@ class Attempts:
         refused = head.done() and head.exception() is None and head.result().status >= 400  # noqa: PLR2004
         if not refused:
             self._record(call, common_pb.OUTCOME_CLIENT_DISCONNECTED)
+        call.job.ticket.release()
 
     def _record(self, call: _Call, outcome: OutcomeValue) -> None:
         if call.recorded:
@@ -250,8 +258,9 @@ class Attempts:
         call.recorded = True
         now = asyncio.get_running_loop().time()
         first_byte_us = round((call.first_byte_at - call.received_at) * 1e6) if call.first_byte_at else 0
+        usage = call.answer.usage()
         rest = accountant_pb.UsageRecord(
-            usage=call.answer.usage(),
+            usage=usage,
             outcome=outcome,
             latency_us=round((now - call.received_at) * 1e6),
             time_to_first_token_us=first_byte_us,
@@ -259,6 +268,14 @@ class Attempts:
         )
         # UsageRecord.context is field 1: the sealed bytes are used again rather than built again.
         self._usage.record(repeated_messages([call.context]) + rest.SerializeToString())
+        if outcome in _CHARGED:
+            model = call.job.model
+            call.job.ticket.settle(
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                cost_picodollars=usage.prompt_tokens * model.prompt_price_picodollars
+                + usage.completion_tokens * model.completion_price_picodollars,
+            )
 
 
 def _gathered(answer: Answer) -> bytes:

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_gateway.admission.ticket import FreeTicket, Ticket
 from crosslogic_gateway.attempts import Api, Attempts, Job
 from crosslogic_gateway.body import check_against_model, parse_body
 from crosslogic_gateway.catalogue import Catalogue
@@ -49,7 +50,12 @@ class Inference:
         body = parse_body(api.engine_api, raw)
         model = self._catalogue.require(body.model, principal)
         check_against_model(body, model)
-        return await self._attempts.run(Job(request, api, principal, model, body, raw))
+        ticket: Ticket = FreeTicket()
+        try:
+            return await self._attempts.run(Job(request, api, principal, model, body, raw, ticket))
+        finally:
+            if not ticket.kept:
+                ticket.release()
 
     async def _body(self, request: web.Request) -> bytes:
         """The request's body. One that trickles in is given up: it would hold its connection for ever."""
