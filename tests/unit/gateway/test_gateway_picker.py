@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 
 from crosslogic.scheduler.v1 import scheduler_pb2 as pb
-from crosslogic_gateway import picker
-from crosslogic_gateway.picker import LastKnownRoutes
+from crosslogic_gateway import known_routes
+from crosslogic_gateway.affinity import key_of
+from crosslogic_gateway.known_routes import LastKnownRoutes, Place
 
-PLACE = ("model", "org", "")
+PLACE: Place = ("model", "org", "", False)
 
 
 class ManualClock:
@@ -20,8 +21,14 @@ class ManualClock:
         return datetime.now(UTC)
 
 
-def picked(node_id: str, address: str = "127.0.0.1:1") -> pb.PickResponse:
-    return pb.PickResponse(node_id=node_id, address=address, region="local")
+def picked(node_id: str, address: str = "127.0.0.1:1", *, region_failover: bool = False) -> pb.PickResponse:
+    return pb.PickResponse(node_id=node_id, address=address, region="local", region_failover=region_failover)
+
+
+def taken(routes: LastKnownRoutes, *excluded: str, session_key: int = 0) -> str:
+    route = routes.next(PLACE, excluded, session_key)
+    assert route is not None
+    return route.node_id
 
 
 def test_known_nodes_take_turns_and_failed_ones_are_passed_over() -> None:
@@ -39,8 +46,48 @@ def test_known_nodes_take_turns_and_failed_ones_are_passed_over() -> None:
 def test_nothing_is_offered_to_another_tenant_or_model() -> None:
     routes = LastKnownRoutes(clock=ManualClock())
     routes.remember(PLACE, picked("a"))
-    assert routes.next(("model", "other-org", ""), ()) is None
-    assert routes.next(("other-model", "org", ""), ()) is None
+    assert routes.next(("model", "other-org", "", False), ()) is None
+    assert routes.next(("other-model", "org", "", False), ()) is None
+
+
+def test_data_that_must_stay_in_its_region_is_sent_to_no_node_known_from_requests_that_may_leave() -> None:
+    routes = LastKnownRoutes(clock=ManualClock())
+    routes.remember(PLACE, picked("abroad", region_failover=True))
+    assert routes.next(("model", "org", "", True), ()) is None
+
+
+def test_nodes_abroad_come_after_those_at_home() -> None:
+    routes = LastKnownRoutes(clock=ManualClock())
+    routes.remember(PLACE, picked("abroad", region_failover=True))
+    routes.remember(PLACE, picked("home"))
+    assert [taken(routes) for _ in range(3)] == ["home"] * 3
+    assert taken(routes, "home") == "abroad"
+    # It is home again: no longer a stopgap.
+    routes.remember(PLACE, picked("abroad"))
+    assert {taken(routes) for _ in range(2)} == {"home", "abroad"}
+
+
+def test_nodes_that_failed_here_are_passed_over_but_never_more_than_half() -> None:
+    ejected = {"a"}
+    routes = LastKnownRoutes(clock=ManualClock(), ejected=ejected.__contains__)
+    for name in ("a", "b", "c"):
+        routes.remember(PLACE, picked(name))
+    assert {taken(routes) for _ in range(6)} == {"b", "c"}
+    # Somebody must serve: one that failed before is better than none.
+    assert taken(routes, "b", "c") == "a"
+    ejected |= {"b"}
+    assert {taken(routes) for _ in range(6)} == {"a", "b", "c"}
+
+
+def test_a_session_stays_with_its_node_and_a_lost_node_moves_no_other_session() -> None:
+    routes = LastKnownRoutes(clock=ManualClock())
+    for name in ("a", "b", "c", "d"):
+        routes.remember(PLACE, picked(name))
+    sessions = [key_of(str(number)) for number in range(60)]
+    before = {session: taken(routes, session_key=session) for session in sessions}
+    assert set(before.values()) == {"a", "b", "c", "d"}
+    after = {session: taken(routes, "b", session_key=session) for session in sessions}
+    assert all(after[session] == before[session] for session in sessions if before[session] != "b")
 
 
 def test_a_route_ends_when_it_was_not_confirmed_for_too_long() -> None:
@@ -62,9 +109,9 @@ def test_a_node_that_moved_is_reached_at_its_new_address() -> None:
 
 def test_memory_is_bounded_by_places_and_by_nodes_of_a_place() -> None:
     routes = LastKnownRoutes(clock=ManualClock())
-    for number in range(picker.MAX_PLACES + 50):
-        routes.remember(("model", str(number), ""), picked("a"))
-    assert len(routes._places) == picker.MAX_PLACES
+    for number in range(known_routes.MAX_PLACES + 50):
+        routes.remember(("model", str(number), "", False), picked("a"))
+    assert len(routes._places) == known_routes.MAX_PLACES
     for number in range(100):
         routes.remember(PLACE, picked(str(number)))
-    assert len(routes._places[PLACE]) == picker.MAX_ROUTES_A_PLACE
+    assert len(routes._places[PLACE]) == known_routes.MAX_ROUTES_A_PLACE

@@ -17,11 +17,12 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def repeated_messages(serialised: list[bytes]) -> bytes:
-    """A message whose field 1 is the repeated message of `serialised`, and which has no other field."""
+def repeated_messages(serialised: list[bytes], field: int = 1) -> bytes:
+    """A message whose field number `field` (1 to 15) repeats the messages `serialised`, and which has no other."""
+    tag = bytes((field << 3 | 2,))
     parts: list[bytes] = []
     for part in serialised:
-        parts += (b"\x0a", varint(len(part)), part)
+        parts += (tag, varint(len(part)), part)
     return b"".join(parts)
 
 

@@ -104,3 +104,5 @@ class Route:
     node_id: str
     address: str
     region: str
+    region_failover: bool = False
+    """The region that was asked for is down: this one serves in its place."""

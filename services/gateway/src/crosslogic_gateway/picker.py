@@ -11,63 +11,19 @@ from crosslogic_common.batched import BatchedCaller
 from crosslogic_common.batched.link import BidiStream
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode, from_call_error
-from crosslogic_common.wire import repeated_calls
+from crosslogic_common.wire import repeated_calls, repeated_messages
+from crosslogic_gateway.affinity import NO_HINTS, PickHints
 from crosslogic_gateway.domain import Route
+from crosslogic_gateway.known_routes import MAX_PLACES, LastKnownRoutes, Place
+from crosslogic_gateway.node_reports import NodeReports
 
 PICK_TIMEOUT_S = 0.5
-MAX_PLACES = 10_000
-MAX_ROUTES_A_PLACE = 16
 READY_S = 0.25
 """How old a pick made ahead may be, and how close requests for a place must follow each other for one to be made."""
 REFILL_AFTER_S = 0.002
 """A pick ahead waits until the request that used the one before is on its way."""
 
-Place = tuple[str, str, str]
-"""Model, organisation, region: what decides which nodes may serve."""
 PickStream = BidiStream[bytes, scheduler_pb.PickStreamResponse]
-
-
-class LastKnownRoutes:
-    """Nodes that lately served each place, so that a dead scheduler stops nobody (architecture, principle 5)."""
-
-    def __init__(self, *, clock: Clock, max_age_s: float = 600.0) -> None:
-        """Routes older than `max_age_s` are not offered: their node has long had other work or none."""
-        self._clock = clock
-        self._max_age_s = max_age_s
-        self._places: OrderedDict[Place, OrderedDict[str, tuple[Route, float]]] = OrderedDict()
-
-    def remember(self, place: Place, picked: scheduler_pb.PickResponse) -> Route:
-        """Notes that the node picked serves `place` now; returns its route."""
-        routes = self._places.get(place)
-        if routes is None:
-            routes = self._places[place] = OrderedDict()
-            if len(self._places) > MAX_PLACES:
-                self._places.popitem(last=False)
-        node_id = picked.node_id
-        known = routes.get(node_id)
-        # Most picks name a node that was picked before: its route need not be made again.
-        route = None if known is None else known[0]
-        if route is None or route.address != picked.address or route.region != picked.region:
-            route = Route(node_id, picked.address, picked.region)
-        routes[node_id] = (route, self._clock.monotonic())
-        if len(routes) > MAX_ROUTES_A_PLACE:
-            routes.popitem(last=False)
-        return route
-
-    def next(self, place: Place, excluded: Iterable[str]) -> Route | None:
-        """A route for `place`, each in its turn. None: none is known."""
-        routes = self._places.get(place)
-        if routes is None:
-            return None
-        oldest_allowed = self._clock.monotonic() - self._max_age_s
-        for node_id in list(routes):
-            route, seen_at = routes[node_id]
-            if seen_at < oldest_allowed:
-                del routes[node_id]
-            elif node_id not in excluded:
-                routes.move_to_end(node_id)
-                return route
-        return None
 
 
 @dataclass(slots=True)
@@ -87,7 +43,9 @@ class Picker:
     def __init__(self, *, open_stream: Callable[[], PickStream], clock: Clock) -> None:
         """`open_stream` opens SchedulerService.PickStream."""
         self._clock = clock
-        self._last_known = LastKnownRoutes(clock=clock)
+        self.reports = NodeReports(tell=lambda told: self._caller.tell(told.SerializeToString()), clock=clock)
+        """Where what became of requests is told, node by node."""
+        self._last_known = LastKnownRoutes(clock=clock, ejected=self.reports.ejected)
         self._ready: OrderedDict[Place, _Ready] = OrderedDict()
         self._refills: set[asyncio.Task[None]] = set()
         self._caller: BatchedCaller[
@@ -95,14 +53,17 @@ class Picker:
             scheduler_pb.PickResponse,
             bytes,
             scheduler_pb.PickStreamResponse,
-        ] = BatchedCaller(name="scheduler", open_stream=open_stream, encode=repeated_calls, decode=_decode)
+        ] = BatchedCaller(name="scheduler", open_stream=open_stream, encode=_encode, decode=_decode)
         self.picked_from_memory = 0
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keeps the stream open for as long as the block lasts."""
         async with self._caller.running():
-            yield
+            try:
+                yield
+            finally:
+                self.reports.close()
 
     @property
     def connected(self) -> bool:
@@ -110,27 +71,34 @@ class Picker:
         return self._caller.connected.is_set()
 
     async def pick(
-        self, *, model: str, org_id: str, region: str, estimated_tokens: int, excluded: tuple[str, ...] = ()
+        self,
+        *,
+        model: str,
+        org_id: str,
+        region: str,
+        estimated_tokens: int,
+        excluded: tuple[str, ...] = (),
+        hints: PickHints = NO_HINTS,
     ) -> Route:
         """The node that takes the request. Raises NO_CAPACITY when there is none."""
-        place = (model, org_id, region)
-        if excluded or self._caller.in_flight:
-            return await self._ask(place, estimated_tokens, excluded)
+        place = (model, org_id, region, hints.residency_pinned)
+        if excluded or hints.personal or self._caller.in_flight:
+            return await self._ask(place, estimated_tokens, excluded, hints)
         now = self._clock.monotonic()
         ready = self._ready.get(place)
         if ready is None:
             self._remember_use(place, now)
-            return await self._ask(place, estimated_tokens, excluded)
+            return await self._ask(place, estimated_tokens, excluded, hints)
         route, in_use = ready.route, now - ready.at <= READY_S
         ready.route, ready.at = None, now
         if in_use:
-            asyncio.get_running_loop().call_later(REFILL_AFTER_S, self._refill, place, estimated_tokens)
+            asyncio.get_running_loop().call_later(REFILL_AFTER_S, self._refill, place, estimated_tokens, hints)
             if route is not None:
                 return route
-        return await self._ask(place, estimated_tokens, excluded)
+        return await self._ask(place, estimated_tokens, excluded, hints)
 
-    async def _ask(self, place: Place, estimated_tokens: int, excluded: tuple[str, ...]) -> Route:
-        model, org_id, region = place
+    async def _ask(self, place: Place, estimated_tokens: int, excluded: tuple[str, ...], hints: PickHints) -> Route:
+        model, org_id, region, residency_pinned = place
         try:
             picked = await self._caller.call(
                 scheduler_pb.PickRequest(
@@ -139,13 +107,18 @@ class Picker:
                     region=region,
                     estimated_tokens=estimated_tokens,
                     excluded_node_ids=excluded,
+                    session_key=hints.session_key,
+                    prefix_hashes=hints.prefix_hashes,
+                    reserved=hints.reserved,
+                    residency_pinned=residency_pinned,
+                    client_key=hints.client_key,
                 ).SerializeToString(),
                 timeout_s=PICK_TIMEOUT_S,
             )
         except CodedError as error:
             if error.code not in (ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.OVERLOADED):
                 raise
-            route = self._last_known.next(place, excluded)
+            route = self._last_known.next(place, excluded, hints.session_key)
             if route is None:
                 raise CodedError(ErrorCode.NO_CAPACITY, private=f"no route in memory and {error.private}") from None
             self.picked_from_memory += 1
@@ -157,18 +130,28 @@ class Picker:
         if len(self._ready) > MAX_PLACES:
             self._ready.popitem(last=False)
 
-    def _refill(self, place: Place, estimated_tokens: int) -> None:
+    def _refill(self, place: Place, estimated_tokens: int, hints: PickHints) -> None:
         ready = self._ready.get(place)
         if ready is None or ready.route is not None or self._caller.in_flight or not self.connected:
             return
-        task = asyncio.create_task(self._pick_ahead(place, ready, estimated_tokens), name="pick ahead")
+        task = asyncio.create_task(self._pick_ahead(place, ready, estimated_tokens, hints), name="pick ahead")
         self._refills.add(task)
         task.add_done_callback(self._refills.discard)
 
-    async def _pick_ahead(self, place: Place, ready: _Ready, estimated_tokens: int) -> None:
+    async def _pick_ahead(self, place: Place, ready: _Ready, estimated_tokens: int, hints: PickHints) -> None:
         with contextlib.suppress(CodedError):
-            route = await self._ask(place, estimated_tokens, ())
-            ready.route, ready.at = route, self._clock.monotonic()
+            route = await self._ask(place, estimated_tokens, (), hints)
+            # Who goes to another region while one is down is each client's own matter.
+            if not route.region_failover:
+                ready.route, ready.at = route, self._clock.monotonic()
+
+
+def _encode(calls: list[tuple[int, bytes]]) -> bytes:
+    """A PickStreamRequest: calls have numbers, what is only told has 0."""
+    told = [serialised for call_id, serialised in calls if not call_id]
+    if not told:
+        return repeated_calls(calls)
+    return repeated_calls([call for call in calls if call[0]]) + repeated_messages(told, field=2)
 
 
 def _decode(

@@ -95,6 +95,12 @@ class BatchedCaller(Generic[Req, Res, Out, In]):
         finally:
             pending.pop(call_id, None)
 
+    def tell(self, request: Req) -> None:
+        """Sends `request` as call 0, which has no answer. Dropped while the stream is down or too much waits."""
+        if self._link.down is None:
+            with contextlib.suppress(CodedError):
+                self._link.send((0, request))
+
     def _on_message(self, message: In) -> None:
         pending = self._pending
         for call_id, answer in self._decode(message):

@@ -50,6 +50,8 @@ async def serve_batches(
         answer = cast("SyncBatchHandler[Req, Res]", handle)
         async for message in messages:
             batch = calls(message)
+            if not batch:
+                continue
             try:
                 answers = answer([request for _, request in batch])
             except CodedError as error:
