@@ -15,19 +15,15 @@ from pathlib import Path
 
 import crosslogic_dev
 from crosslogic_dev.engine.command import engine_command, engine_env
-from crosslogic_dev.engine.install import EngineStamp, engine_python
+from crosslogic_dev.engine.install import engine_python, install_engine
 from crosslogic_dev.ports import free_port
+from crosslogic_dev.progress import no_progress
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE_VENV = ROOT / ".venv-engine"
 SIM_START_S = 20.0
 VLLM_START_S = 240.0
 STOP_GRACE_S = 15.0
-
-
-def vllm_installed() -> bool:
-    """Whether the engine's environment is complete."""
-    return EngineStamp.read(ENGINE_VENV) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +88,8 @@ def sim_engine(
 def vllm_engine(
     *options: str, folder: Path, model: str = "tiny-llama", context_tokens: int = 4096
 ) -> Iterator[RunningEngine]:
-    """Real vLLM with the tiny model, which is made in `folder` where it is not there yet."""
+    """Real vLLM with the tiny model; both are made where they are not there yet."""
+    install_engine(ENGINE_VENV, report=no_progress, environ=os.environ)
     python = engine_python(ENGINE_VENV)
     make_tiny_model(folder / "tiny")
     port = free_port()
