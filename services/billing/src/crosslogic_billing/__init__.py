@@ -1,0 +1,1 @@
+"""The price book, rating, the export to Stripe, and reconciliation."""

@@ -1,0 +1,1 @@
+"""Forward-only SQL of schema `billing`."""
