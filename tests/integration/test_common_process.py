@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from crosslogic_common import metrics as metrics_module
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.process import StartError
 from crosslogic_dev.ports import free_port
@@ -93,6 +95,34 @@ async def test_metrics_show_the_process_and_its_event_loop(tmp_path: Path) -> No
     lag_s = float(text.split("\ncrosslogic_event_loop_lag_seconds ")[1].split()[0])
     assert 0.2 < lag_s < 2
     assert "process_resident_memory_bytes" in text
+
+
+def _asked(url: str) -> tuple[int, str]:
+    try:
+        with contextlib.closing(urllib.request.urlopen(url)) as answer:  # noqa: S310  # this test's own address
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def test_kubelet_is_told_when_a_process_takes_requests_and_when_it_is_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics_module, "_STUCK_S", 0.4)
+    metrics = Metrics()
+    listen = f"127.0.0.1:{free_port()}"
+    with metrics.served(listen):
+        assert _asked(f"http://{listen}/ready") == (503, "not serving\n")
+        assert _asked(f"http://{listen}/live") == (200, "live\n")
+        async with metrics.loop_watched():
+            metrics.serving = True
+            await asyncio.sleep(0.3)
+            assert await asyncio.to_thread(_asked, f"http://{listen}/ready") == (200, "ready\n")
+            # The loop stands still while it is asked.
+            time.sleep(0.6)
+            assert _asked(f"http://{listen}/live") == (503, "the event loop is stuck\n")
+        assert _asked(f"http://{listen}/else")[0] == 404
 
 
 def test_taken_metrics_port_is_one_clear_line() -> None:

@@ -146,8 +146,10 @@ class GrpcServer:
         self._log.info("serving", listen=f"{self._listen.rpartition(':')[0]}:{self.port}")
         try:
             async with self._metrics.loop_watched():
+                self._metrics.serving = True
                 yield
         finally:
+            self._metrics.serving = False
             await checks.enter_graceful_shutdown()
             self._stopping.set()
             await self._stop(server)

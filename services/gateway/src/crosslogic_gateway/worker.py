@@ -31,6 +31,7 @@ from crosslogic_gateway.edge import Edge, EdgePolicy
 from crosslogic_gateway.inference import Inference
 from crosslogic_gateway.keys import KeyCache
 from crosslogic_gateway.picker import Picker
+from crosslogic_gateway.prices import Prices, PriceWatch
 from crosslogic_gateway.protocol import EdgeRunner
 from crosslogic_gateway.relay import RelayPool, RelayStream, Timeouts
 from crosslogic_gateway.request_metrics import RequestMetrics
@@ -89,8 +90,12 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         await stack.enter_async_context(watches.running())
         access_log = AccessLog(enabled=settings.access_log)
         await stack.enter_async_context(access_log.running())
+        prices = Prices()
+        price_watch = PriceWatch(channels=channels, target=settings.billing_target, prices=prices)
+        await stack.enter_async_context(price_watch.running())
         attempts = Attempts(
             picker=picker,
+            prices=prices,
             relays=relays,
             usage=usage,
             sealer=Sealer.from_base64(settings.seal_key.reveal()),
@@ -111,18 +116,20 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 inference=inference,
                 catalogue=catalogue,
                 metrics=metrics,
-                readiness=_readiness(catalogue, usage, picker, watches),
+                readiness=_readiness(catalogue, usage, picker, watches, price_watch),
                 metrics_allowed=settings.metrics_allowed,
                 admin_routes=make_admin_routes(admin_deps(settings, channels)),
             )
         )
-        async with _listening(app, settings):
+        async with _listening(app, settings), metrics.loop_watched():
+            metrics.serving = True
             # What lives now lives for ever: the collector need not look at it again.
             gc.collect()
             gc.freeze()
             # Requests leave no cycles behind; collecting every 700 allocations would cost 4 % of the CPU.
             gc.set_threshold(50_000, 20, 20)
             await stop.wait()
+            metrics.serving = False
             get_logger(__name__).info("stopping")
         await attempts.drain(settings.shutdown_grace_s)
         await _hand_over(usage, settings.shutdown_grace_s)
@@ -164,13 +171,16 @@ def _open_relay(tls: TlsFiles) -> Callable[[Route], RelayStream]:
     )
 
 
-def _readiness(catalogue: Catalogue, usage: UsageOutbox, picker: Picker, watches: Watches) -> Readiness:
+def _readiness(
+    catalogue: Catalogue, usage: UsageOutbox, picker: Picker, watches: Watches, prices: PriceWatch
+) -> Readiness:
     return Readiness(
         required=lambda: {"catalogue": catalogue.loaded, "usage_outbox": not usage.full},
         degraded=lambda: {
             "scheduler": not picker.connected,
             "accountant": not usage.connected,
             **{f"watch_{name}": lost for name, lost in watches.lost.items()},
+            "watch_prices": prices.lost,
         },
     )
 
