@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import crosslogic_accountant.main
+import crosslogic_billing.main
 import crosslogic_identity.main
 import crosslogic_node_agent.main
 import crosslogic_registry.main
@@ -25,12 +26,13 @@ from tests.fakes.e2e_clients import client
 from tests.fakes.e2e_grpc import Caller
 from tests.fakes.test_ca import CertificateMaker
 
-SERVICES = ("gateway", "identity", "registry", "scheduler", "accountant", "operator")
+SERVICES = ("gateway", "identity", "registry", "scheduler", "accountant", "billing", "operator")
 RULES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "identity": crosslogic_identity.main.rules(),
     "registry": crosslogic_registry.main.RULES,
     "scheduler": crosslogic_scheduler.main.RULES,
     "accountant": crosslogic_accountant.main.RULES,
+    "billing": crosslogic_billing.main.rules(),
     "node_agent-1": crosslogic_node_agent.main.RULES,
 }
 

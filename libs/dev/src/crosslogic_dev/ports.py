@@ -14,12 +14,15 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "registry_join": 7103,
     "scheduler": 7104,
     "accountant": 7105,
+    "billing": 7106,
+    "billing_webhook": 7107,
     "postgres": 7132,
     "redis": 7179,
     "identity_metrics": 7201,
     "registry_metrics": 7202,
     "scheduler_metrics": 7204,
     "accountant_metrics": 7205,
+    "billing_metrics": 7206,
 }
 _PER_NODE: Mapping[str, int] = {"node_agent": 7300, "engine": 7400, "node_agent_metrics": 7500}
 MAX_NODES = 64

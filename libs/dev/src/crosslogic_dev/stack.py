@@ -175,7 +175,7 @@ class Stack:
         for name, port in plan.ports.items():
             if name in servers and given_server(servers[name], self._wishes.environ, self._run_dir):
                 continue
-            owner = "registry" if name == "registry_join" else name.replace("_metrics", "")
+            owner = name.replace("_metrics", "").removesuffix("_join").removesuffix("_webhook")
             if self.table.pid(owner) is None:
                 refuse_taken(name, port)
 

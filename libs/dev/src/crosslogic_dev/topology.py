@@ -14,7 +14,7 @@ from crosslogic_dev.plan import Plan
 from crosslogic_dev.processes import ProcessSpec
 from crosslogic_dev.run_dir import RunDir
 
-SERVICES = ("identity", "registry", "scheduler", "accountant")
+SERVICES = ("identity", "registry", "scheduler", "accountant", "billing")
 GATEWAY = "gateway"
 REGION = "local"
 # A shell that read `.run/env` must not pass these on: each process is told its own.

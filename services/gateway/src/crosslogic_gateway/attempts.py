@@ -22,6 +22,7 @@ from crosslogic_gateway.domain import Model, Principal, Route
 from crosslogic_gateway.engine_errors import client_error, error_event
 from crosslogic_gateway.http import RECEIVED_AT, REQUEST_ID, SHOWN_REQUEST_ID, answer_headers, whole_response
 from crosslogic_gateway.picker import Picker
+from crosslogic_gateway.prices import Prices, Rate
 from crosslogic_gateway.relay import NodeLink, RelayPool, Timeouts
 from crosslogic_gateway.usage_outbox import UsageOutbox
 
@@ -65,6 +66,7 @@ class _Call:
     job: Job
     context: bytes
     """The serialised RequestContext."""
+    rate: Rate
     route: Route
     link: NodeLink
     call_id: int
@@ -82,6 +84,7 @@ class Attempts:
         self,
         *,
         picker: Picker,
+        prices: Prices,
         relays: RelayPool,
         usage: UsageOutbox,
         sealer: Sealer,
@@ -90,6 +93,7 @@ class Attempts:
     ) -> None:
         """`now_us` is the wall clock in microseconds since the epoch."""
         self._picker = picker
+        self._prices = prices
         self._relays = relays
         self._usage = usage
         self._sealer = sealer
@@ -124,6 +128,8 @@ class Attempts:
         excluded: tuple[str, ...] = ()
         body, model, principal = job.body, job.model, job.principal
         wanted = (body.max_tokens or 0) * body.choices * body.inputs
+        # The price is the one in force now, however many attempts it takes.
+        admitted_us = self._now_us()
         while True:
             route = await self._picker.pick(
                 model=model.name,
@@ -132,6 +138,9 @@ class Attempts:
                 estimated_tokens=wanted + len(job.raw) // 4,
                 excluded=excluded,
             )
+            rate = self._prices.rate(
+                model=model, region=route.region, plan=principal.plan, api=job.api.path, now_us=admitted_us
+            )
             context = accountant_pb.RequestContext(
                 request_id=job.request[REQUEST_ID],
                 org_id=principal.org_id,
@@ -139,8 +148,11 @@ class Attempts:
                 api_key_id=principal.api_key_id,
                 model=model.name,
                 start_time_unix_us=self._now_us(),
-                prompt_price_picodollars=model.prompt_price_picodollars,
-                completion_price_picodollars=model.completion_price_picodollars,
+                prompt_price_picodollars=rate.prompt,
+                completion_price_picodollars=rate.completion,
+                cached_prompt_price_picodollars=rate.cached_prompt,
+                price_version=rate.version,
+                plan=principal.plan,
                 api=job.api.path,
                 stream=body.stream,
                 region=route.region,
@@ -148,14 +160,14 @@ class Attempts:
                 max_total_tokens=min(model.context_length * body.choices * body.inputs, 2**31 - 1),
             ).SerializeToString()
             try:
-                return await self._attempt(job, route, context)
+                return await self._attempt(job, route, context, rate)
             except CodedError as error:
                 excluded = (*excluded, route.node_id)
                 if error.code not in _RETRIED or len(excluded) >= MAX_ATTEMPTS:
                     raise
                 self._log.warning("attempt failed", node_id=route.node_id, code=error.code, reason=error.private)
 
-    async def _attempt(self, job: Job, route: Route, context: bytes) -> _Call:
+    async def _attempt(self, job: Job, route: Route, context: bytes, rate: Rate) -> _Call:
         body = job.body
         answer: Answer = StreamedAnswer() if body.stream else WholeAnswer()
         link = self._relays.link(route)
@@ -176,7 +188,7 @@ class Attempts:
             ),
             answer,
         )
-        call = _Call(job, context, route, link, call_id, answer, job.request[RECEIVED_AT])
+        call = _Call(job, context, rate, route, link, call_id, answer, job.request[RECEIVED_AT])
         try:
             await answer.head
         except asyncio.CancelledError:
@@ -269,12 +281,12 @@ class Attempts:
         # UsageRecord.context is field 1: the sealed bytes are used again rather than built again.
         self._usage.record(repeated_messages([call.context]) + rest.SerializeToString())
         if outcome in _CHARGED:
-            model = call.job.model
             call.job.ticket.settle(
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
-                cost_picodollars=usage.prompt_tokens * model.prompt_price_picodollars
-                + usage.completion_tokens * model.completion_price_picodollars,
+                cost_picodollars=call.rate.cost_picodollars(
+                    usage.prompt_tokens, usage.cached_prompt_tokens, usage.completion_tokens
+                ),
             )
 
 

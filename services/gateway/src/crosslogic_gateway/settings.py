@@ -81,6 +81,12 @@ class GatewaySettings(Settings):
     registry_target: str = setting("CROSSLOGIC_REGISTRY_TARGET", parse=address, doc="host:port of the registry")
     scheduler_target: str = setting("CROSSLOGIC_SCHEDULER_TARGET", parse=address, doc="host:port of the scheduler")
     accountant_target: str = setting("CROSSLOGIC_ACCOUNTANT_TARGET", parse=address, doc="host:port of the accountant")
+    billing_target: str = setting(
+        "CROSSLOGIC_BILLING_TARGET",
+        default="",
+        parse=optional_address,
+        doc="host:port of billing, for its price book; empty: the catalogue's prices count",
+    )
     trusted_proxies: tuple[Network, ...] = setting(
         "CROSSLOGIC_TRUSTED_PROXIES",
         default="",
