@@ -66,6 +66,7 @@ def sample_record(
         latency_us=250_000,
         time_to_first_token_us=30_000,
         http_status=200,
+        attempts=1,
     )
 
 

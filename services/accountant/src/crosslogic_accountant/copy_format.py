@@ -17,7 +17,8 @@ USAGE_COLUMNS = (
     "request_id, revision, corrects, requests, from_witness, stream, count_source, outcome, http_status, "
     "prompt_tokens, cached_prompt_tokens, completion_tokens, start_time, latency_us, time_to_first_token_us, "
     "cost_picodollars, prompt_price_picodollars, completion_price_picodollars, max_total_tokens, org_id, "
-    "environment_id, api_key_id, model, api, region, node_id"
+    "environment_id, api_key_id, model, api, region, node_id, cached_prompt_price_picodollars, price_version, plan, "
+    "attempts, failed_over, region_failover, resumed"
 )
 WITNESS_COLUMNS = (
     "slot, outcome, count_source, prompt_tokens, cached_prompt_tokens, completion_tokens, duration_us, request_id, "
@@ -35,7 +36,10 @@ _ROW_START = struct.Struct("!h i16s ih")
 _ROW_MIDDLE = struct.Struct("!ih i? i? ih ih ih ii ii ii iq iq iq")
 # 2 x price, bound, 3 x id
 _TERMS = struct.Struct("!iq iq iq i16s i16s i16s")
+# attempts, failed_over, region_failover, resumed
+_ROW_END = struct.Struct("!ih i? i? i?")
 _SMALLINT = struct.Struct("!ih")
+_BIGINT = struct.Struct("!iq")
 _WITNESS = struct.Struct("!h ih ih ih ii ii ii iq i16s")
 _LENGTH = struct.Struct("!i")
 _NUMERIC_HEAD = struct.Struct("!ihhHh")
@@ -48,7 +52,7 @@ def usage_row(row: LedgerRow) -> bytes:
     sign = row.requests
     return b"".join(
         (
-            _ROW_START.pack(26, 16, record.request_id, 2, row.revision),
+            _ROW_START.pack(33, 16, record.request_id, 2, row.revision),
             _NULL if row.corrects is None else _SMALLINT.pack(2, row.corrects),
             _ROW_MIDDLE.pack(
                 *(2, sign, 1, record.from_witness, 1, record.stream),
@@ -59,6 +63,9 @@ def usage_row(row: LedgerRow) -> bytes:
             ),
             numeric(sign * record.cost_picodollars),
             _terms(record.terms),
+            _ROW_END.pack(
+                *(2, record.attempts, 1, record.failed_over, 1, record.region_failover, 1, record.resumed),
+            ),
         )
     )
 
@@ -112,6 +119,11 @@ def _terms(terms: Terms) -> bytes:
             _text(terms.api),
             _text(terms.region),
             _text(terms.node_id),
+            _NULL
+            if terms.cached_prompt_price_picodollars is None
+            else _BIGINT.pack(8, terms.cached_prompt_price_picodollars),
+            _text(terms.price_version),
+            _text(terms.plan),
         )
     )
 

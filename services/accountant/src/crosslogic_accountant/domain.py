@@ -37,6 +37,11 @@ class Terms:
     completion_price_picodollars: int
     max_total_tokens: int
     """0: unknown."""
+    cached_prompt_price_picodollars: int | None = None
+    """Of a prompt token that a prefix cache held. None: as any prompt token."""
+    price_version: str = ""
+    """Empty: the catalogue's price."""
+    plan: str = ""
 
     def __hash__(self) -> int:
         """Of the parts that differ most, and whose own hashes Python remembers."""
@@ -73,6 +78,11 @@ class UsageRecord:
     http_status: int
     cost_picodollars: int
     from_witness: bool = False
+    attempts: int = 1
+    """Nodes that worked on it."""
+    failed_over: bool = False
+    region_failover: bool = False
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,13 @@ COLUMNS = (
     "api",
     "region",
     "node_id",
+    "cached_prompt_price_picodollars",
+    "price_version",
+    "plan",
+    "attempts",
+    "failed_over",
+    "region_failover",
+    "resumed",
 )
 
 
@@ -46,7 +53,7 @@ def selected(table: str) -> str:
 
 
 def ledger_row(values: tuple[Any, ...]) -> LedgerRow:
-    """A row that was not reversed: `values` are those of COLUMNS."""
+    """One row: `values` are those of COLUMNS. A reversal's amounts come back as those of what it reverses."""
     (
         request_id,
         revision,
@@ -74,6 +81,13 @@ def ledger_row(values: tuple[Any, ...]) -> LedgerRow:
         api,
         region,
         node_id,
+        cached_prompt_price,
+        price_version,
+        plan,
+        attempts,
+        failed_over,
+        region_failover,
+        resumed,
     ) = values
     record = UsageRecord(
         request_id=_bytes(request_id),
@@ -88,16 +102,25 @@ def ledger_row(values: tuple[Any, ...]) -> LedgerRow:
             prompt_price_picodollars=prompt_price,
             completion_price_picodollars=completion_price,
             max_total_tokens=max_total_tokens,
+            cached_prompt_price_picodollars=cached_prompt_price,
+            price_version=price_version,
+            plan=plan,
         ),
-        counts=Counts(prompt_tokens, cached_prompt_tokens, completion_tokens, count_source),
+        counts=Counts(
+            requests * prompt_tokens, requests * cached_prompt_tokens, requests * completion_tokens, count_source
+        ),
         start_time_us=time_us(start_time),
         stream=stream,
         outcome=outcome,
         latency_us=latency_us,
         time_to_first_token_us=time_to_first_token_us,
         http_status=http_status,
-        cost_picodollars=int(Decimal(cost)),
+        cost_picodollars=requests * int(Decimal(cost)),
         from_witness=from_witness,
+        attempts=attempts,
+        failed_over=failed_over,
+        region_failover=region_failover,
+        resumed=resumed,
     )
     return LedgerRow(record, revision=revision, corrects=corrects, requests=requests)
 

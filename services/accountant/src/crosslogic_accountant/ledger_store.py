@@ -23,9 +23,9 @@ from crosslogic_common.logs import get_logger
 from crosslogic_common.postgres import Connection
 
 _COPY = f"COPY usage_records ({USAGE_COLUMNS}) FROM STDIN (FORMAT BINARY)"
-_EFFECTIVE = (
-    f"SELECT DISTINCT ON (u.request_id) {selected('u')} FROM usage_records u "  # our own column names
-    "WHERE u.request_id = ANY(%s) ORDER BY u.request_id, u.revision DESC"
+_STORED = (
+    f"SELECT {selected('u')} FROM usage_records u "  # our own column names
+    "WHERE u.request_id = ANY(%s) ORDER BY u.request_id, u.revision"
 )
 _NEW = Stored()
 _DUPLICATE = Stored(duplicate=True)
@@ -84,13 +84,13 @@ class LedgerStore:
         while True:
             try:
                 async with self._connection.use() as connection, connection.transaction():
-                    stored = await self._effective(connection, items)
+                    stored = await self._stored(connection, items)
                     rows: list[bytes] = []
                     results: dict[bytes, Result] = {}
                     for item in items:
-                        row = stored.get(item.record.request_id)
-                        results[item.record.request_id] = _NEW if row is None else _DUPLICATE
-                        rows += [item.row] if row is None else self._against(row, item)
+                        found = stored.get(item.record.request_id)
+                        results[item.record.request_id] = _DUPLICATE if found else _NEW
+                        rows += self._against(found, item) if found else [item.row]
                     if rows:
                         await copy_usage(connection, rows)
                 return results
@@ -100,13 +100,16 @@ class LedgerStore:
             except (psycopg.DataError, psycopg.IntegrityError) as error:
                 return await self._isolate(items, error)
 
-    def _against(self, stored: LedgerRow, item: PreparedRecord) -> list[bytes]:
-        verdict = policy.judge(stored.record, item.record)
+    def _against(self, stored: Sequence[LedgerRow], item: PreparedRecord) -> list[bytes]:
+        """`stored` are all rows of the item's request; the last one stands."""
+        if any(row.requests > 0 and row.record == item.record for row in stored[:-1]):
+            return []  # said before, and corrected since
+        verdict = policy.judge(stored[-1].record, item.record)
         self._report_if_different(verdict, item)
         if verdict is not Verdict.CORRECT:
             return []
         self._metrics.corrected.inc()
-        return [usage_row(row) for row in policy.correction(stored, item.record)]
+        return [usage_row(row) for row in policy.correction(stored[-1], item.record)]
 
     async def _isolate(self, items: Sequence[PreparedRecord], error: psycopg.Error) -> dict[bytes, Result]:
         """The database refused something among `items`: halves them until it stands alone."""
@@ -121,11 +124,14 @@ class LedgerStore:
         half = len(items) // 2
         return {**await self._store(items[:half]), **await self._store(items[half:])}
 
-    async def _effective(self, connection: Connection, items: Sequence[PreparedRecord]) -> dict[bytes, LedgerRow]:
+    async def _stored(self, connection: Connection, items: Sequence[PreparedRecord]) -> dict[bytes, list[LedgerRow]]:
         ids = [UUID(bytes=item.record.request_id) for item in items]
-        cursor = await connection.execute(_EFFECTIVE.encode(), (ids,))
-        rows = [ledger_row(values) for values in await cursor.fetchall()]
-        return {row.record.request_id: row for row in rows}
+        cursor = await connection.execute(_STORED.encode(), (ids,))
+        rows: dict[bytes, list[LedgerRow]] = {}
+        for values in await cursor.fetchall():
+            row = ledger_row(values)
+            rows.setdefault(row.record.request_id, []).append(row)
+        return rows
 
     def _report_if_different(self, verdict: Verdict, item: PreparedRecord) -> None:
         if verdict is Verdict.KEEP:

@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 
 from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
+from crosslogic_accountant.correction_store import Corrections
 from crosslogic_accountant.domain import Witness
 from crosslogic_accountant.group_commit import GroupCommit
 from crosslogic_accountant.ledger_store import LedgerStore
@@ -18,6 +19,7 @@ from crosslogic_accountant.metrics import LedgerMetrics
 from crosslogic_accountant.partitions import PartitionKeeper
 from crosslogic_accountant.policy import WitnessRing
 from crosslogic_accountant.ports import PreparedRecord, Stored
+from crosslogic_accountant.record_log_store import RecordLog
 from crosslogic_accountant.record_reader import RecordReader, WitnessReader
 from crosslogic_accountant.service import AccountantService
 from crosslogic_accountant.servicer import AccountantServicer
@@ -115,6 +117,8 @@ async def accountant(
                 metrics=ledger_metrics,
             ),
             queries=UsageQueries(pool=pool),
+            log=RecordLog(pool=pool),
+            corrections=Corrections(pool=pool),
             stopping=stopping,
         )
 

@@ -17,14 +17,20 @@ MAX_AHEAD_MS = 86_400_000
 _CHARGED = frozenset({Outcome.SUCCEEDED, Outcome.CLIENT_DISCONNECTED})
 
 
-def cost_picodollars(counts: Counts, outcome: int, prompt_price: int, completion_price: int) -> int:
+def cost_picodollars(
+    counts: Counts, outcome: int, prompt_price: int, completion_price: int, cached_prompt_price: int | None = None
+) -> int:
     """What a request costs, exactly. A request that failed or timed out costs nothing.
 
     Prices are pico-dollars a token. A client that went away pays for what was generated until the engine was stopped.
+    Prompt tokens that a prefix cache held have their own price, or with None that of any prompt token.
     """
     if outcome not in _CHARGED:
         return 0
-    return counts.prompt_tokens * prompt_price + counts.completion_tokens * completion_price
+    cost = counts.prompt_tokens * prompt_price + counts.completion_tokens * completion_price
+    if cached_prompt_price is not None:
+        cost += counts.cached_prompt_tokens * (cached_prompt_price - prompt_price)
+    return cost
 
 
 def time_problem(request_ms: int, now_ms: int) -> str:

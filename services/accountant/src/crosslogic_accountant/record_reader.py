@@ -15,6 +15,7 @@ from crosslogic_common.seal import Sealer
 MAX_TEXT_CHARS = 256
 MAX_DURATION_US = 2**62
 MAX_HTTP_STATUS = 999
+MAX_ATTEMPTS = 2**15 - 1
 _UUID_CHARS = 36
 _UUID_VERSION_7 = 7
 _MIN_START_US = 1_500_000_000_000_000
@@ -22,7 +23,7 @@ _MAX_START_US = 32_503_680_000_000_000  # the year 3000
 _OUTCOMES = frozenset(Outcome)
 _SOURCES = frozenset(CountSource)
 
-_TermsKey = tuple[str, str, str, str, str, str, str, int, int, int]
+_TermsKey = tuple[str, str, str, str, str, str, str, int, int, int, int | None, str, str]
 
 
 class RecordReader:
@@ -42,6 +43,8 @@ class RecordReader:
             raise _invalid("A duration is above 2^62 microseconds.")
         if message.http_status > MAX_HTTP_STATUS:
             raise _invalid("`http_status` is above 999.")
+        if message.attempts > MAX_ATTEMPTS:
+            raise _invalid(f"`attempts` is above {MAX_ATTEMPTS}.")
         return self.charge(
             message.context,
             counts,
@@ -50,6 +53,10 @@ class RecordReader:
             time_to_first_token_us=message.time_to_first_token_us,
             http_status=message.http_status,
             from_witness=False,
+            attempts=message.attempts or 1,
+            failed_over=message.failed_over,
+            region_failover=message.region_failover,
+            resumed=message.resumed,
         )
 
     def charge(
@@ -62,6 +69,10 @@ class RecordReader:
         time_to_first_token_us: int = 0,
         http_status: int = 0,
         from_witness: bool,
+        attempts: int = 1,
+        failed_over: bool = False,
+        region_failover: bool = False,
+        resumed: bool = False,
     ) -> UsageRecord:
         """A record of these counts under the terms of `context`. Raises INVALID_ARGUMENT."""
         request_id = read_request_id(context.request_id, self._now_ms())
@@ -79,9 +90,17 @@ class RecordReader:
             time_to_first_token_us=time_to_first_token_us,
             http_status=http_status,
             cost_picodollars=policy.cost_picodollars(
-                counts, outcome, terms.prompt_price_picodollars, terms.completion_price_picodollars
+                counts,
+                outcome,
+                terms.prompt_price_picodollars,
+                terms.completion_price_picodollars,
+                terms.cached_prompt_price_picodollars,
             ),
             from_witness=from_witness,
+            attempts=attempts,
+            failed_over=failed_over,
+            region_failover=region_failover,
+            resumed=resumed,
         )
 
     def _read_terms(self, context: pb.RequestContext) -> Terms:
@@ -96,6 +115,9 @@ class RecordReader:
             context.prompt_price_picodollars,
             context.completion_price_picodollars,
             context.max_total_tokens,
+            context.cached_prompt_price_picodollars if context.HasField("cached_prompt_price_picodollars") else None,
+            context.price_version,
+            context.plan,
         )
         terms = self._terms.get(key)
         if terms is None:
@@ -193,15 +215,26 @@ def _checked_terms(  # the parts of its cache key, in order
     prompt_price: int,
     completion_price: int,
     max_total_tokens: int,
+    cached_prompt_price: int | None,
+    price_version: str,
+    plan: str,
 ) -> Terms:
-    for name, value in (("model", model), ("api", api), ("region", region), ("node_id", node_id)):
+    texts = {
+        "model": model,
+        "api": api,
+        "region": region,
+        "node_id": node_id,
+        "price_version": price_version,
+        "plan": plan,
+    }
+    for name, value in texts.items():
         if len(value) > MAX_TEXT_CHARS:
             raise _invalid(f"`{name}` is longer than {MAX_TEXT_CHARS} characters.")
         if "\0" in value:
             raise _invalid(f"`{name}` holds a zero byte.")
     if not model:
         raise _invalid("`model` is empty.")
-    if max(prompt_price, completion_price) > policy.MAX_PRICE_PICODOLLARS:
+    if max(prompt_price, completion_price, cached_prompt_price or 0) > policy.MAX_PRICE_PICODOLLARS:
         raise _invalid("A price is above 10^12 pico-dollars a token.")
     return Terms(
         org_id=read_id(org_id, "org_id"),
@@ -214,6 +247,9 @@ def _checked_terms(  # the parts of its cache key, in order
         prompt_price_picodollars=prompt_price,
         completion_price_picodollars=completion_price,
         max_total_tokens=max_total_tokens,
+        cached_prompt_price_picodollars=cached_prompt_price,
+        price_version=price_version,
+        plan=plan,
     )
 
 

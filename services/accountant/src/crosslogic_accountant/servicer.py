@@ -3,46 +3,53 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
-from crosslogic.common.v1 import common_pb2 as common_pb
-from crosslogic_accountant.ledger_rows import time_us
+from crosslogic_accountant.correction_store import Corrections
 from crosslogic_accountant.ports import Stored
-from crosslogic_accountant.record_reader import read_id
+from crosslogic_accountant.record_log_store import BILLING, RecordLog
 from crosslogic_accountant.service import AccountantService
-from crosslogic_accountant.usage_queries import MAX_GROUPS, Filter, Group, ListedRecord, Sums, UsageQueries
+from crosslogic_accountant.usage_messages import (
+    ledger_entry,
+    read_correction,
+    read_filter,
+    read_groups,
+    stored_record,
+    usage_row,
+)
+from crosslogic_accountant.usage_queries import ListedRecord, UsageQueries
 from crosslogic_common.batched import serve_batches
 from crosslogic_common.errors import CodedError, ErrorCode, to_call_error
 from crosslogic_common.paging import page_limit
+from crosslogic_common.tls import peer_identity
 
 MAX_ITEMS = 1_024
+MAX_ENTRIES = 5_000
+MAX_SEQUENCE = 2**63 - 1
 UNARY_WAIT_S = 10.0
 Context = grpc.aio.ServicerContext[Any, Any]
-
-_GROUPS = {
-    pb.GROUP_BY_ORG: Group.ORG,
-    pb.GROUP_BY_ENVIRONMENT: Group.ENVIRONMENT,
-    pb.GROUP_BY_API_KEY: Group.API_KEY,
-    pb.GROUP_BY_MODEL: Group.MODEL,
-    pb.GROUP_BY_REGION: Group.REGION,
-    pb.GROUP_BY_HOUR: Group.HOUR,
-    pb.GROUP_BY_DAY: Group.DAY,
-}
 
 
 class AccountantServicer(rpc.AccountantServiceServicer):
     """AccountantService."""
 
-    def __init__(self, *, service: AccountantService, queries: UsageQueries, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        *,
+        service: AccountantService,
+        queries: UsageQueries,
+        log: RecordLog,
+        corrections: Corrections,
+        stopping: asyncio.Event,
+    ) -> None:
         self._service = service
         self._queries = queries
+        self._log = log
+        self._corrections = corrections
         self._stopping = stopping
 
     async def RecordUsage(self, request: pb.RecordUsageRequest, context: Context) -> pb.RecordUsageResponse:
@@ -81,24 +88,45 @@ class AccountantServicer(rpc.AccountantServiceServicer):
         )
 
     async def QueryUsage(self, request: pb.QueryUsageRequest, context: Context) -> pb.QueryUsageResponse:
-        groups = _read_groups(request.group_by)
+        groups = read_groups(request.group_by)
         limit = page_limit(request.page_size, default=1_000, largest=10_000)
         rows, token = await self._queries.sums(
-            _read_filter(request.filter), groups, limit=limit, token=request.page_token
+            read_filter(request.filter), groups, limit=limit, token=request.page_token
         )
-        return pb.QueryUsageResponse(rows=[_usage_row(row, groups) for row in rows], next_page_token=token)
+        return pb.QueryUsageResponse(rows=[usage_row(row, groups) for row in rows], next_page_token=token)
 
     async def ListUsageRecords(
         self, request: pb.ListUsageRecordsRequest, context: Context
     ) -> pb.ListUsageRecordsResponse:
         records, token = await self._queries.records(
-            _read_filter(request.filter, request.request_id),
+            read_filter(request.filter, request.request_id),
             limit=page_limit(request.page_size),
             token=request.page_token,
         )
-        return pb.ListUsageRecordsResponse(
-            records=[_stored_record(record) for record in records], next_page_token=token
+        return pb.ListUsageRecordsResponse(records=[stored_record(record) for record in records], next_page_token=token)
+
+    async def ReadRecords(self, request: pb.ReadRecordsRequest, context: Context) -> pb.ReadRecordsResponse:
+        caller = peer_identity(context)
+        billing = caller is not None and caller.kind == "service" and caller.name == BILLING
+        if request.after_sequence > MAX_SEQUENCE:
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, "There is no such sequence.", param="after_sequence")
+        entries, last = await self._log.read(
+            request.after_sequence,
+            limit=page_limit(request.page_size, default=1_000, largest=MAX_ENTRIES),
+            reader=BILLING if billing else "",
         )
+        return pb.ReadRecordsResponse(entries=[ledger_entry(entry) for entry in entries], last_sequence=last)
+
+    async def CorrectRecord(self, request: pb.CorrectRecordRequest, context: Context) -> pb.CorrectRecordResponse:
+        made = await self._corrections.correct(read_correction(request))
+        listed = ListedRecord(made.row, made.record_time)
+        return pb.CorrectRecordResponse(record=stored_record(listed), duplicate=made.duplicate)
+
+    async def CompareUsage(self, request: pb.CompareUsageRequest, context: Context) -> pb.CompareUsageResponse:
+        raise CodedError(ErrorCode.NOT_SUPPORTED)
+
+    async def RebuildRollups(self, request: pb.RebuildRollupsRequest, context: Context) -> pb.RebuildRollupsResponse:
+        raise CodedError(ErrorCode.NOT_SUPPORTED)
 
 
 @contextlib.asynccontextmanager
@@ -124,100 +152,3 @@ def _encode(answers: Sequence[tuple[int, Stored | CodedError]]) -> pb.RecordStre
         else:
             add(id=call_id)
     return message
-
-
-def _read_groups(values: Sequence[int]) -> list[Group]:
-    groups = [_GROUPS.get(value) for value in values]  # type: ignore[call-overload]  # the enum's values are plain numbers
-    known = [group for group in groups if group is not None]
-    if len(known) != len(groups) or len(set(known)) != len(known) or len(known) > MAX_GROUPS:
-        raise CodedError(
-            ErrorCode.INVALID_ARGUMENT,
-            f"`group_by` takes at most {MAX_GROUPS} different columns.",
-            param="group_by",
-        )
-    return known
-
-
-def _read_filter(message: pb.UsageFilter, request_id: str = "") -> Filter:
-    for name in ("model", "region"):
-        if "\0" in getattr(message, name):
-            raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` holds a zero byte.", param=name)
-    return Filter(
-        org_id=_read_uuid(message.org_id, "org_id"),
-        environment_id=_read_uuid(message.environment_id, "environment_id"),
-        api_key_id=_read_uuid(message.api_key_id, "api_key_id"),
-        model=message.model or None,
-        region=message.region or None,
-        since=_read_time(message.from_time, "from_time") if message.HasField("from_time") else None,
-        until=_read_time(message.to_time, "to_time") if message.HasField("to_time") else None,
-        request_id=_read_uuid(request_id, "request_id"),
-    )
-
-
-def _read_uuid(text: str, name: str) -> UUID | None:
-    return UUID(bytes=read_id(text, name)) if text else None
-
-
-def _read_time(value: Timestamp, name: str) -> datetime:
-    try:
-        return value.ToDatetime(UTC)
-    except (ValueError, OverflowError):
-        raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` is not a time.", param=name) from None
-
-
-def _timestamp(value: datetime) -> Timestamp:
-    micros = time_us(value)
-    return Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
-
-
-def _usage_row(row: Sums, groups: Sequence[Group]) -> pb.UsageRow:
-    message = pb.UsageRow(
-        requests=row.requests,
-        prompt_tokens=row.prompt_tokens,
-        cached_prompt_tokens=row.cached_prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        cost_picodollars=str(row.cost_picodollars),
-    )
-    for group, key in zip(groups, row.keys, strict=True):
-        if isinstance(key, datetime):
-            message.time.CopyFrom(_timestamp(key))
-        else:
-            setattr(message, group, str(key))
-    return message
-
-
-def _stored_record(listed: ListedRecord) -> pb.StoredUsageRecord:
-    record = listed.row.record
-    terms, counts = record.terms, record.counts
-    return pb.StoredUsageRecord(
-        record=pb.UsageRecord(
-            context=pb.RequestContext(
-                request_id=str(UUID(bytes=record.request_id)),
-                org_id=str(UUID(bytes=terms.org_id)),
-                environment_id=str(UUID(bytes=terms.environment_id)),
-                api_key_id=str(UUID(bytes=terms.api_key_id)),
-                model=terms.model,
-                start_time_unix_us=record.start_time_us,
-                prompt_price_picodollars=terms.prompt_price_picodollars,
-                completion_price_picodollars=terms.completion_price_picodollars,
-                api=terms.api,
-                stream=record.stream,
-                region=terms.region,
-                node_id=terms.node_id,
-                max_total_tokens=terms.max_total_tokens,
-            ),
-            usage=common_pb.TokenUsage(
-                prompt_tokens=counts.prompt_tokens,
-                cached_prompt_tokens=counts.cached_prompt_tokens,
-                completion_tokens=counts.completion_tokens,
-                source=counts.source,  # type: ignore[arg-type]  # stored as it came
-            ),
-            outcome=record.outcome,  # type: ignore[arg-type]  # stored as it came
-            latency_us=record.latency_us,
-            time_to_first_token_us=record.time_to_first_token_us,
-            http_status=record.http_status,
-        ),
-        cost_picodollars=str(record.cost_picodollars),
-        record_time=_timestamp(listed.record_time),
-        from_witness=record.from_witness,
-    )

@@ -44,6 +44,12 @@ _EXPRESSIONS: dict[Group, LiteralString] = {
     Group.HOUR: "date_trunc('hour', u.start_time, 'UTC')",
     Group.DAY: "date_trunc('day', u.start_time, 'UTC')",
 }
+# A row's place is counted from its batch's: too much to ask for a whole list.
+_SEQUENCE = """(
+    SELECT c.last_sequence - c.row_count + (
+        SELECT count(*) FROM usage_records n
+        WHERE n.batch = u.batch AND (n.request_id, n.revision) <= (u.request_id, u.revision))
+    FROM usage_commits c WHERE c.batch = u.batch)"""
 _TIMES = frozenset({Group.HOUR, Group.DAY})
 _TEXTS = frozenset({Group.MODEL, Group.REGION})
 
@@ -80,6 +86,9 @@ class ListedRecord:
 
     row: LedgerRow
     record_time: datetime
+    billed: bool = False
+    sequence: int = 0
+    """Only known where a single request was asked for."""
 
 
 class UsageQueries:
@@ -141,13 +150,19 @@ class UsageQueries:
             ),
         ]
         query = sql.SQL(
-            "SELECT {columns}, u.record_time FROM usage_records u {where} ORDER BY u.request_id DESC LIMIT {limit}"
+            "SELECT {columns}, u.record_time, EXISTS (SELECT FROM usage_commits c, readers b WHERE c.batch = u.batch "
+            "AND b.name = 'billing' AND c.last_sequence <= b.sequence), {sequence} "
+            "FROM usage_records u {where} ORDER BY u.request_id DESC LIMIT {limit}"
         ).format(
             columns=sql.SQL(", ").join(sql.Identifier("u", name) for name in COLUMNS),
+            sequence=sql.SQL(_SEQUENCE if restriction.request_id else "0"),
             where=_where(conditions),
             limit=limit + 1,
         )
-        rows = [ListedRecord(ledger_row(row[:-1]), row[-1]) for row in await self._fetch(query, values)]
+        rows = [
+            ListedRecord(ledger_row(row[:-3]), row[-3], billed=row[-2], sequence=row[-1])
+            for row in await self._fetch(query, values)
+        ]
         last = rows[limit - 1].row.record.request_id if len(rows) > limit else b""
         return rows[:limit], wrap(str(UUID(bytes=last))) if last else ""
 

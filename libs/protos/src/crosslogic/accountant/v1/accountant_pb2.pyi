@@ -685,7 +685,7 @@ class StoredUsageRecord(_message.Message):
     revision: _builtins.int
     """0: as first reported. Each correction adds 2."""
     sequence: _builtins.int
-    """Its place in the order of the ledger's rows; see ReadRecords."""
+    """Its place in the order of the ledger's rows; see ReadRecords. 0 where more than one request was asked for."""
     billed: _builtins.bool
     """Billing has settled it: it asked for what comes after it."""
     @_builtins.property
