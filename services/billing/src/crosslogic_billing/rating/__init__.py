@@ -1,0 +1,1 @@
+"""What an organisation owes for a month."""
