@@ -1,0 +1,296 @@
+"""This worker's operations on their way to Redis: what gathers while an answer is awaited goes out in one write.
+
+Operations of one organisation become one call of the script, whatever their number; see `lua/admission.lua`.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from crosslogic_common.logs import get_logger
+from crosslogic_gateway.admission.limits import LEASE_MS, Kind, Spec, kinds
+from crosslogic_gateway.admission.redis_link import RedisAddress, RedisAway, RedisLink, Reply, command, connect
+
+ADMIT, SETTLE, RENEW, CHARGE, TAKE, GIVE, SEED, REAPED = range(1, 9)
+"""The script's operations."""
+Operation = tuple[Any, ...]
+Result = Any
+
+BUDGET_S = 0.05
+"""How long Redis may take. Then it counts as away until it answers again."""
+PROBE_S = 0.2
+CONNECT_TIMEOUT_S = 0.25
+MAX_UNSENT = 100_000
+"""Settlements kept while Redis is away; beyond it the oldest are left to leases and windows."""
+MAX_OPERATIONS = 512
+"""Of one call: the script must not hold Redis for long."""
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.decode
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One call of the script."""
+
+    tag: str
+    specs: dict[Spec, int] = field(default_factory=dict)
+    operations: list[Operation] = field(default_factory=list)
+    answers: list[asyncio.Future[Result] | None] = field(default_factory=list)
+    """None: nobody waits, and the operation is repeated until Redis has it."""
+
+
+def script_text() -> str:
+    """The script."""
+    return files("crosslogic_gateway.admission").joinpath("lua/admission.lua").read_text(encoding="utf-8")
+
+
+class ScriptPipe:
+    """Calls the script. One a worker."""
+
+    def __init__(
+        self,
+        *,
+        address: RedisAddress,
+        worker: str,
+        window_kinds: Sequence[Kind] | None = None,
+        lease_ms: int = LEASE_MS,
+        budget_s: float = BUDGET_S,
+        script: str | None = None,
+    ) -> None:
+        """`worker` names this process among all gateways' workers; `budget_s` is how long Redis may take."""
+        self._address = address
+        self._budget_s = budget_s
+        self._kinds = kinds() if window_kinds is None else window_kinds
+        text = (script_text() if script is None else script).encode()
+        self._script = text
+        config = _encode(
+            (
+                worker,
+                lease_ms,
+                [
+                    (kind.prefix, kind.unit, kind.window_us, kind.buckets, int(kind.counted == "tokens"))
+                    for kind in self._kinds
+                ],
+            )
+        )
+        digest = hashlib.sha1(text).hexdigest().encode()  # noqa: S324  # EVALSHA names scripts so
+        self._call_head = b"*7\r\n" + b"".join(
+            b"$%d\r\n%b\r\n" % (len(word), word) for word in (b"EVALSHA", digest, b"1")
+        )
+        self._config_word = b"$%d\r\n%b\r\n" % (len(config), config)
+        self._config = config
+        self._link: RedisLink | None = None
+        self._waiting: OrderedDict[str, _Batch] = OrderedDict()
+        self._more: list[_Batch] = []
+        self._in_flight = 0
+        self._flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._down = asyncio.Event()
+        self._log = get_logger(__name__)
+        self.unsent: list[tuple[str, Operation]] = []
+        """Settlements that Redis does not have yet."""
+        self.on_up: Callable[[], Awaitable[None]] | None = None
+        """Called when Redis answers (again), before anything else goes to it."""
+        self.times_away = 0
+        self.dropped = 0
+
+    @property
+    def up(self) -> bool:
+        """Whether Redis answers in time, as far as is known."""
+        return self._link is not None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keeps the connection for as long as the block lasts."""
+        with contextlib.suppress(RedisAway):
+            await self._open()
+        task = asyncio.create_task(self._keep(), name="admission pipe")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            self.close()
+
+    def close(self) -> None:
+        """Gives the connection up, as a dead process would."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def flushed(self, timeout_s: float) -> None:
+        """Waits until Redis has every operation, or is away, or the time is over."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while self.up and (self._in_flight or self._waiting or self._flush_due) and loop.time() < until:
+            await asyncio.sleep(0.005)
+
+    def ask(self, tag: str, spec: Spec | None, make: Callable[[int], Operation]) -> asyncio.Future[Result]:
+        """Sends an operation whose result is wanted; `make` is given the spec's number. Fails with RedisAway."""
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        if self._link is None:
+            answer.set_exception(RedisAway("Redis is away"))
+            return answer
+        self._add(tag, spec, make, answer)
+        return answer
+
+    def tell(self, tag: str, operation: Operation) -> None:
+        """Sends an operation that may be repeated and whose result nobody needs; kept while Redis is away."""
+        if self._link is None:
+            self._keep_unsent([(tag, operation)])
+            return
+        self._add(tag, None, lambda _: operation, None)
+
+    def _add(
+        self, tag: str, spec: Spec | None, make: Callable[[int], Operation], answer: asyncio.Future[Result] | None
+    ) -> None:
+        batch = self._waiting.get(tag)
+        if batch is None:
+            batch = self._waiting[tag] = _Batch(tag)
+        index = 0
+        if spec is not None:
+            index = batch.specs.setdefault(spec, len(batch.specs))
+        batch.operations.append(make(index))
+        batch.answers.append(answer)
+        if len(batch.operations) >= MAX_OPERATIONS:
+            self._more.append(self._waiting.pop(tag))
+        if not self._in_flight and not self._flush_due:
+            # Not at once: what else this turn of the loop has to say goes along.
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        link = self._link
+        if link is None or self._in_flight:
+            return
+        batches = [*self._more, *self._waiting.values()]
+        if not batches:
+            return
+        self._more = []
+        self._waiting = OrderedDict()
+        self._in_flight = len(batches)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._budget_s, self._overdue, loop.time() + self._budget_s, link)
+        link.send(b"".join(map(self._packed, batches)), [partial(self._on_reply, batch) for batch in batches])
+
+    def _packed(self, batch: _Batch) -> bytes:
+        key = b"admission:{%b}" % batch.tag.encode()
+        specs = _encode([spec.packed for spec in batch.specs])
+        operations = _encode(batch.operations)
+        return b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            self._call_head,
+            len(key),
+            key,
+            self._config_word,
+            len(specs),
+            specs,
+            len(operations),
+            operations,
+        )
+
+    def _on_reply(self, batch: _Batch, reply: Reply) -> None:
+        if isinstance(reply, RedisAway):
+            self._failed(batch, reply)
+            return
+        if isinstance(reply, bytes):
+            for answer, result in zip(batch.answers, _decode(reply), strict=True):
+                if answer is not None and not answer.done():
+                    answer.set_result(result)
+        elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT") and self._link is not None:
+            # Redis was started anew or its scripts were flushed: told in full it is known again.
+            self._link.send(self._in_full(batch), [partial(self._on_reply, batch)])
+            return
+        else:
+            self._failed(batch, reply)
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._waiting or self._more:
+                self._flush()
+
+    def _in_full(self, batch: _Batch) -> bytes:
+        return command(
+            b"EVAL",
+            self._script,
+            b"1",
+            b"admission:{%b}" % batch.tag.encode(),
+            self._config,
+            _encode([spec.packed for spec in batch.specs]),
+            _encode(batch.operations),
+        )
+
+    def _failed(self, batch: _Batch, reply: Reply) -> None:
+        if not isinstance(reply, RedisAway):
+            self._log.error("Redis refused admission's script", reason=str(reply))
+        kept = []
+        for operation, answer in zip(batch.operations, batch.answers, strict=True):
+            if answer is None:
+                kept.append((batch.tag, operation))
+            elif not answer.done():
+                answer.set_exception(RedisAway(str(reply)))
+        if kept and isinstance(reply, RedisAway):
+            self._keep_unsent(kept)
+
+    def _keep_unsent(self, operations: list[tuple[str, Operation]]) -> None:
+        room = MAX_UNSENT - len(self.unsent)
+        self.dropped += max(0, len(operations) - room)
+        self.unsent.extend(operations[: max(0, room)])
+
+    def _overdue(self, due: float, link: RedisLink) -> None:
+        if not self._in_flight or link is not self._link:
+            return
+        loop = asyncio.get_running_loop()
+        late_s = loop.time() - due
+        if late_s > self._budget_s / 5:
+            # It was this process that was late: the answer may lie in the socket, not read yet.
+            self._timer = loop.call_later(self._budget_s, self._overdue, loop.time() + self._budget_s, link)
+            return
+        self._log.warning("Redis is late, admission goes on without it", budget_s=self._budget_s)
+        link.abort()
+
+    def _on_lost(self) -> None:
+        if self._link is None:
+            return
+        self._link = None
+        self._in_flight = 0
+        self.times_away += 1
+        if self._timer is not None:
+            self._timer.cancel()
+        batches = [*self._more, *self._waiting.values()]
+        self._more, self._waiting = [], OrderedDict()
+        for batch in batches:
+            self._failed(batch, RedisAway("Redis went away"))
+        self._down.set()
+
+    async def _open(self) -> None:
+        link = await connect(self._address, timeout_s=CONNECT_TIMEOUT_S, on_lost=self._on_lost)
+        self._link = link
+        self._in_flight = 0
+        self._down.clear()
+        if self.on_up is not None:
+            await self.on_up()
+        unsent, self.unsent = self.unsent, []
+        for tag, operation in unsent:
+            self.tell(tag, operation)
+
+    async def _keep(self) -> None:
+        while True:
+            if self._link is not None:
+                await self._down.wait()
+            await asyncio.sleep(PROBE_S)
+            with contextlib.suppress(RedisAway):
+                await self._open()
+                self._log.info("Redis answers again")
