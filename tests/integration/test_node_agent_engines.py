@@ -82,8 +82,8 @@ async def test_every_api_is_relayed_under_the_catalogues_name_and_counted(
     assert engine.model.encode() not in answer.data
     assert MODEL.encode() in answer.data
     if stream and number in (CHAT, COMPLETIONS):
-        assert len(answer.head.prompt_token_ids) == answer.end.usage.prompt_tokens
-        assert sum(len(frame.token_ids) for frame in answer.frames) == 30
+        assert len(answer.head.prompt_ids) == answer.end.usage.prompt_tokens * 4
+        assert sum(len(frame.ids) for frame in answer.frames) == 30 * 4
 
 
 @pytest.mark.parametrize("number", [CHAT, COMPLETIONS])

@@ -14,6 +14,7 @@ import pytest
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.errors import CodedError
+from crosslogic_node_agent.continuation import unpacked
 from crosslogic_node_agent.domain import Ending
 from crosslogic_node_agent.whole_call import infer
 from tests.fakes.node_agent_bench import MODEL, Bench, bench, relay_open
@@ -46,8 +47,8 @@ async def test_a_stream_reaches_the_client_without_what_only_accounting_asked_fo
     assert {event["model"] for event in events} == {MODEL}
     assert answer.data.endswith(b"data: [DONE]\n\n")
     assert answer.head.status == 200
-    assert list(answer.head.prompt_token_ids) == [1, 2, 3]
-    assert [id_ for frame in answer.frames for id_ in frame.token_ids] == [101, 102, 103]
+    assert unpacked(answer.head.prompt_ids) == [1, 2, 3]
+    assert [id_ for frame in answer.frames for id_ in unpacked(frame.ids)] == [101, 102, 103]
     assert answer.end.outcome == common_pb.OUTCOME_SUCCEEDED
     assert answer.end.usage == common_pb.TokenUsage(
         prompt_tokens=3, completion_tokens=3, source=common_pb.COUNT_SOURCE_ENGINE_FINAL

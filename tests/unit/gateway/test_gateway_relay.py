@@ -169,4 +169,5 @@ async def test_a_silent_node_and_a_stalled_client_are_given_up() -> None:
         assert slow.error is not None
         assert slow.error.code == ErrorCode.TIMEOUT
         await asyncio.sleep(0.01)
-        assert [frame.call_id for frame in node.frames if frame.HasField("cancel")] == [1, call_id]
+        assert [frame.call_id for frame in node.frames if frame.HasField("supersede")] == [1], "a node that is late"
+        assert [frame.call_id for frame in node.frames if frame.HasField("cancel")] == [call_id], "a client that is"

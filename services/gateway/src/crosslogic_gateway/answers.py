@@ -10,6 +10,7 @@ from typing import Protocol
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.errors import CodedError, ErrorCode, from_call_error
+from crosslogic_gateway.resumption import ID_BYTES, Relayed
 
 CREDIT_STEP_BYTES = 64 * 1024
 """Bytes that are taken from a call before the node is told that as many more may follow."""
@@ -48,6 +49,7 @@ class Answer:
         "end",
         "ended",
         "error",
+        "given_up",
         "head",
         "last_frame_at",
     )
@@ -59,6 +61,8 @@ class Answer:
         self._ended_waiter: asyncio.Future[None] | None = None
         self.end: agent_pb.RelayEnd | None = None
         self.error: CodedError | None = None
+        self.given_up = False
+        """It was ended for its client's sake: no other node is to be asked."""
         self.completion_tokens = 0
         self.credit: Credit | None = None
         self.last_frame_at = self._loop.time()
@@ -150,10 +154,23 @@ class StreamedAnswer(Answer):
     The frames of one message from the node are gathered and written at once by `flush`: a burst costs one write.
     """
 
-    __slots__ = ("_last_frame", "_pending", "_transport", "_uncredited", "chunked", "first_byte_at", "last_progress_at")
+    __slots__ = (
+        "_before",
+        "_ids",
+        "_last_frame",
+        "_pending",
+        "_transport",
+        "_uncredited",
+        "chunked",
+        "first_byte_at",
+        "last_progress_at",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, before: Relayed | None = None) -> None:
+        """`before` is what an earlier node sent of the same stream."""
         super().__init__()
+        self._before = before
+        self._ids = bytearray() if before is None else bytearray(before.settled_ids)
         self._pending: list[bytes] = []
         self._last_frame: agent_pb.RelayResponseFrame | None = None
         self._transport: ClientTransport | None = None
@@ -170,16 +187,47 @@ class StreamedAnswer(Answer):
         if data:
             self._pending.append(data)
             self._last_frame = frame
+            self._ids += frame.ids
         if frame.HasField("end"):
             self._take_end(frame.end)
             return True
         return False
 
     def usage(self) -> common_pb.TokenUsage:
-        """The tokens as last reported by the node."""
+        """The tokens as last reported by the node, and no less than the client was sent by the one before it."""
         if self._last_frame is not None:
             self.completion_tokens = self._last_frame.completion_tokens
-        return super().usage()
+        usage = super().usage()
+        relayed = self.relayed() if self.end is None else self._before
+        if relayed is not None and (self.end is None or usage.completion_tokens < relayed.completion_tokens):
+            return common_pb.TokenUsage(
+                prompt_tokens=relayed.prompt_tokens,
+                completion_tokens=relayed.completion_tokens,
+                source=common_pb.COUNT_SOURCE_ENGINE_RUNNING,
+            )
+        return usage
+
+    def relayed(self) -> Relayed | None:
+        """What the client has of the stream, so that another node can go on with it. None: it cannot be resumed."""
+        frame, before = self._last_frame, self._before
+        if frame is None:
+            return before
+        opening, prompt_ids = b"", b""
+        if before is not None:
+            opening, prompt_ids = before.opening, before.prompt_ids
+        elif self.head.done() and not self.head.cancelled() and self.head.exception() is None:
+            head = self.head.result()
+            opening, prompt_ids = head.stream_opening, head.prompt_ids
+        if not opening or not prompt_ids or frame.cannot_resume:
+            return None
+        return Relayed(
+            opening=opening,
+            prompt_ids=prompt_ids,
+            token_ids=bytes(self._ids),
+            unsettled_tokens=min(frame.unsettled_tokens, len(self._ids) // ID_BYTES),
+            unsettled_text=frame.unsettled_text,
+            completion_tokens=frame.completion_tokens,
+        )
 
     def attach(self, transport: ClientTransport, *, chunked: bool) -> None:
         """From now on bytes go to `transport`; `chunked` frames them for HTTP/1.1."""

@@ -82,6 +82,12 @@ class NodeLink:
         if call_id in self._calls:
             self._send_control(agent_pb.RelayRequestFrame(call_id=call_id, cancel=True))
 
+    def supersede(self, call_id: int) -> None:
+        """Another node does the work: this one is to stop and to bill nothing. Whatever it still says is not heard."""
+        if self._calls.pop(call_id, None) is not None:
+            with contextlib.suppress(CodedError):
+                self._link.send(agent_pb.RelayRequestFrame(call_id=call_id, supersede=True).SerializeToString())
+
     def _credit(self, call_id: int, byte_count: int) -> None:
         if call_id in self._calls:
             self._send_control(agent_pb.RelayRequestFrame(call_id=call_id, credit_bytes=byte_count))
@@ -117,8 +123,14 @@ class NodeLink:
             answer.fail(CodedError(ErrorCode.ENGINE_UNAVAILABLE, private=error.private or error.public))
 
     def abort(self, call_id: int, answer: Answer, error: CodedError) -> None:
-        """Ends a call from this side: the node is told, and the answer fails with `error`."""
+        """Ends a call for its client's sake: the node is told, and the answer fails with `error`."""
         self.cancel(call_id)
+        answer.given_up = True
+        answer.fail(error)
+
+    def give_up(self, call_id: int, answer: Answer, error: CodedError) -> None:
+        """Ends a call because its node does not go on with it."""
+        self.supersede(call_id)
         answer.fail(error)
 
     def late_calls(self, now: float, timeouts: Timeouts) -> list[tuple[int, Answer]]:
@@ -195,7 +207,7 @@ class RelayPool:
             for node_id, link in list(self._links.items()):
                 self._abort_stalled(link, now)
                 for call_id, answer in link.late_calls(now, self._timeouts):
-                    link.abort(call_id, answer, CodedError(ErrorCode.TIMEOUT, private="the node is silent"))
+                    link.give_up(call_id, answer, CodedError(ErrorCode.TIMEOUT, private="the node is silent"))
                 if link.idle and now - link.last_used_at > self._unused_after_s:
                     del self._links[node_id]
                     self._tasks.pop(node_id).cancel()

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_node_agent.assembly import AssembledAnswer
+from crosslogic_node_agent.continued_events import ContinuedEvents
 from crosslogic_node_agent.domain import TokenCount
 from crosslogic_node_agent.engine_request import COUNTED_APIS, EngineRequest
 from crosslogic_node_agent.events import CompletionEvents, EventError, EventReader, Piece, TypedEvents
@@ -20,6 +21,10 @@ class AnswerReader(Protocol):
     @property
     def prompt_token_ids(self) -> tuple[int, ...]:
         """Ids of the prompt's tokens, once told."""
+
+    @property
+    def stream_opening(self) -> bytes:
+        """What all chunks have alike, for a resume elsewhere. Empty: there can be none."""
 
     @property
     def refused(self) -> bool:
@@ -45,7 +50,15 @@ def make_reader(request: pb.RelayOpen, engine_request: EngineRequest) -> AnswerR
     if not request.stream:
         return WholeReader(engine_request)
     events: EventReader
-    if request.api in COUNTED_APIS:
+    if engine_request.continuation is not None:
+        events = ContinuedEvents(
+            engine_request,
+            engine_request.continuation,
+            include_usage=request.include_usage,
+            continuous_usage=request.continuous_usage,
+            return_token_ids=request.return_token_ids,
+        )
+    elif request.api in COUNTED_APIS:
         events = CompletionEvents(
             engine_request,
             include_usage=request.include_usage,
@@ -60,7 +73,7 @@ def make_reader(request: pb.RelayOpen, engine_request: EngineRequest) -> AnswerR
 class WholeReader:
     """Gathers a body."""
 
-    __slots__ = ("_count", "_parts", "_request", "_size", "refused")
+    __slots__ = ("_count", "_parts", "_request", "_size", "refused", "stream_opening")
 
     def __init__(self, request: EngineRequest) -> None:
         self._request = request
@@ -68,6 +81,7 @@ class WholeReader:
         self._size = 0
         self._count = TokenCount()
         self.refused = False
+        self.stream_opening = b""
 
     @property
     def prompt_token_ids(self) -> tuple[int, ...]:
@@ -121,6 +135,11 @@ class StreamReader:
         return self._events.prompt_token_ids
 
     @property
+    def stream_opening(self) -> bytes:
+        """What all chunks have alike, for a resume elsewhere. Empty: there can be none."""
+        return self._events.stream_opening
+
+    @property
     def refused(self) -> bool:
         """The engine answered with an error status."""
         return self._refusal is not None
@@ -152,9 +171,10 @@ class StreamReader:
 class AssembledReader:
     """Puts a whole answer together from a stream; gathers the body of a refusal."""
 
-    __slots__ = ("_answer", "_refusal", "_request")
+    __slots__ = ("_answer", "_refusal", "_request", "stream_opening")
 
     def __init__(self, request: EngineRequest, template: dict[str, Any]) -> None:
+        self.stream_opening = b""
         self._request = request
         self._answer = AssembledAnswer(request, template)
         self._refusal: WholeReader | None = None

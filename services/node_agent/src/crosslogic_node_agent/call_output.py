@@ -6,8 +6,9 @@ from typing import Final
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.errors import CodedError, to_call_error
+from crosslogic_node_agent.continuation import packed
 from crosslogic_node_agent.domain import CountSource, Ending, TokenCount
-from crosslogic_node_agent.events import Piece
+from crosslogic_node_agent.events import CANNOT_RESUME, Piece
 
 OUTCOMES: Final = MappingProxyType(
     {
@@ -33,9 +34,12 @@ class CallOutput:
         "_data",
         "_end",
         "_head_sent",
+        "_opening",
         "_prompt_ids",
         "_token_ids",
         "_tokens",
+        "_unsettled_text",
+        "_unsettled_tokens",
         "byte_count",
         "call_id",
         "content_type",
@@ -51,6 +55,9 @@ class CallOutput:
         """Its owner knows that there is something to take."""
         self.byte_count = 0
         self._head_sent = False
+        self._opening = b""
+        self._unsettled_tokens = CANNOT_RESUME
+        self._unsettled_text = ""
         self._prompt_ids: tuple[int, ...] = ()
         self._data: list[bytes] = []
         self._tokens = 0
@@ -62,9 +69,13 @@ class CallOutput:
         """There is something to take."""
         return bool(self._data) or self._end is not None
 
-    def add(self, piece: Piece, prompt_token_ids: tuple[int, ...]) -> None:
-        """Bytes for the client."""
-        self._prompt_ids = prompt_token_ids
+    def add(self, piece: Piece, prompt_token_ids: tuple[int, ...], opening: bytes = b"") -> None:
+        """Bytes for the client. `opening` is what a resume elsewhere needs to know of the stream."""
+        if not self._head_sent:
+            self._prompt_ids = prompt_token_ids
+            self._opening = opening
+        self._unsettled_tokens = piece.unsettled_tokens
+        self._unsettled_text = piece.unsettled_text
         self._data.append(piece.data)
         self.byte_count += len(piece.data)
         self._tokens = piece.completion_tokens
@@ -84,9 +95,10 @@ class CallOutput:
             call_id=self.call_id,
             data=data[0] if len(data) == 1 else b"".join(data),
             completion_tokens=self._tokens,
-            token_ids=self._token_ids,
             end=self._end,
         )
+        if self._opening:
+            self._add_resume_point(frame)
         # The engine's head goes with the first bytes: until then another node can still be asked.
         if not self._head_sent and (
             data or (self._end is not None and not self._end.HasField("error") and self.status)
@@ -94,14 +106,27 @@ class CallOutput:
             self._head_sent = True
             frame.head.status = self.status
             frame.head.content_type = self.content_type
-            if self._prompt_ids:
-                frame.head.prompt_token_ids.extend(self._prompt_ids)
+            if self._opening:
+                frame.head.stream_opening = self._opening
+                frame.head.prompt_ids = packed(self._prompt_ids)
                 self._prompt_ids = ()
         self._data = []
         self._token_ids = []
         self.byte_count = 0
         self.queued = False
         return frame
+
+    def _add_resume_point(self, frame: pb.RelayResponseFrame) -> None:
+        try:
+            frame.ids = packed(self._token_ids)
+        except (OverflowError, TypeError):
+            # An engine that tells what is no id is not believed in this; its text is as good as ever.
+            self._unsettled_tokens = CANNOT_RESUME
+        if self._unsettled_tokens == CANNOT_RESUME:
+            frame.cannot_resume = True
+        elif self._unsettled_tokens:
+            frame.unsettled_tokens = self._unsettled_tokens
+            frame.unsettled_text = self._unsettled_text
 
 
 def usage_message(count: TokenCount) -> common_pb.TokenUsage:

@@ -9,6 +9,14 @@ import msgspec
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_node_agent.continuation import PATH as CONTINUATION_PATH
+from crosslogic_node_agent.continuation import (
+    Continuation,
+    can_resume,
+    continuation_body,
+    held_back,
+    read_continuation,
+)
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_TIMEOUT_MS = 600_000
@@ -59,6 +67,12 @@ class EngineRequest:
     """The client asked for them."""
     template: dict[str, Any] | None = None
     """The engine's own whole answer, whose fields the answer is to have: it is streamed, and put together here."""
+    held_back: int | None = None
+    """Characters that the engine holds back for stop strings; None: the stream cannot be resumed elsewhere."""
+    greedy: bool = False
+    """Asked again, the engine generates the same."""
+    continuation: Continuation | None = None
+    """The stream of another node that goes on here."""
 
 
 class Templates(Protocol):
@@ -96,6 +110,15 @@ def build_request(request: pb.RelayOpen, *, engine_model: str, templates: Templa
     body["model"] = engine_model
     if request.cache_salt:
         body["cache_salt"] = request.cache_salt
+    path = PATHS[request.api]
+    resumable = request.stream and can_resume(request.api, body)
+    continuation = None
+    if request.HasField("resume"):
+        if not resumable:
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, "This request cannot be resumed.", param="resume")
+        continuation = read_continuation(request.resume)
+        path = CONTINUATION_PATH
+        body = continuation_body(request.api, body, request.resume, continuation)
     template = None if request.stream or templates is None else templates.template(request.api, body)
     if request.stream or template is not None:
         body["stream"] = True
@@ -107,7 +130,7 @@ def build_request(request: pb.RelayOpen, *, engine_model: str, templates: Templa
         if request.return_token_ids and request.api in COUNTED_APIS:
             body["return_token_ids"] = True
     return EngineRequest(
-        path=PATHS[request.api],
+        path=path,
         body=encode_object(body),
         request_id=request.request_id,
         stream=request.stream,
@@ -117,6 +140,9 @@ def build_request(request: pb.RelayOpen, *, engine_model: str, templates: Templa
         rename=engine_model != request.model,
         return_token_ids=request.return_token_ids,
         template=template,
+        held_back=held_back(body) if resumable else None,
+        greedy=body.get("temperature") == 0,
+        continuation=continuation,
     )
 
 

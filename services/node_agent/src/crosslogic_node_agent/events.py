@@ -5,13 +5,18 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+from crosslogic_node_agent.continuation import MAX_OPENING_BYTES
 from crosslogic_node_agent.domain import CountSource, TokenCount
 from crosslogic_node_agent.engine_request import EngineRequest
+from crosslogic_node_agent.resume_points import ResumePoints
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
+CANNOT_RESUME: Final = -1
 ABORTED: Final = "abort"
 """The finish reason of an engine that was told to stop, by anybody but us: the answer is not whole."""
 DONE: Final = b"[DONE]"
+_OPENING: Final = ("id", "object", "created", "model")
+_TEXT_ONLY: Final = frozenset({"role", "content"})
 _DECODER: Final = msgspec.json.Decoder(dict[str, Any])
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -27,6 +32,9 @@ class Piece(NamedTuple):
     completion_tokens: int
     """Generated so far, as of `data`."""
     token_ids: tuple[int, ...]
+    unsettled_tokens: int = 0
+    """As of `data`, what a resume elsewhere generates anew (resume_points.py); `CANNOT_RESUME`: there can be none."""
+    unsettled_text: str = ""
 
 
 class EventReader(Protocol):
@@ -34,6 +42,9 @@ class EventReader(Protocol):
 
     finished: bool
     """The answer's own last event has come: a body that ends before it was cut."""
+
+    stream_opening: bytes
+    """What all chunks have alike, for a resume elsewhere. Empty: there can be none."""
 
     @property
     def prompt_token_ids(self) -> tuple[int, ...]:
@@ -177,7 +188,17 @@ class ChunkReader:
 class CompletionEvents:
     """Streams of /v1/chat/completions and /v1/completions, as their clients asked for them."""
 
-    __slots__ = ("_chunks", "_continuous_usage", "_include_usage", "_model", "_splitter", "finished")
+    __slots__ = (
+        "_chunks",
+        "_continuous_usage",
+        "_include_usage",
+        "_kept",
+        "_model",
+        "_points",
+        "_splitter",
+        "finished",
+        "stream_opening",
+    )
 
     def __init__(
         self, request: EngineRequest, *, include_usage: bool, continuous_usage: bool, return_token_ids: bool
@@ -188,6 +209,11 @@ class CompletionEvents:
         self._model = request.model if request.rename else None
         self._splitter = EventSplitter()
         self._chunks = ChunkReader(request, hide_ids=not return_token_ids)
+        self._points: ResumePoints | None = None
+        if request.held_back is not None:
+            self._points = ResumePoints(hold=request.held_back, strict=request.greedy)
+        self._kept: list[Piece] = []
+        self.stream_opening = b""
         self.finished = False
 
     @property
@@ -196,16 +222,28 @@ class CompletionEvents:
         return self._chunks.prompt_token_ids
 
     def feed(self, data: bytes) -> list[Piece]:
-        """What of the bytes is for the client. Raises EventError."""
+        """What of the bytes is for the client. Raises EventError.
+
+        Of a stream that can be resumed, the chunk that ends the answer is kept until the last event has come: an
+        engine that dies between the two leaves a stream that another can end.
+        """
         pieces: list[Piece] = []
         for payload in payloads(self._splitter.split(data)):
             if payload == DONE:
                 # Without the final usage the engine broke off, however politely.
                 self.finished = self._chunks.source is not CountSource.RUNNING
+                if self.finished:
+                    pieces += self._kept
+                    self._kept = []
                 pieces.append(Piece(b"data: [DONE]\n\n", self._chunks.completion_tokens, ()))
                 continue
-            piece = self._piece(self._chunks.read(payload))
-            if piece is not None:
+            chunk = self._chunks.read(payload)
+            piece = self._piece(chunk)
+            if piece is None:
+                continue
+            if self._kept or (self._points is not None and chunk.choices and chunk.choices[0].get("finish_reason")):
+                self._kept.append(piece)
+            else:
                 pieces.append(piece)
         return pieces
 
@@ -217,17 +255,36 @@ class CompletionEvents:
         body, choices, usage, token_ids = chunk
         if not choices and usage is not None and not self._include_usage:
             return None
+        points = self._points
+        if points is not None and choices:
+            self._follow(points, body, choices[0], len(token_ids))
         if self._include_usage:
             body["usage"] = usage if not choices or self._continuous_usage else None
         if self._model is not None:
             body["model"] = self._model
-        return Piece(b"data: %b\n\n" % _ENCODER.encode(body), self._chunks.completion_tokens, token_ids)
+        data = b"data: %b\n\n" % _ENCODER.encode(body)
+        if points is None:
+            return Piece(data, self._chunks.completion_tokens, token_ids, CANNOT_RESUME)
+        return Piece(data, self._chunks.completion_tokens, token_ids, points.unsettled_tokens, points.unsettled_text)
+
+    def _follow(self, points: ResumePoints, body: dict[str, Any], choice: dict[str, Any], tokens: int) -> None:
+        if not self.stream_opening and self._chunks.prompt_token_ids:
+            opening = _ENCODER.encode({name: body[name] for name in _OPENING if name in body})
+            self.stream_opening = opening if len(opening) <= MAX_OPENING_BYTES else b""
+        delta = choice.get("delta")
+        if delta is None:
+            points.took(tokens, choice.get("text") or "")
+            return
+        if any(value and name not in _TEXT_ONLY for name, value in delta.items()):
+            # A parser reads reasoning or a call out of the text: what it knows by now is known to it alone.
+            self._points = None
+        points.took(tokens, delta.get("content") or "")
 
 
 class TypedEvents:
     """Streams of /v1/responses and /v1/messages: relayed as they are; the counts come in events of their own."""
 
-    __slots__ = ("_count", "_model", "_splitter", "finished", "prompt_token_ids")
+    __slots__ = ("_count", "_model", "_splitter", "finished", "prompt_token_ids", "stream_opening")
 
     _LAST: Final = frozenset({"response.completed", "response.incomplete", "message_stop"})
     _FAILED: Final = frozenset({"response.failed", "error"})
@@ -239,6 +296,7 @@ class TypedEvents:
         self._splitter = EventSplitter()
         self._count = TokenCount()
         self.prompt_token_ids: tuple[int, ...] = ()
+        self.stream_opening = b""
         self.finished = False
 
     def feed(self, data: bytes) -> list[Piece]:

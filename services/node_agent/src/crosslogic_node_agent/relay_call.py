@@ -59,6 +59,8 @@ class RelayCall:
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         self._last_byte_at = self.started_at
+        self.first_byte_s: float | None = None
+        """From the start to the engine's first byte."""
         self._state = _State.CONNECTING
         self._connection: EngineConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -131,7 +133,9 @@ class RelayCall:
             self._state = _State.ANSWERING
         elif state is not _State.ANSWERING and state is not _State.HANGING_UP:
             return
-        self._last_byte_at = self._loop.time()
+        self._last_byte_at = now = self._loop.time()
+        if self.first_byte_s is None:
+            self.first_byte_s = now - self.started_at
         try:
             pieces = self._reader.feed(data)
         except EventError as error:
@@ -218,7 +222,7 @@ class RelayCall:
     def _put(self, piece: Piece) -> None:
         self._request = None
         self._credit -= len(piece.data)
-        self.output.add(piece, self._reader.prompt_token_ids)
+        self.output.add(piece, self._reader.prompt_token_ids, self._reader.stream_opening)
 
     def _release_held(self) -> None:
         held = self._held

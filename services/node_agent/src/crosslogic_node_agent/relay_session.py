@@ -73,6 +73,8 @@ class RelaySession:
             call.add_credit(frame.credit_bytes)
         elif kind == "cancel":
             call.cancel()
+        elif kind == "supersede":
+            call.abandon(CodedError(ErrorCode.UNAVAILABLE, private="another node took the request over"))
 
     def _open(self, call_id: int, request: pb.RelayOpen) -> None:
         if call_id in self._calls:

@@ -1,0 +1,120 @@
+"""When another node is asked for a request that one has failed. Pure."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from crosslogic_common.errors import CodedError, ErrorCode
+
+MAX_ATTEMPTS = 3
+"""Nodes that may work on one request."""
+MAX_TRIED = 16
+"""Nodes that may be named as tried: as many as a pick may exclude."""
+
+
+class Failure(Enum):
+    """What an attempt's failure says of the next one."""
+
+    FINAL = auto()
+    """Another node would do no better: the request or its client is at fault."""
+    UNREACHED = auto()
+    """Nothing was sent to the node."""
+    LOST = auto()
+    """The node, its engine or the way there broke down under the request: its work has to be done once more."""
+    REFUSED = auto()
+    """A node that lives failed it: asking another adds to the fleet's load when all do so."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverPolicy:
+    """How far failover goes."""
+
+    window_s: float = 120.0
+    """How long a client may wait over all attempts: for its first byte, or for the next one after a break."""
+    budget_share: float = 0.2
+    """Retries after refusals, as a share of the requests."""
+    budget_least: int = 3
+    """Retries that are always allowed in `budget_window_s`."""
+    budget_window_s: float = 10.0
+
+
+_LOST = frozenset(
+    {ErrorCode.UNAVAILABLE, ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.ENGINE_ERROR, ErrorCode.TIMEOUT, ErrorCode.INTERNAL}
+)
+_REFUSED = frozenset({ErrorCode.OVERLOADED, ErrorCode.MODEL_NOT_FOUND, ErrorCode.NOT_SUPPORTED})
+_RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
+"""Answers of an engine that say nothing of the request."""
+
+
+class FailedAttempt(Exception):  # noqa: N818  # it is caught where the next attempt is decided on, and goes no further
+    """An attempt brought no answer."""
+
+    def __init__(self, error: CodedError, failure: Failure, *, blames_node: bool) -> None:
+        """`error` is what the client is told when no other node is asked; `blames_node`: it counts against the node."""
+        super().__init__(str(error))
+        self.error = error
+        self.failure = failure
+        self.blames_node = blames_node
+
+
+def unreached(error: CodedError) -> FailedAttempt:
+    """The node could not even be sent the request."""
+    return FailedAttempt(error, Failure.UNREACHED, blames_node=False)
+
+
+def broken(error: CodedError) -> FailedAttempt:
+    """The call failed, before its first byte or after."""
+    if error.code in _LOST:
+        return FailedAttempt(error, Failure.LOST, blames_node=True)
+    if error.code in _REFUSED:
+        # One that is full is not broken.
+        return FailedAttempt(error, Failure.REFUSED, blames_node=error.code is not ErrorCode.OVERLOADED)
+    return FailedAttempt(error, Failure.FINAL, blames_node=False)
+
+
+def refused(error: CodedError, status: int) -> FailedAttempt:
+    """The engine answered with an error's status."""
+    failure = Failure.REFUSED if status in _RETRIED_STATUSES else Failure.FINAL
+    return FailedAttempt(error, failure, blames_node=status >= 500)  # HTTP's own boundary  # noqa: PLR2004
+
+
+def given_up(error: CodedError) -> FailedAttempt:
+    """The client does not take its answer."""
+    return FailedAttempt(error, Failure.FINAL, blames_node=False)
+
+
+class RetryBudget:
+    """Retries after refusals, held to a share of the traffic: a fleet that refuses is not asked ever more.
+
+    What a lost node had under way is done once more without asking the budget: that work replaces work that nobody does
+    any longer. Each worker keeps its share by itself; the fleet's is their sum.
+    """
+
+    def __init__(self, policy: FailoverPolicy) -> None:
+        self._policy = policy
+        self.requests = 0
+        """Requests since the window began; counted by whoever runs them."""
+        self._retries = 0
+        self._began_at = 0.0
+        self._before: tuple[float, float] = (0.0, 0.0)
+        """Requests and retries of one window before this one."""
+
+    def take(self, now: float) -> bool:
+        """Whether one more retry is allowed at `now` (monotonic seconds); counts it when it is."""
+        self._turn(now)
+        requests, retries = self._before
+        allowed = max(self._policy.budget_least, self._policy.budget_share * (requests + self.requests))
+        if retries + self._retries + 1 > allowed:
+            return False
+        self._retries += 1
+        return True
+
+    def _turn(self, now: float) -> None:
+        """Begins a new window when the present one is over; traffic is taken to have been even within it."""
+        passed_s = now - self._began_at
+        window_s = self._policy.budget_window_s
+        if passed_s < window_s:
+            return
+        part = window_s / passed_s
+        self._before = (self.requests * part, self._retries * part if passed_s < 2 * window_s else 0.0)
+        self.requests = self._retries = 0
+        self._began_at = now
