@@ -21,6 +21,8 @@ from crosslogic_accountant.policy import WitnessRing
 from crosslogic_accountant.ports import PreparedRecord, Stored
 from crosslogic_accountant.record_log_store import RecordLog
 from crosslogic_accountant.record_reader import RecordReader, WitnessReader
+from crosslogic_accountant.rollups.roller import Roller, RollupChecker
+from crosslogic_accountant.rollups.store import RollupStore
 from crosslogic_accountant.service import AccountantService
 from crosslogic_accountant.servicer import AccountantServicer
 from crosslogic_accountant.settings import AccountantSettings
@@ -94,7 +96,13 @@ async def accountant(
     settling = PostgresSettlingStore(connection=connection(_SETTLE_TIMEOUT_S))
     settler = Settler(store=settling, ring=ring, reader=reader, metrics=ledger_metrics, now_s=time.time)
     keeper = PartitionKeeper(connection=connection(30.0), clock=SystemClock(), metrics=ledger_metrics)
+    rollups = RollupStore(connection=connection(_SETTLE_TIMEOUT_S))
+    roller = Roller(store=rollups, metrics=ledger_metrics)
+    checking = RollupStore(connection=connection(_SETTLE_TIMEOUT_S))
+    checker = RollupChecker(store=checking, metrics=ledger_metrics, now=SystemClock().now)
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(rollups.close)
+        stack.push_async_callback(checking.close)
         stack.push_async_callback(settling.close)
         stack.push_async_callback(keeper.close)
         pool = await stack.enter_async_context(
@@ -105,7 +113,7 @@ async def accountant(
                 statement_timeout_ms=round(settings.query_timeout_s * 1000),
             )
         )
-        await stack.enter_async_context(_in_background(keeper.run(), settler.run()))
+        await stack.enter_async_context(_in_background(keeper.run(), settler.run(), roller.run(), checker.run()))
         await stack.enter_async_context(records.running())
         await stack.enter_async_context(witnesses.running())
         yield AccountantServicer(

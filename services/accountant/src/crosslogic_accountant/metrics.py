@@ -48,6 +48,14 @@ class LedgerMetrics:
             "Attempts to make a month's partition that found its rows in the default one.",
             registry=registry,
         )
+        self.rolled_up = Counter(
+            "crosslogic_accountant_rolled_up", "Rows of the ledger that were added to the rollups.", registry=registry
+        )
+        self.rollup_differences = Counter(
+            "crosslogic_accountant_rollup_differences",
+            "Hourly sums that were not what their records say, and were made anew.",
+            registry=registry,
+        )
         self.batch_size = Histogram(
             "crosslogic_accountant_batch_size",
             "Items a commit.",

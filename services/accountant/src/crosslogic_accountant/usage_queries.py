@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, LiteralString
@@ -13,13 +13,14 @@ from psycopg import sql
 
 from crosslogic_accountant.domain import LedgerRow
 from crosslogic_accountant.ledger_rows import COLUMNS, ledger_row, time_us
+from crosslogic_accountant.rollups.plan import BEGINNING, END, Plan, plan
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import floor
 from crosslogic_common.paging import bad_token, unwrap, wrap
 from crosslogic_common.postgres import Pool, database_errors
 
 MAX_GROUPS = 4
-ID_SLACK_MS = 86_400_000
+ID_SLACK_MS = 10_800_000
 """A request's id and its start time are read moments apart; the id only narrows which index entries are looked at."""
 
 
@@ -41,8 +42,8 @@ _EXPRESSIONS: dict[Group, LiteralString] = {
     Group.API_KEY: "u.api_key_id",
     Group.MODEL: "u.model",
     Group.REGION: "u.region",
-    Group.HOUR: "date_trunc('hour', u.start_time, 'UTC')",
-    Group.DAY: "date_trunc('day', u.start_time, 'UTC')",
+    Group.HOUR: "date_trunc('hour', u.time, 'UTC')",
+    Group.DAY: "date_trunc('day', u.time, 'UTC')",
 }
 # A row's place is counted from its batch's: too much to ask for a whole list.
 _SEQUENCE = """(
@@ -51,6 +52,15 @@ _SEQUENCE = """(
         WHERE n.batch = u.batch AND (n.request_id, n.revision) <= (u.request_id, u.revision))
     FROM usage_commits c WHERE c.batch = u.batch)"""
 _TIMES = frozenset({Group.HOUR, Group.DAY})
+_OWNERS = ("org_id", "environment_id", "api_key_id", "model", "region", "request_id")
+_SUMMED = (
+    *("org_id", "environment_id", "api_key_id", "model", "region"),
+    *("requests", "prompt_tokens", "cached_prompt_tokens", "completion_tokens", "cost_picodollars"),
+)
+# Batch by batch, each by its index: OFFSET 0 keeps the planner from a join that reads whole months.
+_NOT_ROLLED_UP = """(
+        SELECT batch FROM usage_commits WHERE last_sequence > (SELECT sequence FROM readers WHERE name = 'rollups')
+    ) c CROSS JOIN LATERAL (SELECT * FROM usage_records WHERE batch = c.batch OFFSET 0) u"""
 _TEXTS = frozenset({Group.MODEL, Group.REGION})
 
 
@@ -102,28 +112,28 @@ class UsageQueries:
     ) -> tuple[list[Sums], str]:
         """One page of sums by the grouping's columns, and the token of the next. Raises INVALID_ARGUMENT, TIMEOUT.
 
-        A reversal counts negative, so the sum is right whatever was corrected.
+        Whole days and hours come from the rollups, what these do not cover yet from the records, all in one statement
+        and so as of one moment. A reversal counts negative, so the sum is right whatever was corrected.
         """
         keys = [sql.SQL(_EXPRESSIONS[group]) for group in groups]
-        conditions, values = _conditions(restriction)
+        source, values = _source(restriction, by_hour=Group.HOUR in groups)
+        condition: sql.Composable = sql.SQL("")
         if token and groups:
-            after = _read_key_token(token, groups)
-            conditions.append(
-                sql.SQL("({}) > ({})").format(
-                    sql.SQL(", ").join(keys), sql.SQL(", ").join([sql.Placeholder()] * len(keys))
-                )
+            condition = sql.SQL("WHERE ({}) > ({})").format(
+                sql.SQL(", ").join(keys), sql.SQL(", ").join([sql.Placeholder()] * len(keys))
             )
-            values += after
+            values += _read_key_token(token, groups)
         elif token:
             raise bad_token()
         key_list = sql.SQL(", ").join(keys)
         query = sql.SQL(
             "SELECT {keys} coalesce(sum(u.requests), 0), coalesce(sum(u.prompt_tokens), 0), "
             "coalesce(sum(u.cached_prompt_tokens), 0), coalesce(sum(u.completion_tokens), 0), "
-            "coalesce(sum(u.cost_picodollars), 0) FROM usage_records u {where} {group} LIMIT {limit}"
+            "coalesce(sum(u.cost_picodollars), 0) FROM ({source}) u {where} {group} LIMIT {limit}"
         ).format(
             keys=key_list + sql.SQL(",") if keys else sql.SQL(""),
-            where=_where(conditions),
+            source=source,
+            where=condition,
             group=sql.SQL("GROUP BY {keys} HAVING sum(u.requests) <> 0 ORDER BY {keys}").format(keys=key_list)
             if keys
             else sql.SQL(""),
@@ -180,19 +190,66 @@ class UsageQueries:
             raise
 
 
-def _conditions(restriction: Filter) -> tuple[list[sql.Composable], list[object]]:
-    conditions: list[sql.Composable] = []
+def _source(restriction: Filter, *, by_hour: bool) -> tuple[sql.Composable, list[object]]:
+    """Everything that adds up to the answer: rollups, the records that are not in them yet, the edges' records."""
+    if restriction.request_id is not None:
+        ranges = Plan(records=((restriction.since or BEGINNING, restriction.until or END),))
+    else:
+        ranges = plan(restriction.since, restriction.until, by_hour=by_hour)
+    owners, owner_values = _owners(restriction)
+    parts: list[sql.Composable] = [_nothing()]
     values: list[object] = []
+    for table, covered in (("usage_daily", ranges.days), ("usage_hourly", ranges.hours)):
+        for low, high in covered:
+            where = _where([*owners, sql.SQL("u.time >= %s AND u.time < %s")])
+            parts.append(
+                sql.SQL("SELECT {columns}, u.time FROM {table} u {where}").format(
+                    columns=_summed(), table=sql.Identifier(table), where=where
+                )
+            )
+            values += [*owner_values, low, high]
+    for low, high in ranges.records:
+        conditions, edge_values = _conditions(replace(restriction, since=low, until=high))
+        parts.append(
+            sql.SQL("SELECT {columns}, u.start_time FROM usage_records u {where}").format(
+                columns=_summed(), where=_where(conditions)
+            )
+        )
+        values += edge_values
+    if ranges.rolled:
+        times = sql.SQL(" OR ").join([sql.SQL("u.start_time >= %s AND u.start_time < %s")] * len(ranges.rolled))
+        parts.append(
+            sql.SQL("SELECT {columns}, u.start_time FROM {fresh} {where}").format(
+                columns=_summed(),
+                fresh=sql.SQL(_NOT_ROLLED_UP),
+                where=_where([*owners, sql.SQL("({})").format(times)]),
+            )
+        )
+        values += [*owner_values, *(edge for each in ranges.rolled for edge in each)]
+    return sql.SQL(" UNION ALL ").join(parts), values
+
+
+def _nothing() -> sql.Composable:
+    return sql.SQL("SELECT {columns}, u.time FROM usage_daily u WHERE false").format(columns=_summed())
+
+
+def _summed() -> sql.Composable:
+    return sql.SQL(", ").join(sql.Identifier("u", name) for name in _SUMMED)
+
+
+def _owners(restriction: Filter) -> tuple[list[sql.Composable], list[object]]:
+    names = [name for name in _OWNERS if getattr(restriction, name) is not None]
+    conditions: list[sql.Composable] = [sql.SQL("{} = %s").format(sql.Identifier("u", name)) for name in names]
+    return conditions, [getattr(restriction, name) for name in names]
+
+
+def _conditions(restriction: Filter) -> tuple[list[sql.Composable], list[object]]:
+    conditions, values = _owners(restriction)
 
     def add(condition: LiteralString, value: object) -> None:
         conditions.append(sql.SQL(condition))
         values.append(value)
 
-    for name in ("org_id", "environment_id", "api_key_id", "model", "region", "request_id"):
-        value = getattr(restriction, name)
-        if value is not None:
-            conditions.append(sql.SQL("{} = %s").format(sql.Identifier("u", name)))
-            values.append(value)
     if restriction.since is not None:
         add("u.start_time >= %s", restriction.since)
         add("u.request_id >= %s", floor(max(time_us(restriction.since) // 1000 - ID_SLACK_MS, 0)))
