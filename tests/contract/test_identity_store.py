@@ -2,14 +2,14 @@
 
 import pytest
 
-from crosslogic_identity.ports import Store
-from tests.contract.identity_store_suite import Announced, StoreSuite
+from tests.contract.identity_store_suite import Announced, AnyStore, StoreSuite
+from tests.contract.identity_terms_suite import TermsSuite
 from tests.fakes.identity_store import FakeClock, FakeStore
 
 
-class TestFakeStore(StoreSuite):
+class TestFakeStore(StoreSuite, TermsSuite):
     @pytest.fixture
-    def store(self) -> Store:
+    def store(self) -> AnyStore:
         return FakeStore(FakeClock())
 
     @pytest.fixture

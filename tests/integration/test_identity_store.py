@@ -9,20 +9,36 @@ import psycopg
 import pytest
 
 from crosslogic_common.postgres import migrate, open_pool
-from crosslogic_identity.ports import Store
+from crosslogic_identity.audit_store import PostgresAuditStore
+from crosslogic_identity.plan_store import PostgresPlanStore
 from crosslogic_identity.store import CHANNEL, PostgresStore
-from tests.contract.identity_store_suite import Announced, StoreSuite, digest, new_environment, new_key, new_org
+from crosslogic_identity.user_store import PostgresUserStore
+from tests.contract.identity_store_suite import (
+    Announced,
+    AnyStore,
+    StoreSuite,
+    digest,
+    new_environment,
+    new_key,
+    new_org,
+)
+from tests.contract.identity_terms_suite import TermsSuite
+from tests.fakes.identity_store import NOBODY
+
+
+class AllStores(PostgresStore, PostgresPlanStore, PostgresUserStore, PostgresAuditStore):
+    """All of identity's stores over one pool."""
 
 
 @pytest.fixture
-async def store(pg_url: str) -> AsyncIterator[Store]:
+async def store(pg_url: str) -> AsyncIterator[AllStores]:
     await migrate(pg_url, schema="identity", migrations=files("crosslogic_identity.migrations"))
     async with open_pool(pg_url, schema="identity", max_size=8) as pool:
-        yield PostgresStore(pool)
+        yield AllStores(pool)
 
 
 @pytest.fixture
-async def announced(pg_url: str, store: Store) -> AsyncIterator[Announced]:
+async def announced(pg_url: str, store: AnyStore) -> AsyncIterator[Announced]:
     async with await psycopg.AsyncConnection.connect(pg_url, autocommit=True) as connection:
         await connection.execute(f"LISTEN {CHANNEL}".encode())
 
@@ -32,31 +48,31 @@ async def announced(pg_url: str, store: Store) -> AsyncIterator[Announced]:
         yield taken
 
 
-class TestPostgresStore(StoreSuite):
+class TestPostgresStore(StoreSuite, TermsSuite):
     pass
 
 
-async def test_a_retry_after_a_day_is_a_new_request(pg_url: str, store: Store) -> None:
+async def test_a_retry_after_a_day_is_a_new_request(pg_url: str, store: AnyStore) -> None:
     request = str(uuid4())
-    first = await store.add_org(new_org("Day"), request)
+    first = await store.add_org(new_org("Day"), request, NOBODY)
     async with await psycopg.AsyncConnection.connect(pg_url, autocommit=True) as connection:
         await connection.execute(
             "UPDATE identity.create_requests SET created_at = now() - interval '25 hours' WHERE request_id = %s",
             (request,),
         )
-    assert (await store.add_org(new_org("Day"), request)).id != first.id
+    assert (await store.add_org(new_org("Day"), request, NOBODY)).id != first.id
 
 
-async def test_resolving_a_key_reads_by_index_however_many_there_are(pg_url: str, store: Store) -> None:
-    org = await store.add_org(new_org(), "")
-    environment = await store.add_environment(new_environment(org), "")
-    await asyncio.gather(*(store.add_api_key(new_key(environment), digest()) for _ in range(200)))
+async def test_resolving_a_key_reads_by_index_however_many_there_are(pg_url: str, store: AnyStore) -> None:
+    org = await store.add_org(new_org(), "", NOBODY)
+    environment = await store.add_environment(new_environment(org), "", NOBODY)
+    await asyncio.gather(*(store.add_api_key(new_key(environment), digest(), NOBODY) for _ in range(200)))
     async with await psycopg.AsyncConnection.connect(pg_url, autocommit=True) as connection:
         await connection.execute("SET search_path = identity")
         await connection.execute("SET enable_seqscan = off")
         cursor = await connection.execute(
             "EXPLAIN SELECT k.id FROM api_keys k JOIN environments e ON e.id = k.environment_id"
-            " JOIN orgs o ON o.id = k.org_id WHERE k.secret_sha256 = %s",
+            " JOIN orgs o ON o.id = k.org_id JOIN plans p ON p.name = o.plan WHERE k.secret_sha256 = %s",
             (digest(),),
         )
         plan = "\n".join(row[0] for row in await cursor.fetchall())
@@ -64,7 +80,7 @@ async def test_resolving_a_key_reads_by_index_however_many_there_are(pg_url: str
     assert "secret_sha256" in plan
 
 
-async def test_no_secret_is_in_the_database(pg_url: str, store: Store) -> None:
+async def test_no_secret_is_in_the_database(pg_url: str, store: AnyStore) -> None:
     async with await psycopg.AsyncConnection.connect(pg_url, autocommit=True) as connection:
         cursor = await connection.execute(
             "SELECT column_name FROM information_schema.columns"

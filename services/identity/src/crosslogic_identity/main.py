@@ -12,16 +12,22 @@ from crosslogic_common.grpc_server import GrpcServer, method_names, read_setting
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.postgres import migrate, notifications, open_pool
+from crosslogic_common.postgres import Pool, migrate, notifications, open_pool
 from crosslogic_common.redis import open_redis
 from crosslogic_common.tracing import tracing
+from crosslogic_identity.audit_log import AuditLog
+from crosslogic_identity.audit_store import PostgresAuditStore
 from crosslogic_identity.metrics import IdentityMetrics
+from crosslogic_identity.plan_store import PostgresPlanStore
+from crosslogic_identity.plans import Plans
 from crosslogic_identity.revocations import RevocationHub
 from crosslogic_identity.service import IdentityService
-from crosslogic_identity.servicer import IdentityServicer
+from crosslogic_identity.servicer import IdentityServicer, UseCases
 from crosslogic_identity.settings import IdentitySettings
 from crosslogic_identity.shared_cache import SharedCache
 from crosslogic_identity.store import CHANNEL, PostgresStore
+from crosslogic_identity.user_store import PostgresUserStore
+from crosslogic_identity.users import Users
 
 SCHEMA = "identity"
 SERVICE = "crosslogic.identity.v1.IdentityService"
@@ -31,10 +37,22 @@ _GATEWAY = frozenset({"service:gateway"})
 
 def rules() -> dict[str, frozenset[str]]:
     """Who may call what."""
-    gateway_only = {"ResolveApiKey", "WatchRevocations"}
+    gateway_only = {"ResolveApiKey", "ResolveUser", "WatchRevocations"}
     return {
         f"/{SERVICE}/{method}": _GATEWAY if method in gateway_only else _ADMIN for method in method_names(pb, SERVICE)
     }
+
+
+def use_cases(pool: Pool) -> UseCases:
+    """Everything that identity does, over one database."""
+    clock, ids = SystemClock(), Uuid7Source()
+    tenants = PostgresStore(pool)
+    return UseCases(
+        tenants=IdentityService(store=tenants, clock=clock, ids=ids),
+        plans=Plans(store=PostgresPlanStore(pool), clock=clock),
+        users=Users(store=PostgresUserStore(pool), tenants=tenants, clock=clock, ids=ids),
+        audit=AuditLog(store=PostgresAuditStore(pool)),
+    )
 
 
 async def serve(settings: IdentitySettings, stop: asyncio.Event) -> None:
@@ -52,8 +70,7 @@ async def serve(settings: IdentitySettings, stop: asyncio.Event) -> None:
         redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
         cache = SharedCache(redis, clock=SystemClock(), metrics=own_metrics)
         hub = RevocationHub(before_push=cache.forget_all, metrics=own_metrics)
-        service = IdentityService(store=PostgresStore(pool), clock=SystemClock(), ids=Uuid7Source())
-        servicer = IdentityServicer(service=service, hub=hub, cache=cache, metrics=own_metrics)
+        servicer = IdentityServicer(use_cases=use_cases(pool), hub=hub, cache=cache, metrics=own_metrics)
         server = GrpcServer(
             listen=settings.listen,
             tls=settings.tls,

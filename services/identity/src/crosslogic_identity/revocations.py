@@ -16,7 +16,8 @@ from crosslogic_identity.metrics import IdentityMetrics
 
 MAX_QUEUED = 1_000
 MAX_WATCHERS = 1_024
-_SCOPES = frozenset({"org", "environment", "api_key"})
+_SCOPES = frozenset({"org", "environment", "api_key", "plan"})
+_CUT = "cut_"
 
 
 class Watcher:
@@ -112,5 +113,6 @@ class RevocationHub:
 
 def revocation_of(payload: str) -> Revocation | None:
     """What an announcement is about. One that a newer version made and this one does not know: everything."""
-    scope, _, id_ = payload.partition(":")
-    return Revocation(cast("Scope", scope), id_) if scope in _SCOPES and id_ else None
+    word, _, id_ = payload.partition(":")
+    scope = word.removeprefix(_CUT)
+    return Revocation(cast("Scope", scope), id_, word != scope) if scope in _SCOPES and id_ else None
