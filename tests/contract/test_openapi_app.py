@@ -20,6 +20,7 @@ async def test_every_path_that_the_gateway_answers_is_in_the_document_and_the_ot
             readiness=anything,
             metrics_allowed=(),
             admin_routes=make_admin_routes(Neighbours().deps),
+            idempotency=anything,
         )
     )
     answered = {

@@ -16,6 +16,8 @@ from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Model
 from crosslogic_gateway.edge import Edge
 from crosslogic_gateway.http import answer_headers
+from crosslogic_gateway.idempotency.domain import IDEMPOTENCY_HEADER
+from crosslogic_gateway.idempotency.ports import AnswersOnce
 from crosslogic_gateway.inference import APIS, Inference
 from crosslogic_gateway.openapi import make_openapi_routes
 from crosslogic_gateway.settings import Network
@@ -40,12 +42,13 @@ class AppDeps:
     readiness: Readiness
     metrics_allowed: tuple[Network, ...]
     admin_routes: Iterable[web.RouteDef]
+    idempotency: AnswersOnce
 
 
 def make_app(deps: AppDeps) -> web.Application:
     """The application."""
     app = web.Application(middlewares=list(deps.edge.middlewares), client_max_size=MAX_BODY_BYTES)
-    app.router.add_routes([web.post(api.path, _inference_handler(deps.inference, api)) for api in APIS])
+    app.router.add_routes([web.post(api.path, _inference_handler(deps, api)) for api in APIS])
     pages = _Pages(deps)
     app.router.add_routes(
         [
@@ -61,10 +64,17 @@ def make_app(deps: AppDeps) -> web.Application:
     return app
 
 
-def _inference_handler(inference: Inference, api: Api) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    serve = inference.serve
+def _inference_handler(deps: AppDeps, api: Api) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    serve = deps.inference.serve
+
+    async def run(request: web.Request) -> web.StreamResponse:
+        return await serve(request, api)
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        if IDEMPOTENCY_HEADER in request.headers:
+            # Whose key it is comes first: an answer is given again only to somebody who may still ask.
+            principal = await deps.inference.principal(request)
+            return await deps.idempotency.answer(request, scope=f"key:{principal.api_key_id}", run=run)
         return await serve(request, api)
 
     return handle

@@ -135,6 +135,18 @@ class GatewaySettings(Settings):
         parse=integer(1, 10_000_000),
         doc="usage records kept in memory while the accountant is away; then requests are refused",
     )
+    idempotency_keep_s: float = setting(
+        "CROSSLOGIC_IDEMPOTENCY_KEEP_S",
+        default="86400",
+        parse=number(1, 604_800),
+        doc="seconds that the answer to an Idempotency-Key is kept",
+    )
+    idempotency_max_answer_bytes: int = setting(
+        "CROSSLOGIC_IDEMPOTENCY_MAX_ANSWER_BYTES",
+        default="8388608",
+        parse=integer(1024, 67_108_864),
+        doc="the largest answer that is kept for repeats",
+    )
 
     @property
     def tls(self) -> TlsFiles:

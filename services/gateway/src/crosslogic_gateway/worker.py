@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
@@ -28,6 +29,9 @@ from crosslogic_gateway.attempts import Attempts
 from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Route
 from crosslogic_gateway.edge import Edge, EdgePolicy
+from crosslogic_gateway.idempotency.answers import IdempotencyLimits
+from crosslogic_gateway.idempotency.store import RedisAnswers
+from crosslogic_gateway.idempotency.wiring import make_idempotency, open_answers
 from crosslogic_gateway.inference import Inference
 from crosslogic_gateway.keys import KeyCache
 from crosslogic_gateway.picker import Picker
@@ -104,6 +108,17 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         inference = Inference(
             keys=keys, catalogue=catalogue, attempts=attempts, usage=usage, body_timeout_s=settings.body_timeout_s
         )
+        answers = open_answers(redis, seal_key=settings.seal_key, clock=clock, keep_s=settings.idempotency_keep_s)
+        idempotency = make_idempotency(
+            answers,
+            seal_key=settings.seal_key,
+            limits=IdempotencyLimits(
+                max_answer_bytes=settings.idempotency_max_answer_bytes,
+                body_timeout_s=settings.body_timeout_s,
+                stall_timeout_s=settings.stall_timeout_s,
+            ),
+            registry=metrics.registry,
+        )
         _gauges(metrics.registry, usage, keys, picker, access_log)
         app = make_app(
             AppDeps(
@@ -116,9 +131,10 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 inference=inference,
                 catalogue=catalogue,
                 metrics=metrics,
-                readiness=_readiness(catalogue, usage, picker, watches, price_watch),
+                readiness=_readiness(catalogue, usage, picker, watches, price_watch, answers),
                 metrics_allowed=settings.metrics_allowed,
-                admin_routes=make_admin_routes(admin_deps(settings, channels)),
+                admin_routes=make_admin_routes(replace(admin_deps(settings, channels), idempotency=idempotency)),
+                idempotency=idempotency,
             )
         )
         async with _listening(app, settings), metrics.loop_watched():
@@ -131,6 +147,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             await stop.wait()
             metrics.serving = False
             get_logger(__name__).info("stopping")
+        await idempotency.drain(settings.shutdown_grace_s)
         await attempts.drain(settings.shutdown_grace_s)
         await _hand_over(usage, settings.shutdown_grace_s)
 
@@ -172,7 +189,12 @@ def _open_relay(tls: TlsFiles) -> Callable[[Route], RelayStream]:
 
 
 def _readiness(
-    catalogue: Catalogue, usage: UsageOutbox, picker: Picker, watches: Watches, prices: PriceWatch
+    catalogue: Catalogue,
+    usage: UsageOutbox,
+    picker: Picker,
+    watches: Watches,
+    prices: PriceWatch,
+    answers: RedisAnswers,
 ) -> Readiness:
     return Readiness(
         required=lambda: {"catalogue": catalogue.loaded, "usage_outbox": not usage.full},
@@ -181,6 +203,7 @@ def _readiness(
             "accountant": not usage.connected,
             **{f"watch_{name}": lost for name, lost in watches.lost.items()},
             "watch_prices": prices.lost,
+            "idempotency": answers.away,
         },
     )
 

@@ -8,6 +8,7 @@ from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
 from crosslogic.identity.v1 import identity_pb2 as identity_pb
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from crosslogic_common.settings import Secret
+from crosslogic_gateway.idempotency.ports import AnswersOnce
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Response_co = TypeVar("Response_co", covariant=True)
@@ -106,3 +107,5 @@ class AdminDeps:
     """Empty: every request is refused."""
     timeout_s: float = 10.0
     """Of one RPC."""
+    idempotency: AnswersOnce | None = None
+    """For requests with an `Idempotency-Key`. None: each is carried out."""

@@ -14,14 +14,13 @@ from crosslogic_gateway.admin.auth import AdminGate
 from crosslogic_gateway.admin.decoding import decoded_body, decoded_query, no_body, no_query
 from crosslogic_gateway.admin.deps import AdminDeps, Rpc
 from crosslogic_gateway.http import SHOWN_REQUEST_ID, answer_headers
+from crosslogic_gateway.idempotency.domain import IDEMPOTENCY_HEADER
+from crosslogic_gateway.idempotency.domain import MAX_KEY_CHARS as MAX_IDEMPOTENCY_KEY
 
 Body = TypeVar("Body", bound=msgspec.Struct | None)
 Query = TypeVar("Query", bound=msgspec.Struct | None)
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-IDEMPOTENCY_HEADER = "Idempotency-Key"
-MAX_IDEMPOTENCY_KEY = 255
 
 _IDEMPOTENCY_SPACE = uuid.UUID("0e3a4b0e-8c0f-5d36-9f3e-6b0c5a4d2f11")
 
@@ -70,17 +69,22 @@ class Operation(Generic[Body, Query]):
     query: type[msgspec.Struct] | None = None
     status: int = 200
     idempotent_by_key: bool = False
-    """`Idempotency-Key` makes a retry safe."""
+    """The neighbour too knows a retry with the same `Idempotency-Key`."""
     errors: tuple[int, ...] = ()
-    """HTTP statuses besides 400, 401, 503 and 504 that it may give."""
+    """HTTP statuses besides 400, 401, 503 and 504 that it may give; a POST also 409."""
 
 
 def route_of(operation: Operation[Any, Any], deps: AdminDeps, gate: AdminGate) -> web.RouteDef:
     """The operation as a route of aiohttp."""
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         # Before anything is read: who is not let in learns nothing of what would be valid.
         gate.check(request)
+        if operation.method == "POST" and deps.idempotency is not None and IDEMPOTENCY_HEADER in request.headers:
+            return await deps.idempotency.answer(request, scope="admin:token", run=carry_out)
+        return await carry_out(request)
+
+    async def carry_out(request: web.Request) -> web.StreamResponse:
         answer = await operation.handle(await _call_of(operation, deps, request))
         return web.Response(
             status=operation.status,

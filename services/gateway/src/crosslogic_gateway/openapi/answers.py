@@ -2,13 +2,15 @@
 
 from typing import Any
 
+from crosslogic_gateway.idempotency.domain import IDEMPOTENCY_HEADER, MAX_KEY_CHARS
+
 _MEANINGS = {
     400: "The request is not valid; `param` names the field.",
     401: "The credentials are missing or wrong.",
     403: "The account is suspended, or the key may not do this.",
     404: "There is no such thing.",
     408: "The request did not arrive in time.",
-    409: "It exists already, or its present state does not allow this.",
+    409: "It exists already, its state does not allow this, or the `Idempotency-Key` stands for another request.",
     413: "The body is larger than 10 MB.",
     415: "The body is not `application/json`.",
     429: "Too many requests; see `Retry-After`.",
@@ -17,6 +19,17 @@ _MEANINGS = {
     503: "Not available right now; see `Retry-After`.",
     504: "The answer did not come in time.",
 }
+
+
+def idempotency_parameter() -> dict[str, Any]:
+    """The header that makes a repeat safe."""
+    return {
+        "name": IDEMPOTENCY_HEADER,
+        "in": "header",
+        "description": "Makes a repeat within 24 hours safe: the same key gives the first answer again, with "
+        "`Idempotent-Replayed: true`, and nothing is done or charged twice.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS},
+    }
 
 
 def error_answer(status: int) -> dict[str, Any]:

@@ -7,9 +7,9 @@ import msgspec
 from aiohttp import web
 
 from crosslogic_gateway.admin.auth import ADMIN_TOKEN_HEADER
-from crosslogic_gateway.admin.operation import IDEMPOTENCY_HEADER, MAX_IDEMPOTENCY_KEY, Operation
+from crosslogic_gateway.admin.operation import Operation
 from crosslogic_gateway.admin.routes import OPERATIONS
-from crosslogic_gateway.openapi.answers import error_answer
+from crosslogic_gateway.openapi.answers import error_answer, idempotency_parameter
 from crosslogic_gateway.openapi.public import PUBLIC_PATHS, PUBLIC_SCHEMAS
 
 DOCUMENT_PATH = "/openapi.json"
@@ -83,19 +83,12 @@ def _operation(operation: Operation[Any, Any], schemas: Json) -> Json:
                 "description": "Done." if operation.answer.__doc__ is None else operation.answer.__doc__,
                 "content": {"application/json": {"schema": _reference(operation.answer)}},
             },
-            **{str(status): error_answer(status) for status in sorted({400, 401, 500, 503, 504, *operation.errors})},
+            **{str(status): error_answer(status) for status in sorted(_errors(operation))},
         },
     }
     parameters = [*_path_parameters(operation.path), *_query_parameters(operation.query, schemas)]
-    if operation.idempotent_by_key:
-        parameters.append(
-            {
-                "name": IDEMPOTENCY_HEADER,
-                "in": "header",
-                "description": "Makes a retry within 24 hours safe: the same key gives the first result again.",
-                "schema": {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
-            }
-        )
+    if operation.method == "POST":
+        parameters.append(idempotency_parameter())
     if parameters:
         described["parameters"] = parameters
     if operation.body is not None:
@@ -104,6 +97,11 @@ def _operation(operation: Operation[Any, Any], schemas: Json) -> Json:
             "content": {"application/json": {"schema": _reference(operation.body)}},
         }
     return described
+
+
+def _errors(operation: Operation[Any, Any]) -> set[int]:
+    repeated = {409} if operation.method == "POST" else set()
+    return {400, 401, 500, 503, 504, *operation.errors} | repeated
 
 
 def _reference(kind: type[msgspec.Struct]) -> Json:

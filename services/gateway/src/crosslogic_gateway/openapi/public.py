@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from crosslogic_gateway.openapi.answers import error_answer
+from crosslogic_gateway.openapi.answers import error_answer, idempotency_parameter
 from crosslogic_gateway.openapi.inference_schemas import INFERENCE_SCHEMAS
 
 Json = dict[str, Any]
 
-_INFERENCE_ERRORS = (400, 401, 403, 404, 408, 413, 415, 429, 500, 502, 503, 504)
+_INFERENCE_ERRORS = (400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 502, 503, 504)
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 
 
@@ -35,6 +35,7 @@ def _inference(name: str, summary: str, *, asked: str, answered: str, streams: b
             "summary": summary,
             "tags": ["Inference"],
             "security": [{"apiKey": []}],
+            "parameters": [idempotency_parameter()],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(asked)}}},
             "responses": {
                 "200": {"description": "The answer.", "content": content},
