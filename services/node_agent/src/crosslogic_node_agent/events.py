@@ -255,14 +255,14 @@ class CompletionEvents:
         body, choices, usage, token_ids = chunk
         if not choices and usage is not None and not self._include_usage:
             return None
-        points = self._points
-        if points is not None and choices:
-            self._follow(points, body, choices[0], len(token_ids))
+        if self._points is not None and choices:
+            self._follow(self._points, body, choices[0], len(token_ids))
         if self._include_usage:
             body["usage"] = usage if not choices or self._continuous_usage else None
         if self._model is not None:
             body["model"] = self._model
         data = b"data: %b\n\n" % _ENCODER.encode(body)
+        points = self._points
         if points is None:
             return Piece(data, self._chunks.completion_tokens, token_ids, CANNOT_RESUME)
         return Piece(data, self._chunks.completion_tokens, token_ids, points.unsettled_tokens, points.unsettled_text)
