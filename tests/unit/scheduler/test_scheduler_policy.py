@@ -80,15 +80,6 @@ def test_a_node_that_claims_to_be_enormous_does_not_draw_every_request() -> None
     assert drawn["n0"] < 10_000 * 2 * policy.MAX_DRAWS / 200
 
 
-def test_the_second_pool_serves_only_what_the_first_can_not() -> None:
-    own, shared = node(1, load=3.0), node(2)
-    pools = [pool(own), pool(shared)]
-    assert policy.pick(pools, (), random.random) is own
-    assert policy.pick(pools, ("n1",), random.random) is shared
-    assert policy.pick(pools, ("n1", "n2"), random.random) is None
-    assert policy.pick([], (), random.random) is None
-
-
 def test_load_is_what_runs_over_what_the_node_can_and_waiting_requests_count_as_streams() -> None:
     load, step = policy.load_of(
         capacity=policy.capacity_of(1000), decode_tokens_per_sec=50, current_tokens_per_sec=250, waiting=4

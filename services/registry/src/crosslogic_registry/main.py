@@ -56,7 +56,7 @@ RULES: dict[str, frozenset[str]] = {
         "GatewayStream": frozenset({"service:gateway"}),
         "CreateModel": _ADMIN,
         "ListModels": _WATCHER,
-        "WatchModels": _ADMIN,
+        "WatchModels": _WATCHER,
     }.items()
 }
 # Nodes are not trusted with more memory than their messages need, and strangers with next to none.

@@ -1,24 +1,66 @@
-"""The scheduler's view of the fleet, kept up to date by the registry's watch, and kept when the watch is lost."""
+"""The scheduler's view of the fleet, kept up to date by the registry's watches, and kept when these are lost."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.outliers import OutlierPolicy, Reason, Seen
+from crosslogic_common.regions import RegionTable
 from crosslogic_scheduler import policy
-from crosslogic_scheduler.domain import NodeState
+from crosslogic_scheduler.deployments import Deployments
+from crosslogic_scheduler.domain import NodeState, Picked, Question, Tier
+from crosslogic_scheduler.ejections import Ejections
+from crosslogic_scheduler.failover import Shares, key_of_org, next_region
 from crosslogic_scheduler.index import NodeIndex
+from crosslogic_scheduler.prefixes import PrefixIndex
+from crosslogic_scheduler.strategies import FULL, choose
 
 NO_CAPACITY_RETRY_S = 1.0
+
+
+def _nothing(_what: object) -> None:
+    return
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewEvents:
+    """Who is told of what happens in the view."""
+
+    ejected: Callable[[Reason], None] = _nothing
+    failed_over: Callable[[str], None] = _nothing
+    """With the region that is down."""
 
 
 class FleetView:
     """The active nodes."""
 
-    def __init__(self, *, draw: Callable[[], float]) -> None:
-        """`draw` gives a random number in [0, 1)."""
+    def __init__(
+        self,
+        *,
+        draw: Callable[[], float],
+        now: Callable[[], float],
+        regions: RegionTable,
+        failover_share: float = 0.2,
+        outliers: OutlierPolicy | None = None,
+        events: ViewEvents | None = None,
+    ) -> None:
+        """`draw` gives a random number in [0, 1), `now` seconds that never go back."""
         self._draw = draw
+        self._now = now
+        self._regions = regions
+        self._events = events or ViewEvents()
+        self._shares = Shares(share=failover_share)
+        self._deployments = Deployments(code_of=regions.code)
+        self._prefixes = PrefixIndex()
         self._nodes: dict[str, NodeState] = {}
-        self._index = NodeIndex()
+        self._index = NodeIndex(strategy_of=self._deployments.strategy)
+        self._ejections = Ejections(
+            index=self._index,
+            now=now,
+            policy=outliers or OutlierPolicy(),
+            ejected=lambda _node, reason: self._events.ejected(reason),
+        )
         self._arriving: set[str] | None = None
         self.known = False
         """Whether a whole snapshot was ever received."""
@@ -26,6 +68,16 @@ class FleetView:
     def __len__(self) -> int:
         """Active nodes."""
         return len(self._nodes)
+
+    @property
+    def ejected(self) -> int:
+        """Nodes that are ejected now."""
+        return len(self._ejections)
+
+    @property
+    def remembered_blocks(self) -> int:
+        """Blocks of prompts that are remembered."""
+        return len(self._prefixes)
 
     def apply(self, message: registry_pb.WatchNodesResponse) -> None:
         """Takes a message of the registry's watch.
@@ -48,66 +100,164 @@ class FleetView:
                 self._arriving = None
                 self.known = True
 
-    def pick(self, model: str, org_id: str, region: str, excluded: Collection[str]) -> NodeState:
+    def apply_catalogue(self, models: Iterable[registry_pb.Model]) -> None:
+        """Takes the whole catalogue of models: how their nodes are chosen."""
+        if self._deployments.replace(models):
+            self._index.refresh_strategies()
+
+    def report(self, node_id: str, seen: Seen) -> None:
+        """Takes what a gateway saw of a node."""
+        node = self._nodes.get(node_id)
+        if node is not None:
+            self._ejections.take(node, seen)
+
+    def pick(self, question: Question) -> Picked:
         """The node for a request; from now on the request is part of its load.
 
         Raises NO_CAPACITY; UNAVAILABLE before the fleet is known.
         """
         if not self.known:
             raise CodedError(ErrorCode.UNAVAILABLE, private="the fleet is not known yet")
-        node = policy.pick(self._index.pools(model, org_id, region), excluded, self._draw)
+        region = self._regions.code(question.region)
+        node = self._ejections.trial(question, region) if len(self._ejections) else None
+        region_failover = False
+        if node is None:
+            node = self._at_home(question, region)
+        if node is None:
+            node = self._abroad(question, region)
+            region_failover = node is not None
+        if node is None:
+            node = self._from_tier(Tier.SILENT, question, region)
         if node is None:
             raise CodedError(ErrorCode.NO_CAPACITY, retry_after_s=NO_CAPACITY_RETRY_S)
         node.load += node.step
+        node.connections += 1
+        if question.prefix_hashes:
+            self._prefixes.note(question.prefix_hashes, node.id)
+        return Picked(node, region_failover)
+
+    def _at_home(self, question: Question, region: str) -> NodeState | None:
+        """A reachable node of the region."""
+        node = self._from_tier(Tier.SOUND, question, region)
+        if node is None:
+            return self._from_tier(Tier.SPARED, question, region)
+        if node.load + node.step > FULL and self._index.has_reserves:
+            return self._relief(node, question, region)
+        return node
+
+    def _from_tier(self, tier: Tier, question: Question, region: str) -> NodeState | None:
+        for pool in self._index.pools(tier, question.model, question.org_id, region):
+            node = choose(pool, question, self._draw, self._prefixes)
+            if node is not None:
+                return node
+        return None
+
+    def _relief(self, full: NodeState, question: Question, region: str) -> NodeState:
+        """A less loaded node than one that is full, among those that are not the first choice.
+
+        Nodes at risk take what would wait elsewhere. Silent ones do once more than half of a pool is silent: then it
+        is likelier that the registry is cut off from them than that all of these died, and those left would be buried.
+        """
+        best = full
+        for tier in (Tier.SPARED, Tier.SILENT):
+            for pool in self._index.pools(tier, question.model, question.org_id, region):
+                if tier is Tier.SILENT:
+                    place = (question.model, region, pool.nodes[0].org_id)
+                    sound = self._index.pool(Tier.SOUND, place)
+                    if sound is not None and len(sound.nodes) >= len(pool.nodes):
+                        continue
+                node = policy.pick_one(pool, question.excluded, self._draw)
+                if node is not None and not node.ejected and node.load + node.step < best.load + best.step:
+                    best = node
+        return best
+
+    def _abroad(self, question: Question, region: str) -> NodeState | None:
+        """A node of the region that takes this client over while its own is down.
+
+        A region is down for a request when it has no reachable node that might serve it.
+        """
+        row = self._regions.regions.get(region)
+        if row is None or not row.fallback or question.residency_pinned:
+            return None
+        if any(
+            True
+            for tier in (Tier.SOUND, Tier.SPARED)
+            for _ in self._index.pools(tier, question.model, question.org_id, region)
+        ):
+            return None
+        now = self._now()
+        if not question.excluded:
+            self._shares.offer(region, now)
+        client_key = question.client_key or key_of_org(question.org_id)
+        target = next_region(client_key, row.fallback, self._shares.share)
+        if target is None:
+            return None
+        node = self._from_tier(Tier.SOUND, question, target)
+        if node is None or not (question.excluded or self._shares.take(region, target, now)):
+            return None
+        self._events.failed_over(region)
         return node
 
     def _take(self, node: registry_pb.Node) -> None:
-        if node.status != registry_pb.NODE_STATUS_ACTIVE:
+        doomed = node.spot_notice.kind == registry_pb.SPOT_NOTICE_KIND_TERMINATION
+        if node.status != registry_pb.NODE_STATUS_ACTIVE or doomed:
             self._drop(node.id)
             return
         facts = node.facts
         known = self._nodes.get(node.id)
-        models = frozenset(facts.models)
-        capacity = policy.capacity_of(facts.max_tokens_per_sec)
-        if known is None or not _same_place(known, node, models, capacity):
-            moved = NodeState(
-                id=node.id,
-                address=facts.address,
-                region=facts.region,
-                org_id=node.org_id,
-                models=models,
-                reachable=node.reachable,
-                capacity=capacity,
-            )
+        fresh = self._fresh(node)
+        if known is None or not _same_place(known, fresh):
             if known is not None:
                 self._index.remove(known)
-                moved.load, moved.step, moved.heartbeat_ns = known.load, known.step, known.heartbeat_ns
-            self._nodes[node.id] = known = moved
-            self._index.add(moved)
+                fresh.load, fresh.step, fresh.heartbeat_ns = known.load, known.step, known.heartbeat_ns
+                fresh.connections, fresh.latency_us, fresh.ejected = known.connections, known.latency_us, known.ejected
+                self._ejections.replaced(fresh)
+                if fresh.reachable and not known.reachable:
+                    self._ejections.came_back(fresh)
+            self._nodes[node.id] = known = fresh
+            self._index.add(known)
         heartbeat_ns = node.last_heartbeat_time.ToNanoseconds()
         if heartbeat_ns and heartbeat_ns == known.heartbeat_ns:
             # No news of its load (a lost stream, a snapshot after a reconnect): what was sent to it still counts.
             return
         known.heartbeat_ns = heartbeat_ns
+        known.connections = node.load.running + node.load.waiting
         known.load, known.step = policy.load_of(
-            capacity=capacity,
+            capacity=known.capacity,
             decode_tokens_per_sec=facts.decode_tokens_per_sec,
             current_tokens_per_sec=node.load.current_tokens_per_sec,
             waiting=node.load.waiting,
+        )
+
+    def _fresh(self, node: registry_pb.Node) -> NodeState:
+        facts = node.facts
+        return NodeState(
+            id=node.id,
+            address=facts.address,
+            region=self._regions.code(facts.region),
+            org_id=node.org_id,
+            models=frozenset(facts.models),
+            reachable=node.reachable,
+            capacity=policy.capacity_of(facts.max_tokens_per_sec),
+            at_risk=node.spot_notice.kind == registry_pb.SPOT_NOTICE_KIND_RISK,
+            prefill_tokens_per_sec=policy.sane(facts.prefill_tokens_per_sec),
         )
 
     def _drop(self, node_id: str) -> None:
         node = self._nodes.pop(node_id, None)
         if node is not None:
             self._index.remove(node)
+            self._ejections.gone(node)
 
 
-def _same_place(known: NodeState, node: registry_pb.Node, models: frozenset[str], capacity: float) -> bool:
+def _same_place(known: NodeState, fresh: NodeState) -> bool:
     return (
-        known.reachable == node.reachable
-        and known.capacity == capacity
-        and known.address == node.facts.address
-        and known.region == node.facts.region
-        and known.org_id == node.org_id
-        and known.models == models
+        known.reachable == fresh.reachable
+        and known.capacity == fresh.capacity
+        and known.address == fresh.address
+        and known.region == fresh.region
+        and known.org_id == fresh.org_id
+        and known.at_risk == fresh.at_risk
+        and known.models == fresh.models
+        and known.prefill_tokens_per_sec == fresh.prefill_tokens_per_sec
     )

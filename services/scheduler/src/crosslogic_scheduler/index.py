@@ -1,8 +1,8 @@
-"""Nodes by what requests ask for, kept as nodes come and go: a pick looks up two lists, whatever the fleet's size."""
+"""Nodes by what requests ask for, kept as nodes come and go: a pick looks up a few lists, whatever the fleet's size."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from crosslogic_scheduler.domain import NodeState
+from crosslogic_scheduler.domain import NodeState, Strategy, Tier
 from crosslogic_scheduler.pool import Pool
 
 ANYWHERE = ""
@@ -11,61 +11,76 @@ Place = tuple[str, str, str]
 """Model, region (empty: any), organisation that the nodes are kept for (empty: shared nodes)."""
 
 
+def _least_load(_model: str, _region: str) -> Strategy:
+    return Strategy.LEAST_LOAD
+
+
 class NodeIndex:
-    """Pools by place, reachable nodes apart from the others.
+    """Pools by tier and place.
 
     An empty pool is dropped: there are at most two for each model of each node, its region's and anywhere's.
     """
 
-    def __init__(self) -> None:
-        self._reachable: dict[Place, Pool] = {}
-        self._unreachable: dict[Place, Pool] = {}
+    def __init__(self, *, strategy_of: Callable[[str, str], Strategy] = _least_load) -> None:
+        """`strategy_of` tells the strategy of a model in a region (empty: anywhere)."""
+        self._strategy_of = strategy_of
+        self._tiers: dict[Tier, dict[Place, Pool]] = {tier: {} for tier in Tier}
 
     def __len__(self) -> int:
         """Pools."""
-        return len(self._reachable) + len(self._unreachable)
+        return sum(len(pools) for pools in self._tiers.values())
+
+    @property
+    def has_reserves(self) -> bool:
+        """Whether any node is not in the first tier."""
+        return bool(self._tiers[Tier.SPARED] or self._tiers[Tier.SILENT])
 
     def add(self, node: NodeState) -> None:
         """Adds a node. What decides where it is found must not change before it is removed."""
-        pools = self._pools_of(node)
-        for place in _places(node):
+        pools = self._tiers[node.tier]
+        for place in places(node):
             pool = pools.get(place)
             if pool is None:
-                pool = pools[place] = Pool()
+                pool = pools[place] = Pool(self._strategy_of(place[0], place[1]))
             pool.add(node)
 
     def remove(self, node: NodeState) -> None:
         """Removes a node that was added."""
-        pools = self._pools_of(node)
-        for place in _places(node):
+        pools = self._tiers[node.tier]
+        for place in places(node):
             pool = pools[place]
             pool.remove(node)
             if not pool.nodes:
                 del pools[place]
 
-    def pools(self, model: str, org_id: str, region: str) -> Iterator[Pool]:
-        """The nodes that may serve, in the order in which they are to be tried.
+    def pools(self, tier: Tier, model: str, org_id: str, region: str) -> Iterator[Pool]:
+        """The nodes of a tier that may serve, in the order in which they are to be tried.
 
-        An organisation's own nodes come first: it pays for them. Then shared ones. Unreachable ones last and not
-        never: where none is reachable, it is likelier that the registry is cut off than that all are dead. Nodes of
-        another organisation are in none.
+        An organisation's own nodes come first: it pays for them. Then shared ones. Nodes of another organisation are in
+        none.
         """
-        own = (model, region, org_id)
-        shared = (model, region, ANYBODY)
-        for pools in (self._reachable, self._unreachable):
-            if org_id != ANYBODY:
-                pool = pools.get(own)
-                if pool is not None:
-                    yield pool
-            pool = pools.get(shared)
+        pools = self._tiers[tier]
+        if org_id != ANYBODY:
+            pool = pools.get((model, region, org_id))
             if pool is not None:
                 yield pool
+        pool = pools.get((model, region, ANYBODY))
+        if pool is not None:
+            yield pool
 
-    def _pools_of(self, node: NodeState) -> dict[Place, Pool]:
-        return self._reachable if node.reachable else self._unreachable
+    def pool(self, tier: Tier, place: Place) -> Pool | None:
+        """The nodes of a tier at one place."""
+        return self._tiers[tier].get(place)
+
+    def refresh_strategies(self) -> None:
+        """Asks for every pool's strategy anew."""
+        for pools in self._tiers.values():
+            for (model, region, _), pool in pools.items():
+                pool.strategy = self._strategy_of(model, region)
 
 
-def _places(node: NodeState) -> Iterator[Place]:
+def places(node: NodeState) -> Iterator[Place]:
+    """Where a node is found."""
     for model in node.models:
         yield model, ANYWHERE, node.org_id
         if node.region != ANYWHERE:

@@ -5,10 +5,14 @@ import contextlib
 import os
 import random
 
+import grpc.aio
+
+from crosslogic.registry.v1 import registry_pb2 as registry_pb
+from crosslogic.registry.v1 import registry_pb2_grpc as registry_rpc
 from crosslogic.scheduler.v1 import scheduler_pb2 as pb
 from crosslogic.scheduler.v1 import scheduler_pb2_grpc as rpc
 from crosslogic_common.batched import Backoff
-from crosslogic_common.clock import SystemClock
+from crosslogic_common.clock import Clock, SystemClock
 from crosslogic_common.grpc_server import GrpcServer, read_settings, run_service
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
@@ -36,16 +40,19 @@ async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
         tracer = stack.enter_context(tracing("scheduler"))
         channels = Channels(settings.tls)
         stack.push_async_callback(channels.close)
-        view = FleetView(draw=random.random)
-        watch = RegistryWatch(
-            channels=channels,
-            target=settings.registry_target,
-            view=view,
-            clock=SystemClock(),
-            backoff=Backoff(cap_s=2.0),
+        clock = SystemClock()
+        picks = SchedulerMetrics(metrics.registry)
+        view = FleetView(
+            draw=random.random,
+            now=clock.monotonic,
+            regions=settings.regions,
+            failover_share=settings.region_failover_share,
+            events=picks.events,
         )
-        await stack.enter_async_context(watch.running())
-        picks = SchedulerMetrics(metrics.registry, nodes=lambda: len(view), stale_s=watch.stale_s)
+        fleet_watch, catalogue_watch = _watches(channels, settings.registry_target, view, clock)
+        await stack.enter_async_context(fleet_watch.running())
+        await stack.enter_async_context(catalogue_watch.running())
+        picks.watch(view, fleet_watch.stale_s)
         servicer = SchedulerServicer(view=view, metrics=picks, stopping=stopping)
         server = GrpcServer(
             listen=settings.listen,
@@ -59,6 +66,42 @@ async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
         server.add(pb, SERVICE, lambda target: rpc.add_SchedulerServiceServicer_to_server(servicer, target))
         await stack.enter_async_context(server.serving())
         await stop.wait()
+
+
+def _watches(
+    channels: Channels, target: str, view: FleetView, clock: Clock
+) -> tuple[RegistryWatch[registry_pb.WatchNodesResponse], RegistryWatch[registry_pb.WatchModelsResponse]]:
+    """Of the fleet and of the catalogue."""
+
+    def channel() -> grpc.aio.Channel:
+        return channels.service("registry", target)
+
+    def take_nodes(message: registry_pb.WatchNodesResponse) -> bool:
+        view.apply(message)
+        return view.known
+
+    def take_models(message: registry_pb.WatchModelsResponse) -> bool:
+        view.apply_catalogue(message.models)
+        return True
+
+    return (
+        RegistryWatch(
+            name="fleet",
+            open_stream=lambda: registry_rpc.RegistryServiceStub(channel()).WatchNodes(registry_pb.WatchNodesRequest()),
+            take=take_nodes,
+            clock=clock,
+            backoff=Backoff(cap_s=2.0),
+        ),
+        RegistryWatch(
+            name="catalogue",
+            open_stream=lambda: registry_rpc.RegistryServiceStub(channel()).WatchModels(
+                registry_pb.WatchModelsRequest()
+            ),
+            take=take_models,
+            clock=clock,
+            backoff=Backoff(cap_s=2.0),
+        ),
+    )
 
 
 def main() -> None:

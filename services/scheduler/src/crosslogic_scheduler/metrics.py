@@ -4,18 +4,50 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from crosslogic_common.outliers import Reason
+from crosslogic_scheduler.fleet import FleetView, ViewEvents
+
 
 class SchedulerMetrics:
     """Counters of picks, and gauges that are read when somebody looks."""
 
-    def __init__(self, registry: CollectorRegistry, *, nodes: Callable[[], int], stale_s: Callable[[], float]) -> None:
-        """`nodes` and `stale_s` are called at each look."""
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
         picks = Counter("crosslogic_scheduler_picks", "Picks by outcome.", ["outcome"], registry=registry)
         self.picked = picks.labels("picked")
         self.refused = picks.labels("refused")
-        Gauge("crosslogic_scheduler_nodes", "Active nodes.", registry=registry).set_function(nodes)
-        Gauge(
-            "crosslogic_scheduler_view_stale_seconds",
-            "Seconds since the registry's watch was lost; 0 while it runs.",
+        self._ejections = Counter(
+            "crosslogic_scheduler_ejections", "Nodes ejected, by reason.", ["reason"], registry=registry
+        )
+        self._failovers = Counter(
+            "crosslogic_scheduler_region_failovers",
+            "Requests sent to another region, by the region that is down.",
+            ["region"],
             registry=registry,
-        ).set_function(stale_s)
+        )
+
+    @property
+    def events(self) -> ViewEvents:
+        """What the view is to tell of."""
+        return ViewEvents(ejected=self._count_ejection, failed_over=lambda region: self._failovers.labels(region).inc())
+
+    def watch(self, view: FleetView, stale_s: Callable[[], float]) -> None:
+        """Reads the view, and `stale_s`, at each look."""
+        for name, text, read in (
+            ("crosslogic_scheduler_nodes", "Active nodes.", lambda: len(view)),
+            ("crosslogic_scheduler_nodes_ejected", "Nodes that are ejected now.", lambda: view.ejected),
+            (
+                "crosslogic_scheduler_prefix_blocks",
+                "Blocks of prompts that are remembered.",
+                lambda: view.remembered_blocks,
+            ),
+            (
+                "crosslogic_scheduler_view_stale_seconds",
+                "Seconds since the registry's watch was lost; 0 while it runs.",
+                stale_s,
+            ),
+        ):
+            Gauge(name, text, registry=self._registry).set_function(read)
+
+    def _count_ejection(self, reason: Reason) -> None:
+        self._ejections.labels(reason.value.replace(" ", "_")).inc()

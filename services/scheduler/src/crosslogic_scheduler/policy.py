@@ -1,7 +1,7 @@
 """Which node runs a request. Pure: a snapshot and a request in, a node out."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from crosslogic_scheduler.domain import NodeState
 from crosslogic_scheduler.pool import Pool
@@ -21,7 +21,7 @@ UNMEASURED_TOKENS_PER_SEC = 100.0
 
 def capacity_of(max_tokens_per_sec: float) -> float:
     """Tokens per second that a node can generate, by its own words; more than 0."""
-    return _sane(max_tokens_per_sec) or UNMEASURED_TOKENS_PER_SEC
+    return sane(max_tokens_per_sec) or UNMEASURED_TOKENS_PER_SEC
 
 
 def load_of(
@@ -34,20 +34,8 @@ def load_of(
     lie, but not in a way that breaks comparing.
     """
     # One stream cannot take more than the whole node.
-    step = min((_sane(decode_tokens_per_sec) or capacity / ASSUMED_STREAMS) / capacity, 1.0)
-    return _sane(current_tokens_per_sec) / capacity + waiting * step, step
-
-
-def pick(pools: Iterable[Pool], excluded: Collection[str], draw: Callable[[], float]) -> NodeState | None:
-    """A node from the first of `pools` that has one left. None: none has.
-
-    `draw` gives a number in [0, 1).
-    """
-    for pool in pools:
-        node = pick_one(pool, excluded, draw)
-        if node is not None:
-            return node
-    return None
+    step = min((sane(decode_tokens_per_sec) or capacity / ASSUMED_STREAMS) / capacity, 1.0)
+    return sane(current_tokens_per_sec) / capacity + waiting * step, step
 
 
 def pick_one(pool: Pool, excluded: Collection[str], draw: Callable[[], float]) -> NodeState | None:
@@ -100,5 +88,6 @@ def _load_with_one_more(node: NodeState) -> float:
     return node.load + node.step
 
 
-def _sane(figure: float) -> float:
+def sane(figure: float) -> float:
+    """A rate that a node tells of itself, or 0 where it is none."""
     return figure if 0.0 < figure < math.inf else 0.0

@@ -10,12 +10,14 @@ from crosslogic.scheduler.v1 import scheduler_pb2 as pb
 from crosslogic.scheduler.v1 import scheduler_pb2_grpc as rpc
 from crosslogic_common.batched import serve_batches
 from crosslogic_common.errors import CodedError, ErrorCode, to_call_error
-from crosslogic_scheduler.domain import NodeState
+from crosslogic_common.outliers import Seen
+from crosslogic_scheduler.domain import Picked, Question
 from crosslogic_scheduler.fleet import FleetView
 from crosslogic_scheduler.metrics import SchedulerMetrics
 
 MAX_EXCLUDED = 16
 MAX_CALLS = 1_024
+MAX_PREFIX_HASHES = 64
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -31,7 +33,10 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         (answer,) = self._pick_all((request,))
         if isinstance(answer, CodedError):
             raise answer
-        return pb.PickResponse(node_id=answer.id, address=answer.address, region=answer.region)
+        node = answer.node
+        return pb.PickResponse(
+            node_id=node.id, address=node.address, region=node.region, region_failover=answer.region_failover
+        )
 
     async def PickStream(  # type: ignore[override]  # it writes by itself and yields nothing
         self, request_iterator: AsyncIterator[pb.PickStreamRequest], context: Context
@@ -39,16 +44,23 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         await serve_batches(
             request_iterator,
             context.write,
-            calls=lambda message: [(call.id, call.request) for call in message.calls],
+            calls=self._calls,
             handle=self._pick_all,
             encode=_encode,
             stopping=self._stopping,
         )
 
-    def _pick_all(self, requests: Sequence[pb.PickRequest]) -> Sequence[NodeState | CodedError]:
+    def _calls(self, message: pb.PickStreamRequest) -> Sequence[tuple[int, pb.PickRequest]]:
+        if message.outcomes:
+            for told in message.outcomes[:MAX_CALLS]:
+                seen = Seen(told.succeeded, told.failed, told.failed_in_a_row, told.first_byte_us_total)
+                self._view.report(told.node_id, seen)
+        return [(call.id, call.request) for call in message.calls]
+
+    def _pick_all(self, requests: Sequence[pb.PickRequest]) -> Sequence[Picked | CodedError]:
         if len(requests) > MAX_CALLS:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_CALLS} calls a message.")
-        answers: list[NodeState | CodedError] = []
+        answers: list[Picked | CodedError] = []
         refused = 0
         for request in requests:
             try:
@@ -61,17 +73,33 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
             self._metrics.refused.inc(refused)
         return answers
 
-    def _pick(self, request: pb.PickRequest) -> NodeState:
+    def _pick(self, request: pb.PickRequest) -> Picked:
         model = request.model
         if not model:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, "`model` must not be empty.", param="model")
         excluded = request.excluded_node_ids
         if len(excluded) > MAX_EXCLUDED:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_EXCLUDED} nodes can be excluded.")
-        return self._view.pick(model, request.org_id, request.region, excluded)
+        prefix_hashes = request.prefix_hashes
+        if len(prefix_hashes) > MAX_PREFIX_HASHES:
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_PREFIX_HASHES} hashes of the prompt.")
+        return self._view.pick(
+            Question(
+                model,
+                request.org_id,
+                request.region,
+                excluded,
+                request.session_key,
+                prefix_hashes,
+                request.client_key,
+                request.residency_pinned,
+                request.reserved,
+                request.estimated_tokens,
+            )
+        )
 
 
-def _encode(answers: Sequence[tuple[int, NodeState | CodedError]]) -> pb.PickStreamResponse:
+def _encode(answers: Sequence[tuple[int, Picked | CodedError]]) -> pb.PickStreamResponse:
     message = pb.PickStreamResponse()
     add = message.results.add
     for call_id, answer in answers:
@@ -80,7 +108,10 @@ def _encode(answers: Sequence[tuple[int, NodeState | CodedError]]) -> pb.PickStr
         else:
             # Three fields set one by one cost less than half of copying a prepared message (measured).
             response = add(id=call_id).response
-            response.node_id = answer.id
-            response.address = answer.address
-            response.region = answer.region
+            node = answer.node
+            response.node_id = node.id
+            response.address = node.address
+            response.region = node.region
+            if answer.region_failover:
+                response.region_failover = True
     return message

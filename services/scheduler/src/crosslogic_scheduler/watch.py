@@ -1,29 +1,36 @@
-"""Follows the registry's watch, for ever."""
+"""Follows the registry's watches, for ever."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import Generic, TypeVar
 
 import grpc.aio
 
-from crosslogic.registry.v1 import registry_pb2 as registry_pb
-from crosslogic.registry.v1 import registry_pb2_grpc as registry_rpc
 from crosslogic_common.batched import Backoff
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, from_rpc_error
 from crosslogic_common.logs import get_logger
-from crosslogic_common.tls import Channels
-from crosslogic_scheduler.fleet import FleetView
+
+Message = TypeVar("Message")
 
 
-class RegistryWatch:
-    """Feeds the view. While the registry is away the view stays as it was."""
+class RegistryWatch(Generic[Message]):
+    """Hands on what the registry pushes. While it is away the view stays as it was."""
 
-    def __init__(self, *, channels: Channels, target: str, view: FleetView, clock: Clock, backoff: Backoff) -> None:
-        """`target` is the registry's host:port."""
-        self._channels = channels
-        self._target = target
-        self._view = view
+    def __init__(
+        self,
+        *,
+        name: str,
+        open_stream: Callable[[], AsyncIterable[Message]],
+        take: Callable[[Message], bool],
+        clock: Clock,
+        backoff: Backoff,
+    ) -> None:
+        """`take` takes a message and tells whether the view is whole now."""
+        self._name = name
+        self._open_stream = open_stream
+        self._take = take
         self._clock = clock
         self._backoff = backoff
         self._log = get_logger(__name__)
@@ -36,7 +43,7 @@ class RegistryWatch:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watches for as long as the block lasts."""
-        task = asyncio.create_task(self._run(), name="registry watch")
+        task = asyncio.create_task(self._run(), name=f"watch of {self._name}")
         try:
             yield
         finally:
@@ -50,25 +57,24 @@ class RegistryWatch:
             if self._lost_at is None:
                 self._lost_at = self._clock.monotonic()
             wait_s = self._backoff.next_s()
-            self._log.warning("registry watch lost", reason=reason, retry_s=round(wait_s, 2), nodes=len(self._view))
+            self._log.warning("registry watch lost", watch=self._name, reason=reason, retry_s=round(wait_s, 2))
             await asyncio.sleep(wait_s)
 
     async def _follow(self) -> str:
         """One watch from its opening to its end; says why it ended."""
         try:
-            stub = registry_rpc.RegistryServiceStub(self._channels.service("registry", self._target))
-            async for message in stub.WatchNodes(registry_pb.WatchNodesRequest()):
-                self._view.apply(message)
-                if self._lost_at is not None and self._view.known:
+            async for message in self._open_stream():
+                whole = self._take(message)
+                if self._lost_at is not None and whole:
                     self._lost_at = None
                     self._backoff.reset()
-                    self._log.info("registry watch runs", nodes=len(self._view))
+                    self._log.info("registry watch runs", watch=self._name)
         except grpc.aio.AioRpcError as error:
             return from_rpc_error(error).private
         except CodedError as error:
             return error.private or error.public
         except Exception:  # noqa: BLE001  # logged, and the watch starts again
             # A message that cannot be taken must not end picking, nor the watch, without a word.
-            self._log.exception("registry watch failed")
+            self._log.exception("registry watch failed", watch=self._name)
             return "a message could not be taken"
         return "the registry ended it"

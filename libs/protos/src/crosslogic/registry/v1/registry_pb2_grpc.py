@@ -295,8 +295,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchModels(self, request, context):
-        """Pushes the catalogue: the whole of it at first and after each change. Callers: gateway, operator.
-        Errors: UNAVAILABLE (stopping).
+        """Pushes the catalogue: the whole of it at first and after each change. Callers: scheduler, gateway,
+        operator. Errors: UNAVAILABLE (stopping).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -125,8 +125,8 @@ class RegistryServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]
     """Lists the catalogue by name. Callers: gateway, operator, scheduler."""
     WatchModels: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]
-    """Pushes the catalogue: the whole of it at first and after each change. Callers: gateway, operator.
-    Errors: UNAVAILABLE (stopping).
+    """Pushes the catalogue: the whole of it at first and after each change. Callers: scheduler, gateway,
+    operator. Errors: UNAVAILABLE (stopping).
     """
 
 @_typing.type_check_only
@@ -180,8 +180,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the catalogue by name. Callers: gateway, operator, scheduler."""
     WatchModels: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]  # type: ignore[assignment]
-    """Pushes the catalogue: the whole of it at first and after each change. Callers: gateway, operator.
-    Errors: UNAVAILABLE (stopping).
+    """Pushes the catalogue: the whole of it at first and after each change. Callers: scheduler, gateway,
+    operator. Errors: UNAVAILABLE (stopping).
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -316,8 +316,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.WatchModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchModelsResponse], _abc.AsyncIterator[_registry_pb2.WatchModelsResponse]]:
-        """Pushes the catalogue: the whole of it at first and after each change. Callers: gateway, operator.
-        Errors: UNAVAILABLE (stopping).
+        """Pushes the catalogue: the whole of it at first and after each change. Callers: scheduler, gateway,
+        operator. Errors: UNAVAILABLE (stopping).
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
