@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class FakeRegistry(rpc.RegistryServiceServicer, rpc.NodeJoinServiceServicer):
         self.beats: list[pb.HeartbeatStreamRequest] = []
         self.witnesses: list[accountant_pb.Witness] = []
         self.drain = False
+        self.interval_ms = 100
+        self._pushes: set[asyncio.Queue[pb.HeartbeatStreamResponse]] = set()
         self.acknowledge = asyncio.Event()
         self.acknowledge.set()
         self.port = 0
@@ -69,9 +71,33 @@ class FakeRegistry(rpc.RegistryServiceServicer, rpc.NodeJoinServiceServicer):
     async def HeartbeatStream(
         self, request_iterator: AsyncIterator[pb.HeartbeatStreamRequest], context: Context
     ) -> AsyncIterator[pb.HeartbeatStreamResponse]:
-        async for beat in request_iterator:
-            self.beats.append(beat)
-            yield pb.HeartbeatStreamResponse(next_heartbeat_ms=100, drain=self.drain)
+        queue: asyncio.Queue[pb.HeartbeatStreamResponse] = asyncio.Queue()
+        self._pushes.add(queue)
+
+        async def hear() -> None:
+            async for beat in request_iterator:
+                self.beats.append(beat)
+                queue.put_nowait(self._answer())
+
+        hearing = asyncio.create_task(hear())
+        try:
+            while not hearing.done() or not queue.empty():
+                waiting = asyncio.create_task(queue.get())
+                await asyncio.wait([hearing, waiting], return_when=asyncio.FIRST_COMPLETED)
+                if waiting.done():
+                    yield waiting.result()
+                waiting.cancel()
+        finally:
+            hearing.cancel()
+            self._pushes.discard(queue)
+
+    def _answer(self, *commands: pb.NodeCommand) -> pb.HeartbeatStreamResponse:
+        return pb.HeartbeatStreamResponse(next_heartbeat_ms=self.interval_ms, drain=self.drain, commands=commands)
+
+    def push(self, *commands: pb.NodeCommand) -> None:
+        """Tells the node now."""
+        for queue in self._pushes:
+            queue.put_nowait(self._answer(*commands))
 
     async def WitnessStream(
         self, request_iterator: AsyncIterator[pb.WitnessStreamRequest], context: Context
@@ -110,11 +136,17 @@ class FakeRegistry(rpc.RegistryServiceServicer, rpc.NodeJoinServiceServicer):
 
     async def status(self, status: pb.NodeStatus.ValueType, *, timeout_s: float = 15.0) -> pb.HeartbeatStreamRequest:
         """The next heartbeat from now on that says `status`."""
+        return await self.beat(lambda beat: beat.status == status, timeout_s=timeout_s)
+
+    async def beat(
+        self, wanted: Callable[[pb.HeartbeatStreamRequest], bool], *, timeout_s: float = 15.0
+    ) -> pb.HeartbeatStreamRequest:
+        """The next heartbeat from now on that is `wanted`."""
         seen = len(self.beats)
         async with asyncio.timeout(timeout_s):
             while True:
                 for beat in self.beats[seen:]:
-                    if beat.status == status:
+                    if wanted(beat):
                         return beat
                 seen = len(self.beats)
                 await asyncio.sleep(0.01)

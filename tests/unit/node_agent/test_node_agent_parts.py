@@ -15,10 +15,10 @@ from crosslogic_common.tls import Identity
 from crosslogic_node_agent.domain import Capacity, EngineAddress, EngineFacts, EngineLoad, EngineState, EngineStatus
 from crosslogic_node_agent.engine_api import EngineApi, EngineFailureError, parse_load
 from crosslogic_node_agent.engine_process import last_lines
-from crosslogic_node_agent.heartbeat import tokens_per_sec
 from crosslogic_node_agent.identity import Certificate, IdentityFiles, is_valid
 from crosslogic_node_agent.measure import Measurement
 from crosslogic_node_agent.node_life import NodeLife
+from crosslogic_node_agent.report import tokens_per_sec
 from crosslogic_node_agent.settings import NodeAgentSettings
 from crosslogic_node_agent.whole_answer import AnswerError, read_count
 from tests.fakes.test_ca import CertificateMaker

@@ -102,5 +102,36 @@ class EngineLoad:
     kv_cache_usage: float = 0.0
     prompt_tokens_total: int = 0
     generation_tokens_total: int = 0
+    prefix_queries_total: int = 0
+    """Prompt tokens that were looked for in the prefix cache."""
+    prefix_hits_total: int = 0
+    """Of them, those that it held."""
     read_at: float = field(default=0.0, compare=False)
     """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineState:
+    """The machine at one moment, as its drivers tell."""
+
+    gpu_type: str = ""
+    gpu_count: int = 0
+    driver_version: str = ""
+    gpu_utilization: float = 0.0
+    """Of the busiest one, 0 to 1."""
+    gpu_temperature_celsius: int = 0
+    """Of the hottest one."""
+    vram_used_bytes: int = 0
+    vram_total_bytes: int = 0
+    disk_free_bytes: int = 0
+    disk_total_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CallCounts:
+    """Calls that ended within some time; not those whose client left."""
+
+    calls: int = 0
+    failed: int = 0
+    first_byte_ms: int = 0
+    """The mean of those that answered."""

@@ -134,5 +134,7 @@ def parse_load(text: str, *, read_at: float) -> EngineLoad:
         kv_cache_usage=min(max(cache, 0.0), 1.0),
         prompt_tokens_total=int(sums.get("prompt_tokens_total", 0)),
         generation_tokens_total=int(sums.get("generation_tokens_total", 0)),
+        prefix_queries_total=int(sums.get("prefix_cache_queries_total", 0)),
+        prefix_hits_total=int(sums.get("prefix_cache_hits_total", 0)),
         read_at=read_at,
     )

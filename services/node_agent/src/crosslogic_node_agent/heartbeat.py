@@ -1,9 +1,8 @@
-"""What the registry is told of this node, for as long as the agent runs; and what it answers."""
+"""The stream to the registry for as long as the agent runs: what this node says, and what it is told."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc.aio
 
@@ -13,57 +12,53 @@ from crosslogic_common.batched import Backoff
 from crosslogic_common.errors import from_rpc_error
 from crosslogic_common.logs import get_logger
 from crosslogic_common.tls import Channels
-from crosslogic_node_agent.domain import EngineLoad, EngineStatus
-from crosslogic_node_agent.engine_api import EngineApi, EngineFailureError
+from crosslogic_node_agent.commands import Commands
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.node_life import NodeLife
+from crosslogic_node_agent.report import Report
 from crosslogic_node_agent.supervisor import Supervisor
 
-AGENT_VERSION = "0.1.0"
-MAX_REASON_BYTES = 512
 _LEAST_INTERVAL_S = 0.05
+_FIRST_INTERVAL_S = 5.0
 _CONNECT_S = 5.0
 _ANSWER_S = 15.0
 
 HeartbeatCall = grpc.aio.StreamStreamCall[pb.HeartbeatStreamRequest, pb.HeartbeatStreamResponse]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where this node is and what it serves, as its operator set it."""
-
-    address: str
-    region: str
-    model: str
-    gpu_type: str = ""
-    gpu_count: int = 0
-    vram_total_bytes: int = 0
-
-
 class Heartbeat:
-    """The heartbeat stream, opened again for ever; inference does not depend on it."""
+    """The heartbeat stream, opened again for ever; inference does not depend on it.
+
+    It is read all the time: an order is obeyed as soon as it comes. It is written when a heartbeat is due, and at once
+    when the node's life changed or a command has come to its end.
+    """
 
     def __init__(
         self,
         *,
-        place: Place,
+        report: Report,
         supervisor: Supervisor,
         life: NodeLife,
-        api: EngineApi,
+        commands: Commands,
+        on_tunnels: Callable[[Sequence[str]], None],
         channels: Channels,
         registry_target: str,
         metrics: AgentMetrics,
     ) -> None:
-        self._place = place
+        """`on_tunnels` is told the addresses of the gateways' tunnels; it must not block."""
+        self._report = report
         self._supervisor = supervisor
         self._life = life
-        self._api = api
+        self._commands = commands
+        self._on_tunnels = on_tunnels
         self._channels = channels
         self._target = registry_target
         self._metrics = metrics
-        self._load = EngineLoad()
         self._told_facts: pb.NodeFacts | None = None
-        self._call: HeartbeatCall | None = None
+        self._told_notice: pb.SpotNotice | None = None
+        self._interval_s = _FIRST_INTERVAL_S
+        self._retimed = asyncio.Event()
+        self._answered_at = 0.0
         self._log = get_logger(__name__)
 
     @contextlib.asynccontextmanager
@@ -80,15 +75,18 @@ class Heartbeat:
     async def _live(self) -> None:
         backoff = Backoff(base_s=0.1, cap_s=5.0)
         while True:
+            reason = "the registry ended the stream"
             try:
                 await self._live_once(backoff)
-                reason = "the registry ended the stream"
             except grpc.aio.AioRpcError as error:
                 coded = from_rpc_error(error)
                 reason = coded.private or coded.public
-            except (TimeoutError, asyncio.InvalidStateError, OSError) as error:
-                reason = str(error) or "no answer in time"
-            except Exception as error:  # noqa: BLE001  # the one loop that nothing may end
+            except TimeoutError:
+                reason = "no answer in time"
+            except asyncio.InvalidStateError as error:
+                # A write on a stream that has just ended.
+                reason = str(error)
+            except Exception as error:  # noqa: BLE001  # the node must not leave the fleet for an agent's bug
                 self._log.exception("heartbeat failed")
                 reason = repr(error)
             self._log.warning("registry not reached, inference goes on", reason=reason)
@@ -98,99 +96,104 @@ class Heartbeat:
         """One stream from its opening to its end. A cancel says goodbye first."""
         stub: rpc.RegistryServiceAsyncStub = rpc.RegistryServiceStub(self._channels.service("registry", self._target))
         call = stub.HeartbeatStream()
-        self._told_facts = None
+        self._told_facts = self._told_notice = None
+        reading: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
         try:
             await asyncio.wait_for(call.wait_for_connection(), _CONNECT_S)
-            while True:
+            reading = asyncio.create_task(self._read(call, backoff), name="heartbeat answers")
+            self._answered_at = loop.time()
+            told_drain = False
+            while not reading.done():
                 self._supervisor.changed.clear()
                 self._life.changed.clear()
-                await call.write(await self._beat())
-                answer = await asyncio.wait_for(call.read(), _ANSWER_S)
-                if not isinstance(answer, pb.HeartbeatStreamResponse):
-                    return
-                backoff.reset()
-                self._metrics.registry_connected.set(1)
-                self._life.drain_asked(answer.drain)
-                await self._pause(max(answer.next_heartbeat_ms / 1000, _LEAST_INTERVAL_S))
+                self._commands.changed.clear()
+                leaving, told_drain = self._life.draining and not told_drain, self._life.draining
+                await call.write(self._message(None if leaving else await self._load()))
+                await self._pause(reading)
+                if loop.time() - self._answered_at > max(_ANSWER_S, 3 * self._interval_s):
+                    raise TimeoutError
+            reading.result()
         except asyncio.CancelledError:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(self._say_goodbye(call), 1.0)
+                await asyncio.wait_for(self._say_goodbye(call, reading), 1.0)
             raise
         finally:
             self._metrics.registry_connected.set(0)
+            if reading is not None:
+                reading.cancel()
             call.cancel()
 
-    async def _say_goodbye(self, call: "HeartbeatCall") -> None:
-        await call.write(pb.HeartbeatStreamRequest(status=pb.NODE_STATUS_DEAD, status_reason="the agent was stopped"))
-        await call.read()
+    async def _read(self, call: "HeartbeatCall", backoff: Backoff) -> None:
+        """Takes answers and orders until the registry ends the stream. Raises what ended it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            answer = await call.read()
+            if not isinstance(answer, pb.HeartbeatStreamResponse):
+                return
+            backoff.reset()
+            self._answered_at = loop.time()
+            self._metrics.registry_connected.set(1)
+            interval_s = max(answer.next_heartbeat_ms / 1000, _LEAST_INTERVAL_S)
+            if interval_s != self._interval_s:
+                self._interval_s = interval_s
+                self._retimed.set()
+            self._life.drain_asked(answer.drain)
+            for command in answer.commands:
+                self._commands.take(command)
+            if answer.HasField("tunnels"):
+                self._on_tunnels(answer.tunnels.addresses)
 
-    async def _pause(self, interval_s: float) -> None:
-        """Until the next heartbeat is due, or there is news that must not wait."""
-        waits = [
-            asyncio.create_task(self._supervisor.changed.wait()),
-            asyncio.create_task(self._life.changed.wait()),
-        ]
+    async def _say_goodbye(self, call: "HeartbeatCall", reading: "asyncio.Task[None] | None") -> None:
+        await call.write(pb.HeartbeatStreamRequest(status=pb.NODE_STATUS_DEAD, status_reason=self._life.goodbye))
+        await call.done_writing()
+        if reading is not None:
+            await asyncio.wait([reading])
+
+    async def _pause(self, reading: "asyncio.Task[None]") -> None:
+        """Until the next heartbeat is due, the stream has ended, or there is news that must not wait."""
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        news = (self._supervisor.changed, self._life.changed, self._commands.changed)
+        waits = [asyncio.create_task(event.wait()) for event in news]
         try:
-            await asyncio.wait(waits, timeout=interval_s, return_when=asyncio.FIRST_COMPLETED)
+            while True:
+                self._retimed.clear()
+                retimed = asyncio.create_task(self._retimed.wait())
+                waits.append(retimed)
+                left_s = max(began_at + self._interval_s - loop.time(), 0.0)
+                await asyncio.wait([reading, *waits], timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if not retimed.done():
+                    return
         finally:
             for wait in waits:
                 wait.cancel()
 
-    async def _beat(self) -> pb.HeartbeatStreamRequest:
-        load = await self._load_now()
-        facts = self._facts()
-        status, reason = self._life.status(self._supervisor.state)
-        told = facts if facts != self._told_facts else None
-        self._told_facts = facts
-        text = reason.encode()[:MAX_REASON_BYTES].decode("utf-8", "ignore")
-        return pb.HeartbeatStreamRequest(facts=told, load=load, status=status, status_reason=text)
-
-    async def _load_now(self) -> pb.NodeLoad:
-        restarts = self._supervisor.state.restarts
-        if self._supervisor.state.status is not EngineStatus.READY:
-            return pb.NodeLoad(engine_restarts=restarts)
+    async def _load(self) -> pb.NodeLoad | None:
+        """The engine's load, unless the node's life changes first: that must not wait for a slow engine."""
+        loading = asyncio.create_task(self._report.load())
+        news = asyncio.create_task(self._life.changed.wait())
         try:
-            load = await self._api.load()
-        except EngineFailureError as error:
-            self._log.warning("engine's metrics not read", reason=str(error))
-            return pb.NodeLoad(engine_restarts=restarts)
-        before, self._load = self._load, load
-        return pb.NodeLoad(
-            running=load.running,
-            waiting=load.waiting,
-            kv_cache_usage=load.kv_cache_usage,
-            current_tokens_per_sec=tokens_per_sec(before, load),
-            prompt_tokens_total=load.prompt_tokens_total,
-            generation_tokens_total=load.generation_tokens_total,
-            engine_restarts=restarts,
+            await asyncio.wait([loading, news], return_when=asyncio.FIRST_COMPLETED)
+            return loading.result() if loading.done() else None
+        finally:
+            loading.cancel()
+            news.cancel()
+
+    def _message(self, load: pb.NodeLoad | None) -> pb.HeartbeatStreamRequest:
+        facts = self._report.facts()
+        notice = self._report.spot_notice()
+        status, reason = self._report.status()
+        message = pb.HeartbeatStreamRequest(
+            facts=facts if facts != self._told_facts else None,
+            load=load,
+            status=status,
+            status_reason=reason,
+            metrics=self._report.take_metrics(),
+            outcomes=self._commands.take_outcomes(),
         )
-
-    def _facts(self) -> pb.NodeFacts:
-        engine = self._supervisor.facts
-        capacity = self._supervisor.capacity
-        place = self._place
-        return pb.NodeFacts(
-            address=place.address,
-            region=place.region,
-            models=[place.model],
-            context_length=engine.context_length,
-            engine=engine.name,
-            engine_version=engine.version,
-            agent_version=AGENT_VERSION,
-            max_tokens_per_sec=capacity.max_tokens_per_sec,
-            prefill_tokens_per_sec=capacity.prefill_tokens_per_sec,
-            decode_tokens_per_sec=capacity.decode_tokens_per_sec,
-            gpu_type=place.gpu_type,
-            gpu_count=place.gpu_count,
-            vram_total_bytes=place.vram_total_bytes,
-            engine_paths=engine.paths,
-        )
-
-
-def tokens_per_sec(before: EngineLoad, now: EngineLoad) -> float:
-    """Tokens generated per second between two readings; 0 after a restart, when the counter begins anew."""
-    elapsed_s = now.read_at - before.read_at
-    tokens = now.generation_tokens_total - before.generation_tokens_total
-    if before.read_at == 0.0 or elapsed_s <= 0 or tokens <= 0:
-        return 0.0
-    return tokens / elapsed_s
+        if notice != self._told_notice:
+            # A notice that was withdrawn is told as one that says nothing.
+            message.spot_notice.CopyFrom(notice or pb.SpotNotice())
+        self._told_facts, self._told_notice = facts, notice
+        return message

@@ -8,23 +8,30 @@ from pathlib import Path
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic.node_agent.v1 import node_agent_pb2_grpc as rpc
+from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from crosslogic_common.clock import SystemClock
 from crosslogic_common.grpc_server import GrpcServer, read_settings, run_service
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
+from crosslogic_node_agent import nvml, spot_wiring
 from crosslogic_node_agent.assembly import AnswerTemplates
+from crosslogic_node_agent.commands import Carry, Commands, Done
+from crosslogic_node_agent.departure import Departure
 from crosslogic_node_agent.engine_api import EngineApi
 from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.engine_process import EngineCommand
 from crosslogic_node_agent.enrolment import Renewal, join
-from crosslogic_node_agent.heartbeat import Heartbeat, Place
+from crosslogic_node_agent.heartbeat import Heartbeat
 from crosslogic_node_agent.identity import IdentityFiles
+from crosslogic_node_agent.logs_command import LogCollector
+from crosslogic_node_agent.machine import LocalMachine
 from crosslogic_node_agent.measure import Measurement
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.node_life import NodeLife
 from crosslogic_node_agent.relay import Relay
+from crosslogic_node_agent.report import Place, Report
 from crosslogic_node_agent.servicer import NodeAgentServicer
 from crosslogic_node_agent.settings import NodeAgentSettings
 from crosslogic_node_agent.spool import Spool
@@ -36,8 +43,6 @@ RULES: dict[str, frozenset[str]] = {
     f"/{SERVICE}/Relay": frozenset({"service:gateway"}),
     f"/{SERVICE}/Infer": frozenset({"service:gateway", "service:operator"}),
 }
-ACCEPT_WHILE_STOPPING_S = 0.5
-"""The fleet hears of a drain within this; what was picked before that is still taken."""
 
 
 async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
@@ -66,11 +71,24 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(channels.close)
         renewal = Renewal(files=files, channels=channels, registry_target=settings.registry_target, clock=SystemClock())
         await stack.enter_async_context(renewal.running())
-        heartbeat = Heartbeat(
+        report = Report(
             place=_place(settings),
             supervisor=supervisor,
             life=life,
             api=api,
+            machine=LocalMachine(gpus=await asyncio.to_thread(nvml.open_gpus), disk=settings.state_dir),
+            metrics=agent_metrics,
+            metrics_every_s=settings.metrics_every_s,
+        )
+        await stack.enter_async_context(report.running())
+        commands = Commands(_carriers(settings, renewal))
+        await stack.enter_async_context(commands.running())
+        heartbeat = Heartbeat(
+            report=report,
+            supervisor=supervisor,
+            life=life,
+            commands=commands,
+            on_tunnels=lambda _addresses: None,
             channels=channels,
             registry_target=settings.registry_target,
             metrics=agent_metrics,
@@ -103,10 +121,13 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         servicer = NodeAgentServicer(relay=relay, stopping=stopping)
         server.add(pb, SERVICE, lambda target: rpc.add_NodeAgentServiceServicer_to_server(servicer, target))
         await stack.enter_async_context(server.serving())
-        await stop.wait()
-        life.stop()
-        await relay.drain(settings.shutdown_grace_s, min(ACCEPT_WHILE_STOPPING_S, settings.shutdown_grace_s))
+        spot = spot_wiring.watch(settings, SystemClock(), life)
+        await stack.enter_async_context(spot.running())
+        await Departure(life=life, relay=relay, clock=SystemClock(), handover_s=settings.spot_handover_s).wait(
+            stop, grace_s=settings.shutdown_grace_s
+        )
         await outbox.flush(2.0)
+        await spot.acknowledge()
 
 
 def _supervisor(
@@ -140,6 +161,20 @@ def _supervisor(
     )
 
 
+def _carriers(settings: NodeAgentSettings, renewal: Renewal) -> dict[str, Carry]:
+    """What the registry may tell this agent to do."""
+    logs = LogCollector(
+        {registry_pb.LOG_SOURCE_ENGINE: settings.engine_log_file or settings.state_dir / "engine.log"}
+        | ({registry_pb.LOG_SOURCE_AGENT: settings.log_file} if settings.log_file else {})
+    )
+
+    async def reload_certificate(_command: registry_pb.NodeCommand) -> Done:
+        renewed = await renewal.renew()
+        return Done(f"renewed until {renewed.not_after.isoformat()}")
+
+    return {"collect_logs": logs.carry, "reload_certificate": reload_certificate}
+
+
 def _mark(file: Path) -> str:
     """What marks this agent's engines, from one start of the agent to the next."""
     if not file.exists():
@@ -155,6 +190,11 @@ def _place(settings: NodeAgentSettings) -> Place:
         gpu_type=settings.gpu_type,
         gpu_count=settings.gpu_count,
         vram_total_bytes=settings.vram_total_bytes,
+        cloud=settings.cloud,
+        zone=settings.zone,
+        instance_type=settings.instance_type,
+        spot=settings.spot,
+        hourly_price_picodollars=settings.hourly_price_picodollars,
     )
 
 

@@ -3,7 +3,7 @@
 from prometheus_client import Counter, Gauge, Histogram
 
 from crosslogic_common.metrics import Metrics
-from crosslogic_node_agent.domain import Ending, TokenCount
+from crosslogic_node_agent.domain import CallCounts, Ending, TokenCount
 
 _BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -39,8 +39,25 @@ class AgentMetrics:
             "crosslogic_node_registry_connected", "1 while the heartbeat stream is open.", registry=registry
         )
 
-    def ended(self, ending: Ending, count: TokenCount, duration_s: float) -> None:
-        """A call ended."""
+        self._lately = [0, 0, 0]
+        self._first_bytes_s = 0.0
+
+    def take_calls(self) -> CallCounts:
+        """The calls that ended since the last look."""
+        calls, failed, answered = self._lately
+        mean_s = self._first_bytes_s / answered if answered else 0.0
+        self._lately, self._first_bytes_s = [0, 0, 0], 0.0
+        return CallCounts(calls, failed, round(mean_s * 1000))
+
+    def ended(self, ending: Ending, count: TokenCount, duration_s: float, first_byte_s: float | None) -> None:
+        """A call ended; `first_byte_s` after its start the engine's first byte came, if one did."""
+        if ending is not Ending.CLIENT_DISCONNECTED:
+            lately = self._lately
+            lately[0] += 1
+            lately[1] += ending is not Ending.SUCCEEDED
+            if first_byte_s is not None:
+                lately[2] += 1
+                self._first_bytes_s += first_byte_s
         self._calls.labels(ending).inc()
         self._seconds.observe(duration_s)
         if count.prompt_tokens:

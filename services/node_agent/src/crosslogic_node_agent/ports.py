@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from crosslogic_node_agent.domain import Ending, TokenCount
+from crosslogic_node_agent.domain import Ending, MachineState, TokenCount
 
 
 class Witnesses(Protocol):
@@ -17,3 +17,10 @@ class ModelNames(Protocol):
 
     def engine_model(self, model: str) -> str | None:
         """The engine's own name of a model of the catalogue; None: it is not served here."""
+
+
+class Machine(Protocol):
+    """The machine under the engine."""
+
+    def look(self) -> MachineState:
+        """How it is now. May take a while; is called in a thread."""

@@ -80,7 +80,7 @@ class Relay:
         """A call ended: its count goes to the witness spool."""
         self._running.discard(call)
         duration_s = asyncio.get_running_loop().time() - call.started_at
-        self._metrics.ended(ending, count, duration_s)
+        self._metrics.ended(ending, count, duration_s, call.first_byte_s)
         if call.sealed_context:
             self._witnesses.record(call.sealed_context, count, ending, round(duration_s * 1e6))
 
@@ -99,4 +99,5 @@ class Relay:
             await asyncio.sleep(0.02)
         self._refusing = True
         for call in list(self._running):
-            call.abandon(CodedError(ErrorCode.UNAVAILABLE, private="the agent stops"))
+            # The node is well but goes: a gateway takes the call up elsewhere from what it has relayed.
+            call.abandon(CodedError(ErrorCode.NODE_DRAINING, private="the node leaves"))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,6 +11,7 @@ from crosslogic_common.settings import (
     Secret,
     Settings,
     address,
+    boolean,
     existing_file,
     integer,
     json_strings,
@@ -18,6 +20,7 @@ from crosslogic_common.settings import (
     optional_address,
     secret_setting,
     setting,
+    words,
 )
 from crosslogic_node_agent.domain import EngineAddress
 
@@ -45,6 +48,29 @@ def directory(text: str) -> Path:
 def optional_path(text: str) -> Path | None:
     """A path or nothing."""
     return Path(text) if text else None
+
+
+SPOT_SOURCES = ("aws", "gcp", "azure", "file", "signal")
+
+
+def spot_sources(text: str) -> tuple[str, ...]:
+    """Names of sources of spot notices, between commas."""
+    named = words(text)
+    unknown = [name for name in named if name not in SPOT_SOURCES]
+    if unknown:
+        raise ValueError(f"must be of {', '.join(SPOT_SOURCES)}, not {unknown[0]!r}")
+    return tuple(named)
+
+
+def price(text: str) -> int:
+    """Dollars with at most 12 decimals, as pico-dollars."""
+    try:
+        picodollars = Decimal(text).scaleb(12)
+    except InvalidOperation:
+        raise ValueError(f"must be dollars, not {text!r}") from None
+    if not picodollars.is_finite() or picodollars != int(picodollars) or not 0 <= picodollars < 2**60:
+        raise ValueError("must be 0 to 1,000,000 dollars with at most 12 decimals")
+    return int(picodollars)
 
 
 def filled(text: str) -> str:
@@ -162,5 +188,54 @@ class NodeAgentSettings(Settings):
         "CROSSLOGIC_VRAM_TOTAL_BYTES",
         default="0",
         parse=integer(0, 2**50),
-        doc="memory of all accelerators together, in bytes",
+        doc="memory of all accelerators together, in bytes; 0: as the driver says",
+    )
+    cloud: str = setting(
+        "CROSSLOGIC_CLOUD", default="", doc="where the machine is from: aws, gcp, azure, on_prem, ...; empty: not told"
+    )
+    zone: str = setting("CROSSLOGIC_ZONE", default="", doc="the cloud's zone; empty: not told")
+    instance_type: str = setting(
+        "CROSSLOGIC_INSTANCE_TYPE", default="", doc="the cloud's name of the kind of machine; empty: not told"
+    )
+    spot: bool = setting(
+        "CROSSLOGIC_SPOT", default="0", parse=boolean, doc="1: the cloud may take the machine back with little warning"
+    )
+    hourly_price_picodollars: int = setting(
+        "CROSSLOGIC_HOURLY_PRICE_USD", default="0", parse=price, doc="what the machine costs an hour, in dollars"
+    )
+    spot_sources: tuple[str, ...] = setting(
+        "CROSSLOGIC_SPOT_SOURCES",
+        default="",
+        parse=spot_sources,
+        doc="where notices of the machine's end come from, between commas: aws, gcp, azure (their metadata services), "
+        "file, signal (SIGUSR1); empty: none",
+    )
+    spot_metadata_url: str = setting(
+        "CROSSLOGIC_SPOT_METADATA_URL",
+        default="",
+        doc="http://host:port of the metadata service; empty: the cloud's own",
+    )
+    spot_file: Path | None = setting(
+        "CROSSLOGIC_SPOT_FILE",
+        default="",
+        parse=optional_path,
+        doc="the file whose existence is a notice; empty: spot-notice in STATE_DIR",
+    )
+    spot_handover_s: float = setting(
+        "CROSSLOGIC_SPOT_HANDOVER_S",
+        default="5",
+        parse=number(0, 600),
+        doc="seconds before the machine's end at which what still runs is handed over to other nodes",
+    )
+    log_file: Path | None = setting(
+        "CROSSLOGIC_LOG_FILE",
+        default="",
+        parse=optional_path,
+        doc="where this agent's own output is kept (by systemd, say), for operators who ask for it; empty: nowhere",
+    )
+    metrics_every_s: float = setting(
+        "CROSSLOGIC_NODE_METRICS_S",
+        default="15",
+        parse=number(0.1, 3600),
+        doc="seconds between two looks at accelerators, disk and what calls came to",
     )

@@ -63,6 +63,8 @@ class Supervisor:
         self.state = EngineState(EngineStatus.STARTING, "the engine is starting")
         self.facts = EngineFacts()
         self.capacity = Capacity()
+        self.oom_count = 0
+        """How often an engine died of a lack of memory."""
         self.changed = asyncio.Event()
 
     def engine_model(self, model: str) -> str | None:
@@ -107,6 +109,7 @@ class Supervisor:
             if loop.time() - started_at > STEADY_S:
                 self._backoff.reset()
             self._on_restart()
+            self.oom_count += ran_out_of_memory(reason)
             delay_s = self._backoff.next_s()
             self._log.error("engine ended", reason=reason, restart_in_s=round(delay_s, 2))
             self._set(EngineStatus.DOWN, f"engine died: {reason}", restarted=True)
@@ -214,3 +217,9 @@ class Supervisor:
         if state != self.state:
             self.state = state
             self.changed.set()
+
+
+def ran_out_of_memory(reason: str) -> bool:
+    """Whether an engine's last words tell of memory, the accelerator's or the machine's."""
+    said = reason.lower()
+    return "out of memory" in said or "outofmemory" in said

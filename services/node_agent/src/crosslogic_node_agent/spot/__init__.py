@@ -1,0 +1,1 @@
+"""How a machine learns that its cloud takes it back."""
