@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.regions import default_regions
-from crosslogic_scheduler.domain import NodeState, Question
+from crosslogic_scheduler.domain import NodeState
 from crosslogic_scheduler.fleet import FleetView
+from tests.fakes.scheduler_questions import Asked
 
 MODELS = ("llama", "qwen", "mistral")
 REGIONS = ("us-east", "eu-west")
@@ -59,7 +60,7 @@ def new_view() -> FleetView:
 
 
 def pick(view: FleetView, model: str, org_id: str, region: str, excluded: Collection[str]) -> NodeState:
-    return view.pick(Question(model, org_id, region, excluded)).node
+    return view.pick(Asked(model, org_id, region, excluded))[0]
 
 
 def view_of(*nodes: pb.Node) -> FleetView:

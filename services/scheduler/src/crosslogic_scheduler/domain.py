@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Protocol
 
 
 class Strategy(enum.Enum):
@@ -65,29 +65,45 @@ class NodeState:
         return Tier.SPARED if self.ejected or self.at_risk else Tier.SOUND
 
 
-@dataclass(slots=True)
-class Question:
-    """A request that needs a node."""
+class Question(Protocol):
+    """A request that needs a node. Named as in the contract: scheduler.v1.PickRequest is one as it comes."""
 
-    model: str
-    org_id: str = ""
-    region: str = ""
-    """Empty: anywhere."""
-    excluded: Collection[str] = ()
-    """Nodes that already failed it."""
-    session_key: int = 0
-    """0: of no session."""
-    prefix_hashes: Sequence[int] = ()
-    client_key: int = 0
-    """0: the organisation stands for its client."""
-    residency_pinned: bool = False
-    reserved: bool = False
-    estimated_tokens: int = 0
+    @property
+    def model(self) -> str:
+        """Catalogue name."""
+
+    @property
+    def org_id(self) -> str:
+        """Empty: nobody's."""
+
+    @property
+    def region(self) -> str:
+        """Empty: anywhere."""
+
+    @property
+    def excluded_node_ids(self) -> Collection[str]:
+        """Nodes that already failed it."""
+
+    @property
+    def session_key(self) -> int:
+        """0: of no session."""
+
+    @property
+    def prefix_hashes(self) -> Sequence[int]:
+        """Of the prompt's beginnings, shortest first. Empty: not known."""
+
+    @property
+    def client_key(self) -> int:
+        """0: the organisation stands for its client."""
+
+    @property
+    def residency_pinned(self) -> bool:
+        """It never leaves its region."""
+
+    @property
+    def reserved(self) -> bool:
+        """It is within capacity that its organisation has reserved."""
 
 
-class Picked(NamedTuple):
-    """Where a request goes."""
-
-    node: NodeState
-    region_failover: bool
-    """Its own region is down."""
+Picked = tuple[NodeState, bool]
+"""Where a request goes, and whether that is in another region because its own is down."""

@@ -74,7 +74,7 @@ class Ejections:
             _, node_id = heapq.heappop(self._out)
             self._open_half(node_id)
         candidates = self._half_open.get(question.model)
-        if not candidates or question.excluded:
+        if not candidates or question.excluded_node_ids:
             return None
         for node in candidates.values():
             if node.reachable and node.org_id in (ANYBODY, question.org_id) and region in (ANYWHERE, node.region):

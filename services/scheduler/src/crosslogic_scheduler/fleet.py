@@ -49,6 +49,7 @@ class FleetView:
         self._draw = draw
         self._now = now
         self._regions = regions
+        self._codes = regions.codes
         self._events = events or ViewEvents()
         self._shares = Shares(share=failover_share)
         self._deployments = Deployments(code_of=regions.code)
@@ -118,7 +119,7 @@ class FleetView:
         """
         if not self.known:
             raise CodedError(ErrorCode.UNAVAILABLE, private="the fleet is not known yet")
-        region = self._regions.code(question.region)
+        region = self._codes.get(question.region, question.region)
         node = self._ejections.trial(question, region) if len(self._ejections) else None
         region_failover = False
         if node is None:
@@ -132,9 +133,10 @@ class FleetView:
             raise CodedError(ErrorCode.NO_CAPACITY, retry_after_s=NO_CAPACITY_RETRY_S)
         node.load += node.step
         node.connections += 1
-        if question.prefix_hashes:
-            self._prefixes.note(question.prefix_hashes, node.id)
-        return Picked(node, region_failover)
+        hashes = question.prefix_hashes
+        if hashes:
+            self._prefixes.note(hashes, node.id)
+        return node, region_failover
 
     def _at_home(self, question: Question, region: str) -> NodeState | None:
         """A reachable node of the region."""
@@ -166,7 +168,7 @@ class FleetView:
                     sound = self._index.pool(Tier.SOUND, place)
                     if sound is not None and len(sound.nodes) >= len(pool.nodes):
                         continue
-                node = policy.pick_one(pool, question.excluded, self._draw)
+                node = policy.pick_one(pool, question.excluded_node_ids, self._draw)
                 if node is not None and not node.ejected and node.load + node.step < best.load + best.step:
                     best = node
         return best
@@ -186,14 +188,14 @@ class FleetView:
         ):
             return None
         now = self._now()
-        if not question.excluded:
+        if not question.excluded_node_ids:
             self._shares.offer(region, now)
         client_key = question.client_key or key_of_org(question.org_id)
         target = next_region(client_key, row.fallback, self._shares.share)
         if target is None:
             return None
         node = self._from_tier(Tier.SOUND, question, target)
-        if node is None or not (question.excluded or self._shares.take(region, target, now)):
+        if node is None or not (question.excluded_node_ids or self._shares.take(region, target, now)):
             return None
         self._events.failed_over(region)
         return node

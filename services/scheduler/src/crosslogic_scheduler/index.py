@@ -24,11 +24,11 @@ class NodeIndex:
     def __init__(self, *, strategy_of: Callable[[str, str], Strategy] = _least_load) -> None:
         """`strategy_of` tells the strategy of a model in a region (empty: anywhere)."""
         self._strategy_of = strategy_of
-        self._tiers: dict[Tier, dict[Place, Pool]] = {tier: {} for tier in Tier}
+        self._tiers: list[dict[Place, Pool]] = [{} for _ in Tier]
 
     def __len__(self) -> int:
         """Pools."""
-        return sum(len(pools) for pools in self._tiers.values())
+        return sum(len(pools) for pools in self._tiers)
 
     @property
     def has_reserves(self) -> bool:
@@ -74,7 +74,7 @@ class NodeIndex:
 
     def refresh_strategies(self) -> None:
         """Asks for every pool's strategy anew."""
-        for pools in self._tiers.values():
+        for pools in self._tiers:
             for (model, region, _), pool in pools.items():
                 pool.strategy = self._strategy_of(model, region)
 

@@ -11,7 +11,7 @@ from crosslogic.scheduler.v1 import scheduler_pb2_grpc as rpc
 from crosslogic_common.batched import serve_batches
 from crosslogic_common.errors import CodedError, ErrorCode, to_call_error
 from crosslogic_common.outliers import Seen
-from crosslogic_scheduler.domain import Picked, Question
+from crosslogic_scheduler.domain import Picked
 from crosslogic_scheduler.fleet import FleetView
 from crosslogic_scheduler.metrics import SchedulerMetrics
 
@@ -33,9 +33,9 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         (answer,) = self._pick_all((request,))
         if isinstance(answer, CodedError):
             raise answer
-        node = answer.node
+        node, region_failover = answer
         return pb.PickResponse(
-            node_id=node.id, address=node.address, region=node.region, region_failover=answer.region_failover
+            node_id=node.id, address=node.address, region=node.region, region_failover=region_failover
         )
 
     async def PickStream(  # type: ignore[override]  # it writes by itself and yields nothing
@@ -77,26 +77,11 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         model = request.model
         if not model:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, "`model` must not be empty.", param="model")
-        excluded = request.excluded_node_ids
-        if len(excluded) > MAX_EXCLUDED:
+        if len(request.excluded_node_ids) > MAX_EXCLUDED:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_EXCLUDED} nodes can be excluded.")
-        prefix_hashes = request.prefix_hashes
-        if len(prefix_hashes) > MAX_PREFIX_HASHES:
+        if len(request.prefix_hashes) > MAX_PREFIX_HASHES:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_PREFIX_HASHES} hashes of the prompt.")
-        return self._view.pick(
-            Question(
-                model,
-                request.org_id,
-                request.region,
-                excluded,
-                request.session_key,
-                prefix_hashes,
-                request.client_key,
-                request.residency_pinned,
-                request.reserved,
-                request.estimated_tokens,
-            )
-        )
+        return self._view.pick(request)
 
 
 def _encode(answers: Sequence[tuple[int, Picked | CodedError]]) -> pb.PickStreamResponse:
@@ -108,10 +93,10 @@ def _encode(answers: Sequence[tuple[int, Picked | CodedError]]) -> pb.PickStream
         else:
             # Three fields set one by one cost less than half of copying a prepared message (measured).
             response = add(id=call_id).response
-            node = answer.node
+            node, region_failover = answer
             response.node_id = node.id
             response.address = node.address
             response.region = node.region
-            if answer.region_failover:
+            if region_failover:
                 response.region_failover = True
     return message

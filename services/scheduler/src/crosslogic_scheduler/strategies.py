@@ -24,17 +24,17 @@ Better = Callable[[NodeState, NodeState], bool]
 def choose(pool: Pool, question: Question, draw: Draw, prefixes: PrefixIndex) -> NodeState | None:
     """A node of `pool` for a request. None: all failed it before."""
     if question.session_key:
-        return for_session(pool, question.session_key, question.excluded)
+        return for_session(pool, question.session_key, question.excluded_node_ids)
     strategy = pool.strategy
     if strategy is Strategy.LEAST_LOAD:
-        return pick_one(pool, question.excluded, draw)
+        return pick_one(pool, question.excluded_node_ids, draw)
     if strategy is Strategy.PREFIX_AFFINITY:
-        return by_prefix(pool, question.prefix_hashes, question.excluded, draw, prefixes)
+        return by_prefix(pool, question.prefix_hashes, question.excluded_node_ids, draw, prefixes)
     if strategy is Strategy.ROUND_ROBIN:
-        return in_turn(pool, question.excluded)
+        return in_turn(pool, question.excluded_node_ids)
     if strategy is Strategy.LEAST_CONNECTIONS:
-        return _least(pool, question.excluded, draw, _fewer_connections)
-    return _least(pool, question.excluded, draw, _sooner_answered)
+        return _least(pool, question.excluded_node_ids, draw, _fewer_connections)
+    return _least(pool, question.excluded_node_ids, draw, _sooner_answered)
 
 
 def for_session(pool: Pool, key: int, excluded: Collection[str]) -> NodeState | None:

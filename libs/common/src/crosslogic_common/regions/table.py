@@ -84,6 +84,11 @@ class RegionTable:
             if code not in self.regions:
                 raise RegionError(f"the fallback of `{region.code}` names `{code}`, which is no region's code")
 
+    @property
+    def codes(self) -> Mapping[str, str]:
+        """Every name of every region with its code."""
+        return self._codes
+
     def code(self, name: str) -> str:
         """The code of the region that `name` means: a code, an alias or a cloud's name. Unknown names stay as they are.
 
