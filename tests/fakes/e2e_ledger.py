@@ -1,7 +1,7 @@
 """What the ledger holds, as an operator sees it through the admin API and as the database has it."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,15 @@ class Ledger:
         """Nodes' counts that were not looked at yet."""
         with psycopg.connect(self._suite.database_url, connect_timeout=5) as connection:
             row = connection.execute("SELECT count(*) FROM ledger.witnesses").fetchone()
+        return int(row[0]) if row is not None else 0
+
+    def failed_over(self, request_ids: Iterable[str]) -> int:
+        """How many of these another node than the first ended."""
+        with psycopg.connect(self._suite.database_url, connect_timeout=5) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM ledger.usage_records WHERE failed_over AND request_id = ANY(%s::uuid[])",
+                (list(request_ids),),
+            ).fetchone()
         return int(row[0]) if row is not None else 0
 
     def holding(self, request_ids: Collection[str], *, timeout_s: float = 30.0) -> dict[str, Entry]:
