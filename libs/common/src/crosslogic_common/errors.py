@@ -40,6 +40,8 @@ class ErrorCode(StrEnum):
     REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
     NOT_SUPPORTED = "NOT_SUPPORTED"
     RATE_LIMITED = "RATE_LIMITED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    BUDGET_EXCEEDED = "BUDGET_EXCEEDED"
     OVERLOADED = "OVERLOADED"
     NO_CAPACITY = "NO_CAPACITY"
     ENGINE_ERROR = "ENGINE_ERROR"
@@ -135,6 +137,20 @@ CATALOGUE: Mapping[ErrorCode, ErrorRow] = MappingProxyType(
         ),
         ErrorCode.RATE_LIMITED: ErrorRow(
             _S.RESOURCE_EXHAUSTED, 429, "rate_limit_error", "rate_limit_exceeded", "Too many requests: slow down."
+        ),
+        ErrorCode.QUOTA_EXCEEDED: ErrorRow(
+            _S.RESOURCE_EXHAUSTED,
+            403,
+            "insufficient_quota",
+            "quota_exceeded",
+            "The quota is used up: wait until it is free again, or ask for a larger one.",
+        ),
+        ErrorCode.BUDGET_EXCEEDED: ErrorRow(
+            _S.RESOURCE_EXHAUSTED,
+            402,
+            "insufficient_quota",
+            "budget_exceeded",
+            "The budget does not cover this request: raise it, or wait until it starts anew.",
         ),
         ErrorCode.OVERLOADED: ErrorRow(
             _S.RESOURCE_EXHAUSTED,

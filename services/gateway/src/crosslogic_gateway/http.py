@@ -1,5 +1,6 @@
 """What every HTTP answer of the gateway has: headers, error bodies, the request's id."""
 
+import math
 import re
 
 from aiohttp import HttpVersion11, web
@@ -16,8 +17,14 @@ SHOWN_REQUEST_ID = web.RequestKey("shown_request_id", str)
 RECEIVED_AT = web.RequestKey("received_at", float)
 """The event loop's time at which the request's head was complete, in seconds."""
 
+STREAM = web.RequestKey("stream", web.StreamResponse)
+"""The answer whose head was sent already; not there before."""
+
 CORS_ORIGIN = web.RequestKey("cors_origin", str)
 """The allowed origin of a browser's request."""
+
+RATE_LIMITS = web.RequestKey("rate_limits", str)
+"""What is left of the caller's limits: whole header lines, each with its line end."""
 
 SECURITY_HEADERS: tuple[tuple[str, str], ...] = (
     ("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),
@@ -30,6 +37,9 @@ SECURITY_HEADERS: tuple[tuple[str, str], ...] = (
 )
 _SECURITY_LINES = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS)
 
+_EXPOSED_HEADERS = "X-Request-ID, X-CrossLogic-Request-ID, Retry-After, " + ", ".join(
+    f"x-ratelimit-{what}-{counted}" for what in ("limit", "remaining", "reset") for counted in ("requests", "tokens")
+)
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]{1,200}", re.ASCII)
 _SOUND_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 
@@ -45,10 +55,13 @@ def answer_headers(request: web.Request, content_type: str) -> CIMultiDict[str]:
     headers["Content-Type"] = content_type
     headers["X-Request-ID"] = request[SHOWN_REQUEST_ID]
     headers["X-CrossLogic-Request-ID"] = request[REQUEST_ID]
+    for line in request.get(RATE_LIMITS, "").splitlines():
+        name, _, value = line.partition(": ")
+        headers[name] = value
     origin = request.get(CORS_ORIGIN)
     if origin is not None:
         headers["Access-Control-Allow-Origin"] = origin
-        headers["Access-Control-Expose-Headers"] = "X-Request-ID, X-CrossLogic-Request-ID, Retry-After"
+        headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
         headers["Vary"] = "Origin"
     return headers
 
@@ -75,6 +88,7 @@ class WholeResponse(web.StreamResponse):
         head = (
             f"HTTP/1.1 {self.status} {self.reason}\r\n{_SECURITY_LINES}Content-Type: {self._content_type_line}\r\n"
             f"X-Request-ID: {request[SHOWN_REQUEST_ID]}\r\nX-CrossLogic-Request-ID: {request[REQUEST_ID]}\r\n"
+            f"{request.get(RATE_LIMITS, '')}"
             f"Content-Length: {len(self._bytes)}\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
         )
         transport.write(head.encode("latin-1") + self._bytes)
@@ -100,7 +114,9 @@ def error_response(request: web.Request, error: CodedError) -> web.Response:
     # OpenAI's clients obey this before their own table of statuses.
     headers["x-should-retry"] = "true" if CATALOGUE[error.code].retryable else "false"
     if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        # Exact where Retry-After is rounded up; OpenAI's clients read this one first.
+        headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
     return web.Response(
         status=http_status(error), body=to_openai_body(error, request[SHOWN_REQUEST_ID]), headers=headers
     )

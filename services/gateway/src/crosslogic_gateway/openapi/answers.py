@@ -7,7 +7,8 @@ from crosslogic_gateway.idempotency.domain import IDEMPOTENCY_HEADER, MAX_KEY_CH
 _MEANINGS = {
     400: "The request is not valid; `param` names the field.",
     401: "The credentials are missing or wrong.",
-    403: "The account is suspended, or the key may not do this.",
+    402: "The budget does not cover the request.",
+    403: "The account is suspended, the quota is used up, or the key may not do this.",
     404: "There is no such thing.",
     408: "The request did not arrive in time.",
     409: "It exists already, its state does not allow this, or the `Idempotency-Key` stands for another request.",

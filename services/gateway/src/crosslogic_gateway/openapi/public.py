@@ -12,7 +12,7 @@ from crosslogic_gateway.openapi.inference_schemas import INFERENCE_SCHEMAS
 
 Json = dict[str, Any]
 
-_INFERENCE_ERRORS = (400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 502, 503, 504)
+_INFERENCE_ERRORS = (400, 401, 402, 403, 404, 408, 409, 413, 415, 429, 500, 502, 503, 504)
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 
 
