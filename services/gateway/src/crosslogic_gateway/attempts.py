@@ -27,7 +27,7 @@ from crosslogic_gateway.failover import (
     refused,
     unreached,
 )
-from crosslogic_gateway.http import RECEIVED_AT, REQUEST_ID, SHOWN_REQUEST_ID, answer_headers, whole_response
+from crosslogic_gateway.http import RECEIVED_AT, REQUEST_ID, SHOWN_REQUEST_ID, STREAM, answer_headers, whole_response
 from crosslogic_gateway.jobs import Api, Attempt, Job, Run
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.prices import Prices, Rate
@@ -249,6 +249,7 @@ class Attempts:
         if transport is None:
             raise asyncio.CancelledError
         await response.prepare(request)
+        request[STREAM] = response
         run.http_status = head.status
         while True:
             answer = attempt.answer

@@ -12,6 +12,7 @@ from crosslogic_gateway.body import check_against_model, parse_body
 from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Principal
 from crosslogic_gateway.keys import KeyCache
+from crosslogic_gateway.running import Running, end_cut
 from crosslogic_gateway.usage_outbox import UsageOutbox
 
 APIS: tuple[Api, ...] = (
@@ -27,13 +28,21 @@ class Inference:
     """Serves the inference APIs."""
 
     def __init__(
-        self, *, keys: KeyCache, catalogue: Catalogue, attempts: Attempts, usage: UsageOutbox, body_timeout_s: float
+        self,
+        *,
+        keys: KeyCache,
+        catalogue: Catalogue,
+        attempts: Attempts,
+        usage: UsageOutbox,
+        running: Running,
+        body_timeout_s: float,
     ) -> None:
         """`body_timeout_s` is how long a client may take to send its body once the head is there."""
         self._keys = keys
         self._catalogue = catalogue
         self._attempts = attempts
         self._usage = usage
+        self._running = running
         self._body_timeout_s = body_timeout_s
 
     async def principal(self, request: web.Request) -> Principal:
@@ -46,6 +55,19 @@ class Inference:
         if self._usage.full:
             raise CodedError(ErrorCode.OVERLOADED, private="the usage outbox is full", retry_after_s=5.0)
         principal = await self.principal(request)
+        task = self._running.begin(principal)
+        try:
+            return await self._serve(request, api, principal)
+        except asyncio.CancelledError:
+            if not self._running.was_cut(task):
+                raise
+            task.uncancel()
+            return await end_cut(request)
+        finally:
+            self._running.end(task)
+
+    async def _serve(self, request: web.Request, api: Api, principal: Principal) -> web.StreamResponse:
+        """Answers a request of somebody who is known."""
         raw = await self._body(request)
         body = parse_body(api.engine_api, raw)
         model = self._catalogue.require(body.model, principal)

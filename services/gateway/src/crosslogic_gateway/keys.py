@@ -12,6 +12,9 @@ from crosslogic_common.logs import get_logger
 from crosslogic_gateway.domain import Principal
 from crosslogic_gateway.ports import PrincipalSource
 
+_REMEMBERED = frozenset({ErrorCode.TENANT_SUSPENDED, ErrorCode.PERMISSION_DENIED})
+"""Refusals of keys that exist: they are lifted one day, and then at once."""
+
 _KEY_FORM = re.compile(r"clsk_(?:live|test)_[0-9a-f]{32}", re.ASCII)
 
 STALE_RETRY_S = 5.0
@@ -21,9 +24,11 @@ STALE_RETRY_S = 5.0
 @dataclass(slots=True)
 class _Entry:
     principal: Principal | None
-    """None: the key is no key."""
+    """None: the key is refused."""
     fresh_until: float
     usable_until: float
+    refusal: ErrorCode = ErrorCode.INVALID_API_KEY
+    """Where there is no principal."""
 
 
 class KeyCache:
@@ -38,12 +43,14 @@ class KeyCache:
         fresh_s: float = 60.0,
         usable_s: float = 600.0,
         refused_s: float = 2.0,
+        suspended_s: float = 0.5,
         max_entries: int = 100_000,
     ) -> None:
         """`shared` is the cache in Redis, which may fail at any time; `identity` is the truth.
 
         An answer is used for `fresh_s`; while identity is away, up to `usable_s`. A refusal is remembered for
-        `refused_s`, so that a client in a retry loop costs identity little.
+        `refused_s`, and that of a suspended tenant for `suspended_s`, so that a client in a retry loop costs identity
+        little.
         """
         self._shared = shared
         self._identity = identity
@@ -51,6 +58,7 @@ class KeyCache:
         self._fresh_s = fresh_s
         self._usable_s = usable_s
         self._refused_s = refused_s
+        self._suspended_s = suspended_s
         self._max_entries = max_entries
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._resolving: dict[bytes, asyncio.Task[Principal]] = {}
@@ -77,7 +85,7 @@ class KeyCache:
         entry = self._entries.get(digest)
         if entry is not None and entry.fresh_until > self._clock.monotonic():
             if entry.principal is None:
-                raise CodedError(ErrorCode.INVALID_API_KEY)
+                raise CodedError(entry.refusal)
             return self._checked(entry.principal)
         task = self._resolving.get(digest)
         if task is None:
@@ -91,8 +99,8 @@ class KeyCache:
         self._generation += 1
         self._entries.clear()
 
-    def forget(self, *, org_id: str = "", environment_id: str = "", api_key_id: str = "") -> None:
-        """Every key of the organisation, of the environment, or the key itself is in doubt."""
+    def forget(self, *, org_id: str = "", environment_id: str = "", api_key_id: str = "", plan: str = "") -> None:
+        """Every key of the organisation, of the environment or on the plan, or the key itself is in doubt."""
         self._generation += 1
         doomed = [
             digest
@@ -102,6 +110,7 @@ class KeyCache:
                 entry.principal.org_id == org_id
                 or entry.principal.environment_id == environment_id
                 or entry.principal.api_key_id == api_key_id
+                or (plan and entry.principal.plan == plan)
             )
         ]
         for digest in doomed:
@@ -133,6 +142,8 @@ class KeyCache:
         except CodedError as error:
             if error.code == ErrorCode.INVALID_API_KEY:
                 self._remember(digest, None, self._refused_s)
+            elif error.code in _REMEMBERED:
+                self._remember(digest, None, self._suspended_s, error.code)
             raise
 
     def _last_known(self, digest: bytes, error: CodedError) -> Principal:
@@ -145,10 +156,16 @@ class KeyCache:
         self.stale_answers += 1
         return entry.principal
 
-    def _remember(self, digest: bytes, principal: Principal | None, fresh_s: float) -> None:
+    def _remember(
+        self,
+        digest: bytes,
+        principal: Principal | None,
+        fresh_s: float,
+        refusal: ErrorCode = ErrorCode.INVALID_API_KEY,
+    ) -> None:
         now = self._clock.monotonic()
         usable_s = self._usable_s if principal is not None else fresh_s
-        self._entries[digest] = _Entry(principal, now + fresh_s, now + usable_s)
+        self._entries[digest] = _Entry(principal, now + fresh_s, now + usable_s, refusal)
         self._entries.move_to_end(digest)
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)

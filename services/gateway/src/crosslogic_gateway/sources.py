@@ -22,6 +22,7 @@ from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Principal
 from crosslogic_gateway.keys import KeyCache
 from crosslogic_gateway.principals import principal_of
+from crosslogic_gateway.running import Running
 
 REDIS_BUDGET_S = 0.05
 RESOLVE_TIMEOUT_S = 5.0
@@ -73,7 +74,14 @@ class Watches:
     """Keeps the keys' and the catalogue's copies in step with their owners."""
 
     def __init__(
-        self, *, channels: Channels, identity_target: str, registry_target: str, keys: KeyCache, catalogue: Catalogue
+        self,
+        *,
+        channels: Channels,
+        identity_target: str,
+        registry_target: str,
+        keys: KeyCache,
+        catalogue: Catalogue,
+        running: Running,
     ) -> None:
         """Targets are host:port."""
         self._channels = channels
@@ -81,6 +89,7 @@ class Watches:
         self._registry_target = registry_target
         self._keys = keys
         self._catalogue = catalogue
+        self._running = running
         self._log = get_logger(__name__)
         self.lost: dict[str, bool] = {"revocations": True, "catalogue": True}
         """Which watches do not run now."""
@@ -115,10 +124,14 @@ class Watches:
             backoff.reset()
             self.lost["revocations"] = False
             what = message.WhichOneof("what")
-            if what in ("org_id", "environment_id", "api_key_id"):
-                self._keys.forget(**{what: getattr(message, what)})
-            else:
+            if what is None or what == "resync":
                 self._keys.forget_all()
+                continue
+            whose = {what: getattr(message, what)}
+            self._keys.forget(**whose)
+            if message.cut_streams and what != "plan":
+                cut = self._running.cut(**whose)
+                self._log.info("requests of a suspended tenant were cut", requests=cut, **whose)
 
     async def _watch_catalogue(self, backoff: Backoff) -> None:
         stub = registry_rpc.RegistryServiceStub(self._channels.service("registry", self._registry_target))

@@ -39,6 +39,7 @@ from crosslogic_gateway.prices import Prices, PriceWatch
 from crosslogic_gateway.protocol import EdgeRunner
 from crosslogic_gateway.relay import RelayPool, RelayStream, Timeouts
 from crosslogic_gateway.request_metrics import RequestMetrics
+from crosslogic_gateway.running import Running
 from crosslogic_gateway.settings import GatewaySettings
 from crosslogic_gateway.sources import IdentityPrincipals, SharedPrincipals, Watches
 from crosslogic_gateway.usage_outbox import UsageOutbox
@@ -84,12 +85,14 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             clock=clock,
         )
         catalogue = Catalogue()
+        running = Running()
         watches = Watches(
             channels=channels,
             identity_target=settings.identity_target,
             registry_target=settings.registry_target,
             keys=keys,
             catalogue=catalogue,
+            running=running,
         )
         await stack.enter_async_context(watches.running())
         access_log = AccessLog(enabled=settings.access_log)
@@ -106,7 +109,12 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             timeouts=timeouts,
         )
         inference = Inference(
-            keys=keys, catalogue=catalogue, attempts=attempts, usage=usage, body_timeout_s=settings.body_timeout_s
+            keys=keys,
+            catalogue=catalogue,
+            attempts=attempts,
+            usage=usage,
+            running=running,
+            body_timeout_s=settings.body_timeout_s,
         )
         answers = open_answers(redis, seal_key=settings.seal_key, clock=clock, keep_s=settings.idempotency_keep_s)
         idempotency = make_idempotency(
@@ -119,7 +127,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             ),
             registry=metrics.registry,
         )
-        _gauges(metrics.registry, usage, keys, picker, access_log)
+        _gauges(metrics.registry, usage, keys, picker, access_log, running)
         app = make_app(
             AppDeps(
                 edge=Edge(
@@ -209,13 +217,19 @@ def _readiness(
 
 
 def _gauges(
-    registry: CollectorRegistry, usage: UsageOutbox, keys: KeyCache, picker: Picker, access_log: AccessLog
+    registry: CollectorRegistry,
+    usage: UsageOutbox,
+    keys: KeyCache,
+    picker: Picker,
+    access_log: AccessLog,
+    running: Running,
 ) -> None:
     for name, text, read in (
         ("crosslogic_usage_outbox_records", "Usage records that are not durable yet.", lambda: len(usage)),
         ("crosslogic_usage_refused", "Usage records that the accountant refused for good.", lambda: usage.refused),
         ("crosslogic_keys_stale", "Answers from keys kept while identity was away.", lambda: keys.stale_answers),
         ("crosslogic_picks_from_memory", "Picks made while the scheduler was away.", lambda: picker.picked_from_memory),
+        ("crosslogic_requests_cut", "Requests ended with their tenant's suspension.", lambda: running.cut_total),
         ("crosslogic_access_log_dropped", "Access log lines dropped.", lambda: access_log.dropped),
     ):
         Gauge(name, text, registry=registry).set_function(read)

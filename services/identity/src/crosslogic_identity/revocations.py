@@ -6,8 +6,8 @@ gateways are told all the same, and told again once Redis knows (shared_cache.py
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import cast
 
 from crosslogic_common.errors import CodedError, ErrorCode
@@ -16,6 +16,9 @@ from crosslogic_identity.metrics import IdentityMetrics
 
 MAX_QUEUED = 1_000
 MAX_WATCHERS = 1_024
+MAX_CUTS = 256
+CUTS_KEPT_S = 600.0
+"""How long a gateway may be away and still hear that streams were to be cut."""
 _SCOPES = frozenset({"org", "environment", "api_key", "plan"})
 _CUT = "cut_"
 
@@ -23,10 +26,10 @@ _CUT = "cut_"
 class Watcher:
     """One gateway's queue. Bounded: one that falls behind is told to forget everything instead."""
 
-    def __init__(self, max_queued: int) -> None:
+    def __init__(self, max_queued: int, cuts: Iterable[Revocation] = ()) -> None:
         self._max_queued = max_queued
-        # The first thing a watcher hears: what it knew before may be wrong.
-        self._queue: deque[Revocation | None] = deque([None])
+        # The first thing a watcher hears: what it knew before may be wrong, and what it may not have heard.
+        self._queue: deque[Revocation | None] = deque([None, *cuts])
         self._filled = asyncio.Event()
         self._closed = False
 
@@ -40,11 +43,12 @@ class Watcher:
         return self._queue.popleft()
 
     def put(self, revocation: Revocation | None) -> None:
-        """Queues a revocation. One that makes everything be forgotten replaces all that wait."""
+        """Queues a revocation. One that makes everything be forgotten replaces all that wait, but for cut streams."""
         if revocation is None or len(self._queue) >= self._max_queued:
-            self._queue.clear()
-            revocation = None
-        self._queue.append(revocation)
+            cuts = [one for one in (*self._queue, revocation) if one is not None and one.cut_streams]
+            self._queue = deque([None, *cuts[-self._max_queued // 2 :]])
+        else:
+            self._queue.append(revocation)
         self._filled.set()
 
     def close(self) -> None:
@@ -70,6 +74,8 @@ class RevocationHub:
         self._max_queued = max_queued
         self._max_watchers = max_watchers
         self._watchers: set[Watcher] = set()
+        self._cuts: OrderedDict[tuple[Scope, str], tuple[Revocation, float]] = OrderedDict()
+        """Streams that were to be cut lately, and when: a gateway that was not connected is told later."""
         self._closed = False
 
     @contextlib.contextmanager
@@ -79,7 +85,7 @@ class RevocationHub:
             raise CodedError(ErrorCode.UNAVAILABLE, "The service is stopping: connect again.")
         if len(self._watchers) >= self._max_watchers:
             raise CodedError(ErrorCode.OVERLOADED, private=f"{self._max_watchers} watchers already")
-        watcher = Watcher(self._max_queued)
+        watcher = Watcher(self._max_queued, self._recent_cuts())
         self._watchers.add(watcher)
         self._metrics.watchers(len(self._watchers))
         try:
@@ -105,7 +111,21 @@ class RevocationHub:
         for watcher in self._watchers:
             watcher.close()
 
+    def _recent_cuts(self) -> list[Revocation]:
+        now = asyncio.get_running_loop().time()
+        return [revocation for revocation, at in self._cuts.values() if now - at <= CUTS_KEPT_S]
+
+    def _remember(self, revocation: Revocation) -> None:
+        # What comes later about the same thing may have lifted the suspension.
+        self._cuts.pop((revocation.scope, revocation.id), None)
+        if revocation.cut_streams:
+            self._cuts[revocation.scope, revocation.id] = (revocation, asyncio.get_running_loop().time())
+            if len(self._cuts) > MAX_CUTS:
+                self._cuts.popitem(last=False)
+
     def _push(self, revocation: Revocation | None) -> None:
+        if revocation is not None:
+            self._remember(revocation)
         for watcher in self._watchers:
             watcher.put(revocation)
         self._metrics.pushed("resync" if revocation is None else revocation.scope)
