@@ -22,6 +22,8 @@ _LEAST_INTERVAL_S = 0.05
 _FIRST_INTERVAL_S = 5.0
 _CONNECT_S = 5.0
 _ANSWER_S = 15.0
+_GOODBYE_S = 2.0
+"""For the registry to hear that the node is gone; one that does not will find out by itself."""
 
 HeartbeatCall = grpc.aio.StreamStreamCall[pb.HeartbeatStreamRequest, pb.HeartbeatStreamResponse]
 
@@ -58,6 +60,7 @@ class Heartbeat:
         self._told_notice: pb.SpotNotice | None = None
         self._interval_s = _FIRST_INTERVAL_S
         self._retimed = asyncio.Event()
+        self._ending = asyncio.Event()
         self._answered_at = 0.0
         self._log = get_logger(__name__)
 
@@ -68,13 +71,16 @@ class Heartbeat:
         try:
             yield
         finally:
+            # Told rather than cancelled: gRPC ends a stream whose write is cancelled, and the goodbye with it.
+            self._ending.set()
+            await asyncio.wait([task], timeout=_GOODBYE_S)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
     async def _live(self) -> None:
         backoff = Backoff(base_s=0.1, cap_s=5.0)
-        while True:
+        while not self._ending.is_set():
             reason = "the registry ended the stream"
             try:
                 await self._live_once(backoff)
@@ -89,11 +95,12 @@ class Heartbeat:
             except Exception as error:  # noqa: BLE001  # the node must not leave the fleet for an agent's bug
                 self._log.exception("heartbeat failed")
                 reason = repr(error)
-            self._log.warning("registry not reached, inference goes on", reason=reason)
-            await asyncio.sleep(backoff.next_s())
+            if not self._ending.is_set():
+                self._log.warning("registry not reached, inference goes on", reason=reason)
+                await asyncio.sleep(backoff.next_s())
 
     async def _live_once(self, backoff: Backoff) -> None:
-        """One stream from its opening to its end. A cancel says goodbye first."""
+        """One stream from its opening to its end, or to the node's goodbye."""
         stub: rpc.RegistryServiceAsyncStub = rpc.RegistryServiceStub(self._channels.service("registry", self._target))
         call = stub.HeartbeatStream()
         self._told_facts = self._told_notice = None
@@ -104,7 +111,7 @@ class Heartbeat:
             reading = asyncio.create_task(self._read(call, backoff), name="heartbeat answers")
             self._answered_at = loop.time()
             told_drain = False
-            while not reading.done():
+            while not reading.done() and not self._ending.is_set():
                 self._supervisor.changed.clear()
                 self._life.changed.clear()
                 self._commands.changed.clear()
@@ -113,11 +120,9 @@ class Heartbeat:
                 await self._pause(reading)
                 if loop.time() - self._answered_at > max(_ANSWER_S, 3 * self._interval_s):
                     raise TimeoutError
+            if self._ending.is_set():
+                await self._say_goodbye(call, reading)
             reading.result()
-        except asyncio.CancelledError:
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(self._say_goodbye(call, reading), 1.0)
-            raise
         finally:
             self._metrics.registry_connected.set(0)
             if reading is not None:
@@ -144,17 +149,16 @@ class Heartbeat:
             if answer.HasField("tunnels"):
                 self._on_tunnels(answer.tunnels.addresses)
 
-    async def _say_goodbye(self, call: "HeartbeatCall", reading: "asyncio.Task[None] | None") -> None:
+    async def _say_goodbye(self, call: "HeartbeatCall", reading: "asyncio.Task[None]") -> None:
         await call.write(pb.HeartbeatStreamRequest(status=pb.NODE_STATUS_DEAD, status_reason=self._life.goodbye))
         await call.done_writing()
-        if reading is not None:
-            await asyncio.wait([reading])
+        await asyncio.wait([reading])
 
     async def _pause(self, reading: "asyncio.Task[None]") -> None:
         """Until the next heartbeat is due, the stream has ended, or there is news that must not wait."""
         loop = asyncio.get_running_loop()
         began_at = loop.time()
-        news = (self._supervisor.changed, self._life.changed, self._commands.changed)
+        news = (self._supervisor.changed, self._life.changed, self._commands.changed, self._ending)
         waits = [asyncio.create_task(event.wait()) for event in news]
         try:
             while True:
