@@ -183,6 +183,20 @@ async def migrate(dsn: str, *, schema: str, migrations: Traversable, wait_s: flo
     return fresh
 
 
+async def waiting_migrations(dsn: str, *, schema: str, migrations: Traversable, wait_s: float = 5.0) -> list[str]:
+    """Which of the files `migrate` would apply; changes nothing. Raises MigrationError as it does."""
+    files = _migration_files(schema, migrations)
+    connection = await _connect_within(dsn, schema=schema, wait_s=wait_s)
+    async with connection:
+        try:
+            applied = await _read_applied(connection)
+        except psycopg.errors.UndefinedTable:
+            applied = {}
+        except psycopg.Error as error:
+            raise MigrationError(f"{schema}: cannot read what was applied: {error}") from error
+    return _to_apply(schema, files, applied)
+
+
 def _migration_files(schema: str, migrations: Traversable) -> dict[str, str]:
     names = sorted(file.name for file in migrations.iterdir() if file.name.endswith(".sql"))
     for name in names:
@@ -220,6 +234,10 @@ async def _lock_and_read(connection: Connection, schema: str) -> dict[str, str]:
         "CREATE TABLE IF NOT EXISTS schema_migrations "
         "(name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
     )
+    return await _read_applied(connection)
+
+
+async def _read_applied(connection: Connection) -> dict[str, str]:
     cursor = await connection.execute("SELECT name, sha256 FROM schema_migrations")
     return {str(name): str(digest) for name, digest in await cursor.fetchall()}
 

@@ -1,0 +1,95 @@
+"""Manifests as Kubernetes would get them: rendered by kubectl and Helm, checked against the schemas."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+K8S = ROOT / "k8s"
+OVERLAYS = ("development", "staging", "production")
+KUBERNETES_VERSION = "1.33"
+SCHEMAS = ROOT / "tools/k8s-schemas"
+
+Json = dict[str, Any]
+
+
+def kustomized(folder: Path, *, cache: Path) -> list[Json]:
+    """What `kubectl apply -k` would send."""
+    return _read(_run([str(kubectl(cache)), "kustomize", str(folder)]))
+
+
+def helmed(chart: Path, *arguments: str) -> list[Json]:
+    """What `helm install` would send."""
+    helm = Path(sys.executable).parent / "helm"
+    return _read(_run([str(helm), "template", "release", str(chart), "--namespace", "crosslogic-nodes", *arguments]))
+
+
+def kubectl(cache: Path) -> Path:
+    """A kubectl: the machine's, or the one in Debian's package, unpacked into `cache`."""
+    found = shutil.which("kubectl")
+    if found is not None:
+        return Path(found)
+    unpacked = cache / "kubectl/usr/bin/kubectl"
+    if not unpacked.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        _run(["apt-get", "download", "kubernetes-client"], folder=cache)
+        (package,) = cache.glob("kubernetes-client_*.deb")
+        _run(["dpkg", "-x", str(package), str(cache / "kubectl")])
+    return unpacked
+
+
+def schema_problems(objects: list[Json]) -> list[str]:
+    """What is wrong with each object, by its schema; empty strings where nothing is."""
+    own = [_is_custom(each) for each in objects]
+    custom = iter(_custom_problems([each for each, is_custom in zip(objects, own, strict=True) if is_custom]))
+    return [next(custom) if is_custom else _core_problem(each) for each, is_custom in zip(objects, own, strict=True)]
+
+
+def named(objects: list[Json], kind: str, name: str) -> Json:
+    """The one object of that kind and name."""
+    (found,) = [each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+def _is_custom(each: Json) -> bool:
+    group = each["apiVersion"].rpartition("/")[0]
+    return "." in group and not group.endswith(".k8s.io")
+
+
+def _core_problem(each: Json) -> str:
+    try:
+        kubernetes_validate.validate(each, KUBERNETES_VERSION, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return f"{'.'.join(map(str, error.path))}: {error.message}"
+    except kubernetes_validate.SchemaNotFoundError:
+        return f"there is no {each['apiVersion']} {each['kind']}"
+    return ""
+
+
+def _custom_problems(objects: list[Json]) -> list[str]:
+    if not objects:
+        return []
+    if not (SCHEMAS / "node_modules/typescript").is_dir():
+        npm = ["npm", "install", "--no-save", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"]
+        _run(npm, folder=SCHEMAS)
+    problems: list[str] = json.loads(_run(["node", "validate.mjs"], folder=SCHEMAS, stdin=json.dumps(objects)))
+    return problems
+
+
+def _read(text: str) -> list[Json]:
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def _run(command: list[str], *, folder: Path = ROOT, stdin: str | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=folder, input=stdin, capture_output=True, text=True, timeout=180, check=False, env=os.environ
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-2000:]}"
+    return done.stdout
