@@ -173,7 +173,9 @@ class Ejections:
         known = self._typical.get(place)
         if known is None or now - known[1] > TYPICAL_FOR_S:
             latencies = [peer.latency_us for peer in pool.nodes[:MAX_PEERS] if peer.latency_us]
-            known = (median(latencies) if len(latencies) >= MIN_PEERS else 0.0, now)
+            if len(latencies) < MIN_PEERS:
+                return 0.0
+            known = (median(latencies), now)
             if len(self._typical) >= MAX_PEERS * MAX_PEERS:
                 self._typical.clear()
             self._typical[place] = known

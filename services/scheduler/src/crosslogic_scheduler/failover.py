@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 _KEYS = 2.0**64
+_MARGIN = 0.1
 WINDOW_S = 10.0
 BURST = 10
 """Requests that go over above the share, so that it can be kept at all while few come."""
@@ -13,9 +14,11 @@ BURST = 10
 def next_region(client_key: int, fallback: Sequence[str], share: float) -> str | None:
     """The region that takes a client over: each of `fallback` takes `share` of all clients, always the same ones.
 
-    None: the client belongs to those who wait. `client_key` is a hash of 64 bits, `share` 0 to 1.
+    None: the client belongs to those who wait. `client_key` is a hash of 64 bits, `share` 0 to 1. A little less than
+    `share` is dealt, since clients are not alike: else `Shares` would have to turn some away every now and then.
     """
-    slot = int(client_key / _KEYS / share) if share > 0 else len(fallback)
+    width = share * (1.0 - _MARGIN * (1.0 - share))
+    slot = int(client_key / _KEYS / width) if width > 0 else len(fallback)
     return fallback[slot] if slot < len(fallback) else None
 
 

@@ -19,6 +19,7 @@ from crosslogic_common.metrics import Metrics
 from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
 from crosslogic_scheduler.fleet import FleetView
+from crosslogic_scheduler.lanes.lanes import Lanes
 from crosslogic_scheduler.metrics import SchedulerMetrics
 from crosslogic_scheduler.servicer import SchedulerServicer
 from crosslogic_scheduler.settings import SchedulerSettings
@@ -28,6 +29,7 @@ SERVICE = "crosslogic.scheduler.v1.SchedulerService"
 RULES: dict[str, frozenset[str]] = {
     f"/{SERVICE}/Pick": frozenset({"service:gateway", "service:operator"}),
     f"/{SERVICE}/PickStream": frozenset({"service:gateway"}),
+    f"/{SERVICE}/LaneStream": frozenset({"service:gateway"}),
 }
 
 
@@ -49,11 +51,12 @@ async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
             failover_share=settings.region_failover_share,
             events=picks.events,
         )
-        fleet_watch, catalogue_watch = _watches(channels, settings.registry_target, view, clock)
+        lanes = Lanes(code_of=settings.regions.code, now=clock.monotonic)
+        fleet_watch, catalogue_watch = _watches(channels, settings.registry_target, view, lanes, clock)
         await stack.enter_async_context(fleet_watch.running())
         await stack.enter_async_context(catalogue_watch.running())
         picks.watch(view, fleet_watch.stale_s)
-        servicer = SchedulerServicer(view=view, metrics=picks, stopping=stopping)
+        servicer = SchedulerServicer(view=view, lanes=lanes, metrics=picks, stopping=stopping)
         server = GrpcServer(
             listen=settings.listen,
             tls=settings.tls,
@@ -69,7 +72,7 @@ async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
 
 
 def _watches(
-    channels: Channels, target: str, view: FleetView, clock: Clock
+    channels: Channels, target: str, view: FleetView, lanes: Lanes, clock: Clock
 ) -> tuple[RegistryWatch[registry_pb.WatchNodesResponse], RegistryWatch[registry_pb.WatchModelsResponse]]:
     """Of the fleet and of the catalogue."""
 
@@ -78,6 +81,7 @@ def _watches(
 
     def take_nodes(message: registry_pb.WatchNodesResponse) -> bool:
         view.apply(message)
+        lanes.apply(message)
         return view.known
 
     def take_models(message: registry_pb.WatchModelsResponse) -> bool:

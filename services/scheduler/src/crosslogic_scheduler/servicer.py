@@ -13,6 +13,8 @@ from crosslogic_common.errors import CodedError, ErrorCode, to_call_error
 from crosslogic_common.outliers import Seen
 from crosslogic_scheduler.domain import Picked
 from crosslogic_scheduler.fleet import FleetView
+from crosslogic_scheduler.lanes.lanes import Lanes
+from crosslogic_scheduler.lanes.stream import serve_lanes
 from crosslogic_scheduler.metrics import SchedulerMetrics
 
 MAX_EXCLUDED = 16
@@ -24,8 +26,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SchedulerServicer(rpc.SchedulerServiceServicer):
     """SchedulerService."""
 
-    def __init__(self, *, view: FleetView, metrics: SchedulerMetrics, stopping: asyncio.Event) -> None:
+    def __init__(self, *, view: FleetView, lanes: Lanes, metrics: SchedulerMetrics, stopping: asyncio.Event) -> None:
         self._view = view
+        self._lanes = lanes
         self._metrics = metrics
         self._stopping = stopping
 
@@ -49,6 +52,11 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
             encode=_encode,
             stopping=self._stopping,
         )
+
+    async def LaneStream(  # type: ignore[override]  # it writes by itself and yields nothing
+        self, request_iterator: AsyncIterator[pb.LaneStreamRequest], context: Context
+    ) -> None:
+        await serve_lanes(request_iterator, context.write, lanes=self._lanes, stopping=self._stopping)
 
     def _calls(self, message: pb.PickStreamRequest) -> Sequence[tuple[int, pb.PickRequest]]:
         if message.outcomes:
