@@ -31,7 +31,7 @@ from crosslogic_node_agent.measure import Measurement
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.node_life import NodeLife
 from crosslogic_node_agent.relay import Relay
-from crosslogic_node_agent.report import Place, Report
+from crosslogic_node_agent.report import Place, Report, max_sequences_of
 from crosslogic_node_agent.servicer import NodeAgentServicer
 from crosslogic_node_agent.settings import NodeAgentSettings
 from crosslogic_node_agent.spool import Spool
@@ -195,6 +195,7 @@ def _place(settings: NodeAgentSettings) -> Place:
         instance_type=settings.instance_type,
         spot=settings.spot,
         hourly_price_picodollars=settings.hourly_price_picodollars,
+        max_sequences=max_sequences_of(settings.engine_command),
     )
 
 

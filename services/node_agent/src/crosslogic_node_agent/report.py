@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -19,6 +19,7 @@ from crosslogic_node_agent.supervisor import Supervisor
 
 AGENT_VERSION: Final = "0.1.0"
 MAX_REASON_BYTES: Final = 512
+_MAX_DIGITS = 9
 _KINDS: Final = MappingProxyType(
     {NoticeKind.RISK: pb.SPOT_NOTICE_KIND_RISK, NoticeKind.TERMINATION: pb.SPOT_NOTICE_KIND_TERMINATION}
 )
@@ -40,6 +41,18 @@ class Place:
     instance_type: str = ""
     spot: bool = False
     hourly_price_picodollars: int = 0
+    max_sequences: int = 0
+    """Requests that the engine was told to run at once. 0: not known."""
+
+
+def max_sequences_of(command: Sequence[str]) -> int:
+    """What a command that starts an engine says of `--max-num-seqs`; 0 when it says nothing."""
+    said = "0"
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == "--max-num-seqs":
+            said = value if equals else following
+    return int(said) if said.isascii() and said.isdecimal() and len(said) <= _MAX_DIGITS else 0
 
 
 class Report:
@@ -114,6 +127,7 @@ class Report:
             spot=place.spot,
             hourly_price_picodollars=place.hourly_price_picodollars,
             tunnel=not place.address,
+            max_sequences=place.max_sequences,
         )
 
     def spot_notice(self) -> pb.SpotNotice | None:

@@ -168,6 +168,7 @@ class NodeFacts(_message.Message):
     SPOT_FIELD_NUMBER: _builtins.int
     HOURLY_PRICE_PICODOLLARS_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
+    MAX_SEQUENCES_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """host:port that gateways dial; the certificate there names this node. Empty when `tunnel` is set."""
     region: _builtins.str
@@ -206,6 +207,8 @@ class NodeFacts(_message.Message):
     """What the machine costs an hour in pico-dollars (10^-12 dollars). 0: not told."""
     tunnel: _builtins.bool
     """The node dials gateways and listens nowhere: it is reached through tunnels only."""
+    max_sequences: _builtins.int
+    """Requests that the engine was told to run at once at most (`--max-num-seqs`). 0: not known."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Catalogue names of the models loaded. At most 64."""
@@ -238,10 +241,11 @@ class NodeFacts(_message.Message):
         spot: _builtins.bool = ...,
         hourly_price_picodollars: _builtins.int = ...,
         tunnel: _builtins.bool = ...,
+        max_sequences: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "cloud", b"cloud", "context_length", b"context_length", "decode_tokens_per_sec", b"decode_tokens_per_sec", "driver_version", b"driver_version", "engine", b"engine", "engine_paths", b"engine_paths", "engine_version", b"engine_version", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "hourly_price_picodollars", b"hourly_price_picodollars", "instance_type", b"instance_type", "max_tokens_per_sec", b"max_tokens_per_sec", "models", b"models", "prefill_tokens_per_sec", b"prefill_tokens_per_sec", "region", b"region", "spot", b"spot", "tunnel", b"tunnel", "vram_total_bytes", b"vram_total_bytes", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "cloud", b"cloud", "context_length", b"context_length", "decode_tokens_per_sec", b"decode_tokens_per_sec", "driver_version", b"driver_version", "engine", b"engine", "engine_paths", b"engine_paths", "engine_version", b"engine_version", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "hourly_price_picodollars", b"hourly_price_picodollars", "instance_type", b"instance_type", "max_sequences", b"max_sequences", "max_tokens_per_sec", b"max_tokens_per_sec", "models", b"models", "prefill_tokens_per_sec", b"prefill_tokens_per_sec", "region", b"region", "spot", b"spot", "tunnel", b"tunnel", "vram_total_bytes", b"vram_total_bytes", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -274,3 +274,173 @@ class PickStreamResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___PickStreamResult: _TypeAlias = PickStreamResult  # noqa: Y015
+
+@_typing.final
+class LaneStreamRequest(_message.Message):
+    """What a gateway uses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneUse]:
+        """Every lane that it uses or wants to, at most 4,096. A lane that is left out is not used any more."""
+
+    def __init__(
+        self,
+        *,
+        uses: _abc.Iterable[Global___LaneUse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaneStreamRequest: _TypeAlias = LaneStreamRequest  # noqa: Y015
+
+@_typing.final
+class LaneUse(_message.Message):
+    """A gateway's use of one lane."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    ENDED_PER_SEC_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RESERVED_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Catalogue name of the model. Never empty."""
+    region: _builtins.str
+    """The region that was asked for. Empty: anywhere."""
+    org_id: _builtins.str
+    """The organisation whose own nodes these are. Empty: the shared ones."""
+    in_flight: _builtins.int
+    """Requests under way that have no reserved capacity."""
+    ended_per_sec: _builtins.float
+    """Of those, how many ended a second, lately."""
+    waiting: _builtins.int
+    """Requests that wait at the gateway for a place."""
+    reserved_in_flight: _builtins.int
+    """Requests under way within reserved capacity."""
+    @_builtins.property
+    def reservations(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneReservation]:
+        """Organisations that have reserved capacity of the model and used it lately. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        region: _builtins.str = ...,
+        org_id: _builtins.str = ...,
+        in_flight: _builtins.int = ...,
+        ended_per_sec: _builtins.float = ...,
+        waiting: _builtins.int = ...,
+        reserved_in_flight: _builtins.int = ...,
+        reservations: _abc.Iterable[Global___LaneReservation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_per_sec", b"ended_per_sec", "in_flight", b"in_flight", "model", b"model", "org_id", b"org_id", "region", b"region", "reservations", b"reservations", "reserved_in_flight", b"reserved_in_flight", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaneUse: _TypeAlias = LaneUse  # noqa: Y015
+
+@_typing.final
+class LaneReservation(_message.Message):
+    """Capacity that is kept for one organisation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    CAPACITY_UNITS_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    capacity_units: _builtins.int
+    """Capacity units: tokens per second."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        capacity_units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_units", b"capacity_units", "org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaneReservation: _TypeAlias = LaneReservation  # noqa: Y015
+
+@_typing.final
+class LaneStreamResponse(_message.Message):
+    """What a gateway may use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneShare]:
+        """The lanes of the message that is answered."""
+
+    def __init__(
+        self,
+        *,
+        shares: _abc.Iterable[Global___LaneShare] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shares", b"shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaneStreamResponse: _TypeAlias = LaneStreamResponse  # noqa: Y015
+
+@_typing.final
+class LaneShare(_message.Message):
+    """A gateway's share of one lane."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    DEDICATED_ORG_IDS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As in LaneUse."""
+    region: _builtins.str
+    """As in LaneUse."""
+    org_id: _builtins.str
+    """As in LaneUse."""
+    limit: _builtins.int
+    """Requests without reserved capacity that it may have under way, at least 1. Unset: no limit is known, the nodes have
+    not said how many they can run.
+    """
+    @_builtins.property
+    def dedicated_org_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Organisations with nodes of their own here: their requests go there and count in a lane of their own. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        region: _builtins.str = ...,
+        org_id: _builtins.str = ...,
+        limit: _builtins.int | None = ...,
+        dedicated_org_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "dedicated_org_ids", b"dedicated_org_ids", "limit", b"limit", "model", b"model", "org_id", b"org_id", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___LaneShare: _TypeAlias = LaneShare  # noqa: Y015

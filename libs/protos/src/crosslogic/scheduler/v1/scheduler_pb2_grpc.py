@@ -45,6 +45,11 @@ class SchedulerServiceStub(object):
                 request_serializer=crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.PickStreamRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.PickStreamResponse.FromString,
                 _registered_method=True)
+        self.LaneStream = channel.stream_stream(
+                '/crosslogic.scheduler.v1.SchedulerService/LaneStream',
+                request_serializer=crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.LaneStreamRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.LaneStreamResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer(object):
@@ -69,6 +74,16 @@ class SchedulerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LaneStream(self, request_iterator, context):
+        """Shares the fleet's places among gateways. A gateway tells what it uses of each lane (a model in a region) whenever that
+        has changed, at least once a second; each message is its whole state and is answered by its present shares. What a
+        gateway told is forgotten when its stream ends. Callers: gateway. Telling the same twice changes nothing. The
+        stream fails only with the connection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +96,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.PickStream,
                     request_deserializer=crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.PickStreamRequest.FromString,
                     response_serializer=crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.PickStreamResponse.SerializeToString,
+            ),
+            'LaneStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.LaneStream,
+                    request_deserializer=crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.LaneStreamRequest.FromString,
+                    response_serializer=crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.LaneStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,6 +158,33 @@ class SchedulerService(object):
             '/crosslogic.scheduler.v1.SchedulerService/PickStream',
             crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.PickStreamRequest.SerializeToString,
             crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.PickStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LaneStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/crosslogic.scheduler.v1.SchedulerService/LaneStream',
+            crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.LaneStreamRequest.SerializeToString,
+            crosslogic_dot_scheduler_dot_v1_dot_scheduler__pb2.LaneStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

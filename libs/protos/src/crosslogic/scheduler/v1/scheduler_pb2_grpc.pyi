@@ -43,6 +43,12 @@ class SchedulerServiceStub:
     while the one before was being written; answers come in any order and name their call. Errors of one call are in
     its result; the stream itself fails only with the connection. What nodes made of the requests comes back on it too.
     """
+    LaneStream: _grpc.StreamStreamMultiCallable[_scheduler_pb2.LaneStreamRequest, _scheduler_pb2.LaneStreamResponse]
+    """Shares the fleet's places among gateways. A gateway tells what it uses of each lane (a model in a region) whenever that
+    has changed, at least once a second; each message is its whole state and is answered by its present shares. What a
+    gateway told is forgotten when its stream ends. Callers: gateway. Telling the same twice changes nothing. The
+    stream fails only with the connection.
+    """
 
 @_typing.type_check_only
 class SchedulerServiceAsyncStub(SchedulerServiceStub):
@@ -58,6 +64,12 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """The same for many requests on one long-lived stream. Callers: gateway. A message carries every call that gathered
     while the one before was being written; answers come in any order and name their call. Errors of one call are in
     its result; the stream itself fails only with the connection. What nodes made of the requests comes back on it too.
+    """
+    LaneStream: _aio.StreamStreamMultiCallable[_scheduler_pb2.LaneStreamRequest, _scheduler_pb2.LaneStreamResponse]  # type: ignore[assignment]
+    """Shares the fleet's places among gateways. A gateway tells what it uses of each lane (a model in a region) whenever that
+    has changed, at least once a second; each message is its whole state and is answered by its present shares. What a
+    gateway told is forgotten when its stream ends. Callers: gateway. Telling the same twice changes nothing. The
+    stream fails only with the connection.
     """
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +95,18 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """The same for many requests on one long-lived stream. Callers: gateway. A message carries every call that gathered
         while the one before was being written; answers come in any order and name their call. Errors of one call are in
         its result; the stream itself fails only with the connection. What nodes made of the requests comes back on it too.
+        """
+
+    @_abc_1.abstractmethod
+    def LaneStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_scheduler_pb2.LaneStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scheduler_pb2.LaneStreamResponse], _abc.AsyncIterator[_scheduler_pb2.LaneStreamResponse]]:
+        """Shares the fleet's places among gateways. A gateway tells what it uses of each lane (a model in a region) whenever that
+        has changed, at least once a second; each message is its whole state and is answered by its present shares. What a
+        gateway told is forgotten when its stream ends. Callers: gateway. Telling the same twice changes nothing. The
+        stream fails only with the connection.
         """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
