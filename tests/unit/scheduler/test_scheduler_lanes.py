@@ -1,0 +1,211 @@
+"""Lanes: how many requests fit, who may send them, and what reserved capacity keeps for its owner."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosslogic.registry.v1 import registry_pb2 as registry_pb
+from crosslogic.scheduler.v1 import scheduler_pb2 as pb
+from crosslogic_scheduler.lanes.lanes import Gateway, Lanes
+from crosslogic_scheduler.lanes.shares import Capacity, Use, serverless_slots, share
+from crosslogic_scheduler.lanes.slots import Report, Slots
+from crosslogic_scheduler.lanes.stream import answer
+
+CALM = Report(8, 0, 0.5)
+
+
+# What a node runs at once
+
+
+def test_a_node_that_never_had_a_queue_is_given_all_that_comes() -> None:
+    slots = Slots()
+    for running in (0, 10, 200):
+        slots.take(Report(running, 0, 0.3))
+    assert slots.known is None
+
+
+def test_a_node_with_a_queue_runs_what_it_runs() -> None:
+    slots = Slots()
+    slots.take(Report(8, 40, 0.3))
+    assert slots.known == 8
+
+
+def test_a_few_new_arrivals_are_no_queue_unless_they_are_there_again() -> None:
+    slots = Slots()
+    slots.take(Report(100, 2, 0.3))
+    assert slots.known is None
+    slots.take(Report(100, 0, 0.3))
+    slots.take(Report(100, 1, 0.3))
+    slots.take(Report(90, 1, 0.3))
+    assert slots.known == 90
+
+
+def test_a_full_kv_cache_is_as_good_as_a_queue() -> None:
+    slots = Slots()
+    slots.take(Report(12, 0, 0.97))
+    assert slots.known == 12
+
+
+def test_a_node_never_counts_for_more_than_its_engine_was_started_with() -> None:
+    slots = Slots(8)
+    assert slots.known == 8
+    for _ in range(50):
+        slots.take(CALM)
+    assert slots.known == 8
+    slots.take(Report(5, 9, 0.99))
+    assert slots.known == 5
+
+
+def test_a_busy_node_without_a_queue_is_tried_with_more_ever_less_often() -> None:
+    slots = Slots()
+    slots.take(Report(8, 40, 0.3))
+    tries = []
+    for number in range(200):
+        known = slots.known
+        assert known is not None
+        running = min(int(known), 8)
+        slots.take(Report(running, 5 if known > 8 else 0, 0.3))
+        if known > 8:
+            tries.append(number)
+    assert 3 <= len(tries) <= 8
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert gaps == sorted(gaps)
+
+
+def test_an_idle_node_is_not_tried_with_more() -> None:
+    slots = Slots()
+    slots.take(Report(8, 40, 0.3))
+    for _ in range(100):
+        slots.take(Report(2, 0, 0.1))
+    assert slots.known == 8
+
+
+# Who may send how much
+
+CAPACITY = Capacity(slots=20, tokens_per_s=2000)
+
+
+def test_reserved_capacity_that_nobody_uses_is_lent_as_far_as_it_comes_back_within_a_second() -> None:
+    reserved = {"a": 1000}
+    assert serverless_slots(CAPACITY, [Use(reservations=reserved)]) == 10, "nothing ends: nothing would come back"
+    assert serverless_slots(CAPACITY, [Use(ended_per_s=8, reservations=reserved)]) == 14
+    assert serverless_slots(CAPACITY, [Use(ended_per_s=500, reservations=reserved)]) == 20
+    assert serverless_slots(CAPACITY, [Use(ended_per_s=500, reserved_in_flight=10, reservations=reserved)]) == 10
+
+
+def test_an_organisation_at_two_gateways_has_its_reservation_once() -> None:
+    uses = [Use(reservations={"a": 500}), Use(reservations={"a": 500, "b": 500})]
+    assert serverless_slots(CAPACITY, uses) == 10
+
+
+def test_a_burst_beyond_the_reserved_places_is_taken_from_the_others() -> None:
+    assert serverless_slots(CAPACITY, [Use(reserved_in_flight=15, reservations={"a": 500})]) == 5
+
+
+def test_the_gateway_with_the_longer_queue_gets_more_of_what_is_free() -> None:
+    long, short = Use(in_flight=5, waiting=30), Use(in_flight=5, waiting=2)
+    assert share(20, long, [short]) == 14
+    assert share(20, short, [long]) == 5
+
+
+def test_what_is_too_much_goes_down_in_proportion() -> None:
+    assert (share(10, Use(in_flight=30), [Use(in_flight=10)]), share(10, Use(in_flight=10), [Use(in_flight=30)])) == (
+        7,
+        2,
+    )
+
+
+@given(
+    st.integers(1, 500),
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), min_size=1, max_size=12),
+)
+def test_gateways_together_never_get_more_than_there_is_but_for_one_each(
+    slots: int, told: list[tuple[int, int]]
+) -> None:
+    uses = [Use(in_flight=in_flight, waiting=waiting) for in_flight, waiting in told]
+    shares = [share(slots, use, [*uses[:number], *uses[number + 1 :]]) for number, use in enumerate(uses)]
+    assert sum(shares) <= slots + len(uses)
+    assert all(one >= 1 for one in shares)
+
+
+# The stream
+
+
+def node(
+    node_id: str, *, running: int = 0, waiting: int = 0, org_id: str = "", region: str = "us-east", **facts: int
+) -> registry_pb.Node:
+    made = registry_pb.Node(
+        id=node_id,
+        org_id=org_id,
+        status=registry_pb.NODE_STATUS_ACTIVE,
+        reachable=True,
+        facts=registry_pb.NodeFacts(region=region, models=["m"], max_tokens_per_sec=1000, max_sequences=max_sequences),
+        load=registry_pb.NodeLoad(running=running, waiting=waiting),
+    )
+    made.last_heartbeat_time.FromNanoseconds(1 + running + 1000 * waiting)
+    return made
+
+
+class World:
+    def __init__(self, *nodes: registry_pb.Node) -> None:
+        self.at = 0.0
+        self.lanes = Lanes(code_of=lambda region: region, now=lambda: self.at)
+        self.lanes.apply(registry_pb.WatchNodesResponse(nodes=nodes, snapshot_start=True, snapshot_complete=True))
+
+    def ask(self, gateway: Gateway, *, in_flight: int = 0, waiting: int = 0, org_id: str = "") -> pb.LaneShare:
+        self.at += 1.0
+        told = pb.LaneUse(model="m", region="us-east", org_id=org_id, in_flight=in_flight, waiting=waiting)
+        (given_share,) = answer(self.lanes, gateway, pb.LaneStreamRequest(uses=[told])).shares
+        return given_share
+
+
+def test_there_is_no_limit_until_every_node_has_said_what_it_runs() -> None:
+    world = World(node("1", max_sequences=8), node("2"))
+    gateway = world.lanes.join()
+    assert not world.ask(gateway, in_flight=500).HasField("limit")
+    world.lanes.apply(registry_pb.WatchNodesResponse(nodes=[node("2", running=16, waiting=30)]))
+    assert world.ask(gateway, in_flight=500).limit == 24
+
+
+def test_what_a_dead_gateway_had_is_free_for_the_others() -> None:
+    world = World(node("1", max_sequences=10))
+    dead, alive = world.lanes.join(), world.lanes.join()
+    world.ask(dead, in_flight=10, waiting=5)
+    assert world.ask(alive, waiting=5).limit == 1
+    world.lanes.leave(dead)
+    assert world.ask(alive, waiting=5).limit == 10
+
+
+def test_a_node_that_goes_takes_its_places_with_it() -> None:
+    world = World(node("1", max_sequences=10), node("2", max_sequences=10))
+    gateway = world.lanes.join()
+    assert world.ask(gateway, waiting=50).limit == 20
+    world.lanes.apply(registry_pb.WatchNodesResponse(removed_node_ids=["2"]))
+    assert world.ask(gateway, waiting=50).limit == 10
+
+
+def test_nodes_of_one_organisation_are_no_room_for_others_and_a_lane_of_their_own() -> None:
+    world = World(node("1", max_sequences=10), node("2", max_sequences=90, org_id="acme"))
+    gateway = world.lanes.join()
+    told = world.ask(gateway, waiting=500)
+    assert (told.limit, list(told.dedicated_org_ids)) == (10, ["acme"])
+    assert world.ask(gateway, waiting=500, org_id="acme").limit == 90
+
+
+def test_requests_for_anywhere_leave_less_for_those_of_one_region() -> None:
+    world = World(node("1", max_sequences=10), node("2", max_sequences=10, region="eu"))
+    one, other = world.lanes.join(), world.lanes.join()
+    anywhere = pb.LaneUse(model="m", in_flight=10)
+    (given_share,) = answer(world.lanes, other, pb.LaneStreamRequest(uses=[anywhere])).shares
+    assert given_share.limit == 20
+    assert world.ask(one, waiting=50).limit == 5
+
+
+def test_a_gateway_that_leaves_a_lane_out_uses_it_no_more() -> None:
+    world = World(node("1", max_sequences=10))
+    one, other = world.lanes.join(), world.lanes.join()
+    world.ask(one, in_flight=10)
+    answer(world.lanes, one, pb.LaneStreamRequest())
+    assert world.ask(other, waiting=10).limit == 10
+    assert len(world.lanes) == 2
