@@ -133,7 +133,13 @@ def test_gateways_together_never_get_more_than_there_is_but_for_one_each(
 
 
 def node(
-    node_id: str, *, running: int = 0, waiting: int = 0, org_id: str = "", region: str = "us-east", **facts: int
+    node_id: str,
+    *,
+    running: int = 0,
+    waiting: int = 0,
+    org_id: str = "",
+    region: str = "us-east",
+    max_sequences: int = 0,
 ) -> registry_pb.Node:
     made = registry_pb.Node(
         id=node_id,
