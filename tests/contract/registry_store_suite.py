@@ -78,6 +78,16 @@ class RegistryStoreSuite:
         assert said[0] == said[1]
         assert said[0][0] == ErrorCode.JOIN_TOKEN_INVALID
 
+    async def test_a_token_that_names_its_node_makes_that_node_once(self, store: WholeStore) -> None:
+        node_id = str(IDS.next())
+        first, second = new_token(), new_token()
+        for token in (first, second):
+            await store.add_join_token(token, "", now() + timedelta(minutes=1), node_id=node_id)
+        assert (await store.consume_join_token(first, str(IDS.next()), now(), origin="here")).id == node_id
+        with pytest.raises(CodedError) as refused:
+            await store.consume_join_token(second, str(IDS.next()), now(), origin="here")
+        assert refused.value.code == ErrorCode.JOIN_TOKEN_INVALID
+
     async def test_changes_and_facts_are_kept_with_their_reasons(self, store: WholeStore) -> None:
         node = await join(store)
         facts = pb.NodeFacts(address="10.0.0.1:9000", region="us-east", models=["a", "b"], max_tokens_per_sec=12.5)

@@ -33,7 +33,7 @@ class FakeRegistryStore:
     def __init__(self, clock: FakeRegistryClock) -> None:
         self._clock = clock
         self._nodes: dict[str, StoredNode] = {}
-        self._tokens: dict[bytes, tuple[str, datetime]] = {}
+        self._tokens: dict[bytes, tuple[str, datetime, str]] = {}
         self._models: dict[str, pb.Model] = {}
         self.events: list[tuple[str, str, str]] = []
         self.notices: list[tuple[str, list[str]]] = []
@@ -82,14 +82,17 @@ class FakeRegistryStore:
         self.notices.append((origin, [node_id]))
         return True
 
-    async def add_join_token(self, token_sha256: bytes, org_id: str, expires_at: datetime) -> None:
+    async def add_join_token(
+        self, token_sha256: bytes, org_id: str, expires_at: datetime, *, node_id: str = ""
+    ) -> None:
         self._reach()
-        self._tokens[token_sha256] = (org_id, expires_at)
+        self._tokens[token_sha256] = (org_id, expires_at, node_id)
 
     async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime, *, origin: str) -> StoredNode:
         self._reach()
-        org_id, expires_at = self._tokens.get(token_sha256, ("", now))
-        if expires_at <= now:
+        org_id, expires_at, named = self._tokens.get(token_sha256, ("", now, ""))
+        node_id = named or node_id
+        if expires_at <= now or node_id in self._nodes:
             raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
         del self._tokens[token_sha256]
         node = StoredNode(

@@ -47,18 +47,14 @@ class Joining:
         self._random_text = random_text
         self._turn = asyncio.Semaphore(MAX_JOINS_AT_ONCE)
 
-    async def create_token(self, org_id: str, ttl_s: int) -> tuple[str, datetime]:
-        """A new token and when it ends."""
+    async def create_token(self, org_id: str, ttl_s: int, *, node_id: str = "") -> tuple[str, datetime]:
+        """A new token and when it ends. `node_id` is the id that its node gets; empty: a new one."""
         if ttl_s > MAX_TTL_S:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`ttl_s` must be 1 to {MAX_TTL_S} seconds.", param="ttl_s")
-        if org_id:
-            try:
-                org_id = str(UUID(org_id))
-            except ValueError:
-                raise CodedError(ErrorCode.INVALID_ARGUMENT, "`org_id` must be a UUID.", param="org_id") from None
+        org_id, node_id = _uuid(org_id, "org_id"), _uuid(node_id, "node_id")
         token = "cljt_" + self._random_text(32)
         expires_at = self._clock.now() + timedelta(seconds=ttl_s or DEFAULT_TTL_S)
-        await self._store.add_join_token(_digest(token), org_id, expires_at)
+        await self._store.add_join_token(_digest(token), org_id, expires_at, node_id=node_id)
         return token, expires_at
 
     async def join(self, token: str, csr_der: bytes) -> tuple[StoredNode, bytes]:
@@ -86,6 +82,14 @@ class Joining:
     def trust_pem(self) -> bytes:
         """The certificates that nodes must trust."""
         return self._certificates.trust_pem()
+
+
+def _uuid(text: str, name: str) -> str:
+    """A UUID as it is written everywhere; empty stays empty."""
+    try:
+        return str(UUID(text)) if text else ""
+    except ValueError:
+        raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` must be a UUID.", param=name) from None
 
 
 def _digest(token: str) -> bytes:

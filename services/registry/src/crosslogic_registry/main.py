@@ -38,18 +38,19 @@ SERVICE = "crosslogic.registry.v1.RegistryService"
 JOIN_SERVICE = "crosslogic.registry.v1.NodeJoinService"
 _NODE = frozenset({"node"})
 _ADMIN = frozenset({"service:gateway", "service:operator"})
-_WATCHER = frozenset({"service:scheduler", "service:gateway", "service:operator"})
+_WATCHER = frozenset({"service:scheduler", "service:gateway", "service:orchestrator", "service:operator"})
+_LAUNCHER = _ADMIN | {"service:orchestrator"}
 
 RULES: dict[str, frozenset[str]] = {
     f"/{SERVICE}/{method}": callers
     for method, callers in {
-        "CreateJoinToken": _ADMIN,
+        "CreateJoinToken": _LAUNCHER,
         "RenewCertificate": _NODE,
         "HeartbeatStream": _NODE,
         "WitnessStream": _NODE,
         "WatchNodes": _WATCHER,
         "ListNodes": _ADMIN,
-        "DrainNode": _ADMIN,
+        "DrainNode": _LAUNCHER,
         "ResumeNode": _ADMIN,
         "CommandNode": frozenset({"service:operator"}),
         "ListNodeEvents": _ADMIN,

@@ -32,11 +32,16 @@ class FleetStore(Protocol):
 class TokenStore(Protocol):
     """Join tokens. Every method raises UNAVAILABLE while the store is away."""
 
-    async def add_join_token(self, token_sha256: bytes, org_id: str, expires_at: datetime) -> None:
-        """Keeps a token."""
+    async def add_join_token(
+        self, token_sha256: bytes, org_id: str, expires_at: datetime, *, node_id: str = ""
+    ) -> None:
+        """Keeps a token; `node_id` is the id of the node that joins by it, empty: whatever it is given then."""
 
     async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime, *, origin: str) -> StoredNode:
-        """Uses a token up and makes its node, both or neither. Raises JOIN_TOKEN_INVALID."""
+        """Uses a token up and makes its node, both or neither. Raises JOIN_TOKEN_INVALID.
+
+        `node_id` is the node's, unless the token names one; then a token whose node has joined before is invalid too.
+        """
 
 
 class ModelStore(Protocol):

@@ -63,7 +63,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self._heartbeat_interval_ms = heartbeat_interval_ms
 
     async def CreateJoinToken(self, request: pb.CreateJoinTokenRequest, context: Context) -> pb.CreateJoinTokenResponse:
-        token, expires_at = await self._joining.create_token(request.org_id, request.ttl_s)
+        token, expires_at = await self._joining.create_token(request.org_id, request.ttl_s, node_id=request.node_id)
         return pb.CreateJoinTokenResponse(join_token=token, expire_time=timestamp(expires_at))
 
     async def RenewCertificate(

@@ -63,13 +63,15 @@ class PostgresStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def add_join_token(self, token_sha256: bytes, org_id: str, expires_at: datetime) -> None:
+    async def add_join_token(
+        self, token_sha256: bytes, org_id: str, expires_at: datetime, *, node_id: str = ""
+    ) -> None:
         """Keeps a token; forgets those that ended a week ago."""
         async with transaction(self._pool) as connection:
             await connection.execute("DELETE FROM join_tokens WHERE expires_at < now() - interval '7 days'")
             await connection.execute(
-                "INSERT INTO join_tokens (token_sha256, org_id, expires_at) VALUES (%s, %s, %s)",
-                (token_sha256, org_id or None, expires_at),
+                "INSERT INTO join_tokens (token_sha256, org_id, expires_at, node_id) VALUES (%s, %s, %s, %s)",
+                (token_sha256, org_id or None, expires_at, node_id or None),
             )
 
     async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime, *, origin: str) -> StoredNode:
@@ -77,24 +79,27 @@ class PostgresStore:
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
                 "UPDATE join_tokens SET used_at = %s WHERE token_sha256 = %s AND used_at IS NULL AND expires_at > %s "
-                "RETURNING org_id",
+                "RETURNING org_id, node_id",
                 (now, token_sha256, now),
             )
             row = await cursor.fetchone()
             if row is None:
                 raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
+            node_id = str(row[1]) if row[1] else node_id
             cursor = await connection.execute(
                 "INSERT INTO nodes (id, org_id, status, status_reason, created_at, changed_at) "
-                f"VALUES (%s, %s, 'registering', 'joined', %s, %s) RETURNING {_NODE}",
+                f"VALUES (%s, %s, 'registering', 'joined', %s, %s) ON CONFLICT (id) DO NOTHING RETURNING {_NODE}",
                 (node_id, row[0], now, now),
             )
             made = await cursor.fetchone()
+            if made is None:
+                raise CodedError(ErrorCode.JOIN_TOKEN_INVALID, private=f"node {node_id} has joined before")
             await connection.execute(
                 "INSERT INTO node_events (node_id, status, reason, at) VALUES (%s, 'registering', 'joined', %s)",
                 (node_id, now),
             )
             await _tell_replicas(connection, origin, [node_id])
-        return _node(cast("TupleRow", made))
+        return _node(made)
 
     async def nodes(self, *, dead_within_s: float) -> list[StoredNode]:
         """All nodes by id, without those that have been dead for longer than `dead_within_s`."""

@@ -712,19 +712,23 @@ class CreateJoinTokenRequest(_message.Message):
 
     ORG_ID_FIELD_NUMBER: _builtins.int
     TTL_S_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The only organisation that the node may serve. Empty: any."""
     ttl_s: _builtins.int
     """How long it can be used, in seconds, 1 to 86,400. 0 means 600."""
+    node_id: _builtins.str
+    """The id that the node gets, a UUIDv7, for whoever must know the node before it joins. Empty: a new one."""
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
         ttl_s: _builtins.int = ...,
+        node_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "ttl_s", b"ttl_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "org_id", b"org_id", "ttl_s", b"ttl_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

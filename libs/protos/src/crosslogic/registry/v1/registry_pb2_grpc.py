@@ -193,7 +193,7 @@ class RegistryServiceServicer(object):
     """
 
     def CreateJoinToken(self, request, context):
-        """Makes a single-use join token. Callers: operator, gateway. Not repeatable. Errors: INVALID_ARGUMENT.
+        """Makes a single-use join token. Callers: operator, gateway, orchestrator. Not repeatable. Errors: INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -80,7 +80,7 @@ class RegistryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RegistryServiceAsyncStub: ...
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateJoinTokenRequest, _registry_pb2.CreateJoinTokenResponse]
-    """Makes a single-use join token. Callers: operator, gateway. Not repeatable. Errors: INVALID_ARGUMENT."""
+    """Makes a single-use join token. Callers: operator, gateway, orchestrator. Not repeatable. Errors: INVALID_ARGUMENT."""
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RenewCertificateRequest, _registry_pb2.RenewCertificateResponse]
     """Renews the caller's certificate. Callers: node, for itself only. Safe to repeat. Errors: NOT_FOUND (the node was
     removed), INVALID_ARGUMENT (the certificate request).
@@ -135,7 +135,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateJoinTokenRequest, _registry_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
-    """Makes a single-use join token. Callers: operator, gateway. Not repeatable. Errors: INVALID_ARGUMENT."""
+    """Makes a single-use join token. Callers: operator, gateway, orchestrator. Not repeatable. Errors: INVALID_ARGUMENT."""
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_registry_pb2.RenewCertificateRequest, _registry_pb2.RenewCertificateResponse]  # type: ignore[assignment]
     """Renews the caller's certificate. Callers: node, for itself only. Safe to repeat. Errors: NOT_FOUND (the node was
     removed), INVALID_ARGUMENT (the certificate request).
@@ -193,7 +193,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateJoinTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CreateJoinTokenResponse, _abc.Awaitable[_registry_pb2.CreateJoinTokenResponse]]:
-        """Makes a single-use join token. Callers: operator, gateway. Not repeatable. Errors: INVALID_ARGUMENT."""
+        """Makes a single-use join token. Callers: operator, gateway, orchestrator. Not repeatable. Errors: INVALID_ARGUMENT."""
 
     @_abc_1.abstractmethod
     def RenewCertificate(

@@ -35,6 +35,7 @@ class PickRequest(_message.Message):
     RESERVED_FIELD_NUMBER: _builtins.int
     RESIDENCY_PINNED_FIELD_NUMBER: _builtins.int
     CLIENT_KEY_FIELD_NUMBER: _builtins.int
+    ALLOWED_REGIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalogue name of the model. Never empty."""
     org_id: _builtins.str
@@ -63,6 +64,12 @@ class PickRequest(_message.Message):
         Used where the deployment's strategy is prefix affinity. Empty: not known. At most 64.
         """
 
+    @_builtins.property
+    def allowed_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Every region that it may run in, the preferred one first: while `region` is down, the others take over in this order.
+        Empty: any, in the order of the region table. At most 64.
+        """
+
     def __init__(
         self,
         *,
@@ -76,10 +83,11 @@ class PickRequest(_message.Message):
         reserved: _builtins.bool = ...,
         residency_pinned: _builtins.bool = ...,
         client_key: _builtins.int = ...,
+        allowed_regions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_key", b"client_key", "estimated_tokens", b"estimated_tokens", "excluded_node_ids", b"excluded_node_ids", "model", b"model", "org_id", b"org_id", "prefix_hashes", b"prefix_hashes", "region", b"region", "reserved", b"reserved", "residency_pinned", b"residency_pinned", "session_key", b"session_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_regions", b"allowed_regions", "client_key", b"client_key", "estimated_tokens", b"estimated_tokens", "excluded_node_ids", b"excluded_node_ids", "model", b"model", "org_id", b"org_id", "prefix_hashes", b"prefix_hashes", "region", b"region", "reserved", b"reserved", "residency_pinned", b"residency_pinned", "session_key", b"session_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
