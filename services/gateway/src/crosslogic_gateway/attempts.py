@@ -12,13 +12,16 @@ from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.errors import CodedError, ErrorCode, to_openai_body
 from crosslogic_common.logs import get_logger
 from crosslogic_common.seal import Sealer
+from crosslogic_gateway.affinity import Hinter
 from crosslogic_gateway.answers import Answer, StreamedAnswer, WholeAnswer
 from crosslogic_gateway.domain import Route
 from crosslogic_gateway.engine_errors import client_error, error_event
 from crosslogic_gateway.failover import (
     MAX_ATTEMPTS,
     MAX_TRIED,
+    RETRY_AFTER_S,
     FailedAttempt,
+    FailoverCounts,
     FailoverPolicy,
     Failure,
     RetryBudget,
@@ -27,7 +30,7 @@ from crosslogic_gateway.failover import (
     refused,
     unreached,
 )
-from crosslogic_gateway.http import RECEIVED_AT, REQUEST_ID, SHOWN_REQUEST_ID, STREAM, answer_headers, whole_response
+from crosslogic_gateway.http import RECEIVED_AT, REQUEST_ID, SHOWN_REQUEST_ID, STREAM, answer_headers, mark_region_failover, whole_response
 from crosslogic_gateway.jobs import Api, Attempt, Job, Run
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.prices import Prices, Rate
@@ -60,11 +63,13 @@ class Attempts:
         self._sealer = sealer
         self._settlement = Settlement(usage=usage)
         self._timeouts = timeouts
+        self._hinter = Hinter()
         self._first_byte_timeout_ms = round(timeouts.first_byte_s * 1000)
         self._idle_timeout_ms = round(timeouts.idle_s * 1000)
         self._policy = policy or FailoverPolicy()
         self._budget = RetryBudget(self._policy)
         self._now_us = now_us
+        self.counts = FailoverCounts()
         self._loop = asyncio.get_running_loop()
         self._log = get_logger(__name__)
 
@@ -109,10 +114,11 @@ class Attempts:
                 region=principal.region,
                 estimated_tokens=wanted + len(job.raw) // 4,
                 excluded=run.tried,
+                hints=self._hinter.hints(job.request.headers, principal, job.model, job.raw),
             )
         except CodedError as error:
             if error.code is ErrorCode.NO_CAPACITY and error.retry_after_s is None:
-                error.retry_after_s = 1.0
+                error.retry_after_s = RETRY_AFTER_S
             raise
 
     def _open(self, run: Run, route: Route) -> Attempt:
@@ -144,6 +150,7 @@ class Attempts:
         attempt = Attempt(context, rate, route, link, call_id, answer, self._loop.time())
         run.attempt = attempt
         run.attempts += 1
+        self.counts.attempts += 1
         run.first_node = run.first_node or route.node_id
         return attempt
 
@@ -200,15 +207,23 @@ class Attempts:
         if failed.blames_node:
             self._picker.reports.failed(node_id)
         now = self._loop.time()
+        if error.retry_after_s is None and failure in (Failure.UNREACHED, Failure.LOST):
+            error.retry_after_s = RETRY_AFTER_S
         if (
             failure is Failure.FINAL
             or (failure is not Failure.UNREACHED and run.attempts >= MAX_ATTEMPTS)
             or len(run.tried) >= MAX_TRIED
             or now >= run.deadline
-            or (failure is Failure.REFUSED and not self._budget.take(now))
+            or (failure is Failure.REFUSED and not self._budget_allows(now))
         ):
             raise error
+        self.counts.failovers += 1
         self._log.warning("attempt failed", node_id=node_id, code=error.code, reason=error.private)
+
+    def _budget_allows(self, now: float) -> bool:
+        allowed = self._budget.take(now)
+        self.counts.denied += not allowed
+        return allowed
 
     # The answer.
 
@@ -232,12 +247,16 @@ class Attempts:
         head = answer.head.result()
         run.first_byte_at = self._loop.time()
         self._succeeded(run, attempt)
+        if attempt.route.region_failover:
+            mark_region_failover(request)
         return whole_response(request, status=head.status, content_type=head.content_type, body=answer.body())
 
     async def _stream(self, run: Run, attempt: Attempt) -> web.StreamResponse:
         """Writes the stream through; when its node is lost, the next one goes on where it broke off."""
         request = run.job.request
         head = attempt.answer.head.result()
+        if attempt.route.region_failover:
+            mark_region_failover(request)
         headers = answer_headers(request, head.content_type)
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"
@@ -282,6 +301,7 @@ class Attempts:
         self._may_go_on(run, failed)
         attempt = await self._reach(run)
         run.resumed = True
+        self.counts.resumed += 1
         return attempt
 
     def _succeeded(self, run: Run, attempt: Attempt) -> None:

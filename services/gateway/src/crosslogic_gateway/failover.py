@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from prometheus_client import CollectorRegistry, Gauge
+
 from crosslogic_common.errors import CodedError, ErrorCode
 
 MAX_ATTEMPTS = 3
 """Nodes that may work on one request."""
 MAX_TRIED = 16
 """Nodes that may be named as tried: as many as a pick may exclude."""
+RETRY_AFTER_S = 1.0
+"""What a client is told whose request found no node: nodes that come back do so in seconds."""
 
 
 class Failure(Enum):
@@ -80,6 +84,26 @@ def refused(error: CodedError, status: int) -> FailedAttempt:
 def given_up(error: CodedError) -> FailedAttempt:
     """The client does not take its answer."""
     return FailedAttempt(error, Failure.FINAL, blames_node=False)
+
+
+@dataclass(slots=True)
+class FailoverCounts:
+    """What this worker has done since its start."""
+
+    attempts: int = 0
+    failovers: int = 0
+    resumed: int = 0
+    denied: int = 0
+
+    def register(self, registry: CollectorRegistry) -> None:
+        """Shows them as metrics."""
+        for name, text, read in (
+            ("crosslogic_node_attempts", "Requests sent to nodes.", lambda: self.attempts),
+            ("crosslogic_failovers", "Times that another node was asked.", lambda: self.failovers),
+            ("crosslogic_streams_resumed", "Streams that went on at another node.", lambda: self.resumed),
+            ("crosslogic_retries_denied", "Retries that the budget did not allow.", lambda: self.denied),
+        ):
+            Gauge(name, text, registry=registry).set_function(read)
 
 
 class RetryBudget:

@@ -114,6 +114,25 @@ class GatewaySettings(Settings):
         parse=number(0.1, 600),
         doc="seconds that a client may take nothing of its stream",
     )
+    failover_window_s: float = setting(
+        "CROSSLOGIC_FAILOVER_WINDOW_S",
+        default="120",
+        parse=number(0, 3600),
+        doc="seconds that a client may wait over all nodes asked: for its first byte, or for the next after its "
+        "stream broke",
+    )
+    retry_budget_percent: float = setting(
+        "CROSSLOGIC_RETRY_BUDGET_PERCENT",
+        default="20",
+        parse=number(0, 100),
+        doc="retries after a node's refusal, in percent of this worker's requests",
+    )
+    retry_budget_min: int = setting(
+        "CROSSLOGIC_RETRY_BUDGET_MIN",
+        default="3",
+        parse=integer(0, 10_000),
+        doc="such retries that a worker may always make in 10 seconds",
+    )
     head_timeout_s: float = setting(
         "CROSSLOGIC_HEAD_TIMEOUT_S", default="10", parse=number(0.1, 600), doc="seconds that a request's head may take"
     )

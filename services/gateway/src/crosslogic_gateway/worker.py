@@ -29,6 +29,7 @@ from crosslogic_gateway.attempts import Attempts
 from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Route
 from crosslogic_gateway.edge import Edge, EdgePolicy
+from crosslogic_gateway.failover import FailoverPolicy
 from crosslogic_gateway.idempotency.answers import IdempotencyLimits
 from crosslogic_gateway.idempotency.store import RedisAnswers
 from crosslogic_gateway.idempotency.wiring import make_idempotency, open_answers
@@ -107,7 +108,13 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             usage=usage,
             sealer=Sealer.from_base64(settings.seal_key.reveal()),
             timeouts=timeouts,
+            policy=FailoverPolicy(
+                window_s=settings.failover_window_s,
+                budget_share=settings.retry_budget_percent / 100,
+                budget_least=settings.retry_budget_min,
+            ),
         )
+        attempts.counts.register(metrics.registry)
         inference = Inference(
             keys=keys,
             catalogue=catalogue,

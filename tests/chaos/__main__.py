@@ -1,0 +1,53 @@
+"""`make chaos`: runs experiments, each with many seeds, and says which failed and how to run them again."""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+import traceback
+
+from tests.chaos.catalogue import EXPERIMENTS
+from tests.chaos.clients import Client
+from tests.chaos.world import World, chaos_suite
+
+
+def main() -> int:
+    """Exit status 1 when an experiment failed."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--experiments", default="", help="numbers between commas; empty: all")
+    parser.add_argument("--seeds", type=int, default=20, help="how many seeds each runs with")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--size", type=float, default=1.0, help="less than 1: fewer requests, less time")
+    options = parser.parse_args()
+    numbers = [int(word) for word in options.experiments.split(",") if word] or sorted(EXPERIMENTS)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    failed = [number for number in numbers if not all(_passes(number, seeds, options.size))]
+    print(f"{len(numbers) - len(failed)} of {len(numbers)} experiments passed", flush=True)
+    return 1 if failed else 0
+
+
+def _passes(number: int, seeds: range, size: float) -> list[bool]:
+    """Each experiment has a suite of its own: what one left behind is no excuse for the next."""
+    passed = []
+    with chaos_suite() as suite:
+        for seed in seeds:
+            began = time.monotonic()
+
+            async def one(seed: int = seed) -> None:
+                async with Client(suite) as client:
+                    await EXPERIMENTS[number](World(suite, client, random.Random(seed), size))
+
+            try:
+                asyncio.run(one())
+                verdict = "passed"
+            except Exception:  # noqa: BLE001  # whatever it is, the next seed is tried
+                verdict = f"FAILED (make chaos EXPERIMENTS={number} FIRST_SEED={seed} SEEDS=1)"
+                traceback.print_exc()
+            passed.append(verdict == "passed")
+            print(f"experiment {number} seed {seed}: {verdict} in {time.monotonic() - began:.1f} s", flush=True)
+    return passed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

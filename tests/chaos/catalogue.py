@@ -1,0 +1,28 @@
+"""The experiments by their numbers. A new one: a module with `run(world)`, and a line here."""
+
+from collections.abc import Awaitable, Callable
+from types import MappingProxyType
+from typing import Final
+
+from tests.chaos.experiments import (
+    e01_kill_at_each_token,
+    e02_structured_answers,
+    e03_death_before_usage,
+    e04_frozen_node,
+    e05_deaths_in_a_row,
+    e08_disconnects,
+    e23_all_refuse,
+)
+from tests.chaos.world import World
+
+EXPERIMENTS: Final = MappingProxyType[int, Callable[[World], Awaitable[None]]](
+    {
+        1: e01_kill_at_each_token.run,
+        2: e02_structured_answers.run,
+        3: e03_death_before_usage.run,
+        4: e04_frozen_node.run,
+        5: e05_deaths_in_a_row.run,
+        8: e08_disconnects.run,
+        23: e23_all_refuse.run,
+    }
+)
