@@ -16,4 +16,5 @@ class Asked:
     prefix_hashes: Sequence[int] = ()
     client_key: int = 0
     residency_pinned: bool = False
+    allowed_regions: Sequence[str] = ()
     reserved: bool = False

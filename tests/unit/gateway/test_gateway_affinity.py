@@ -1,12 +1,14 @@
 """Which session and which prompt a request says it is of."""
 
 import json
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslogic_common.prefix_blocks import BLOCK_ENDS
-from crosslogic_gateway.affinity import PickHints, key_of, prefix_hashes, session_key
+from crosslogic_gateway.affinity import Hinter, PickHints, key_of, prefix_hashes, session_key
+from crosslogic_gateway.domain import Model, Principal
 
 SYSTEM = {"role": "system", "content": "You answer in verse. " * 400}
 
@@ -74,8 +76,39 @@ def test_hashes_are_the_same_in_every_worker() -> None:
     assert 0 < key_of("") < 2**64
 
 
+def principal(api_key_id: str = "key", **more: object) -> Principal:
+    return Principal("org", "env", api_key_id, "eu", None, "salt", None, **more)  # type: ignore[arg-type]
+
+
+MODEL = Model("m", "", 4096, 1, 1, frozenset(), 0)
+
+
+def test_requests_of_one_key_are_one_client_unless_they_name_their_session() -> None:
+    hinter = Hinter()
+    plain = hinter.hints({}, principal(), MODEL, b"")
+    assert plain.client_key == hinter.hints({}, principal(), MODEL, b"").client_key
+    assert plain.client_key != hinter.hints({}, principal("other"), MODEL, b"").client_key
+    session = hinter.hints({"X-Session-ID": "a"}, principal(), MODEL, b"")
+    assert session.client_key == session.session_key != plain.client_key
+
+
+def test_a_prompt_is_hashed_only_where_the_scheduler_wants_it() -> None:
+    hinter = Hinter()
+    assert hinter.hints({}, principal(), MODEL, body("Hello")).prefix_hashes == ()
+    wanted = replace(MODEL, prefix_affinity=True)
+    assert hinter.hints({}, principal(), wanted, body("Hello")).prefix_hashes
+
+
+def test_data_that_must_stay_in_its_region_may_go_to_that_one_alone() -> None:
+    hinter = Hinter()
+    pinned = principal(residency_pinned=True, allowed_regions=())
+    assert hinter.hints({}, pinned, MODEL, b"").allowed_regions == ("eu",)
+    chosen = principal(allowed_regions=("eu", "us"))
+    assert hinter.hints({}, chosen, MODEL, b"").allowed_regions == ("eu", "us")
+
+
 def test_only_a_pick_made_for_nobody_in_particular_may_be_kept_ready() -> None:
     assert PickHints(session_key=1).personal
     assert PickHints(prefix_hashes=(1,)).personal
     assert PickHints(reserved=True).personal
-    assert not PickHints(client_key=7, residency_pinned=True).personal
+    assert not PickHints(client_key=7, allowed_regions=("eu",)).personal

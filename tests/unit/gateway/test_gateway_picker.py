@@ -7,7 +7,7 @@ from crosslogic_gateway import known_routes
 from crosslogic_gateway.affinity import key_of
 from crosslogic_gateway.known_routes import LastKnownRoutes, Place
 
-PLACE: Place = ("model", "org", "", False)
+PLACE: Place = ("model", "org", "", ())
 
 
 class ManualClock:
@@ -46,14 +46,14 @@ def test_known_nodes_take_turns_and_failed_ones_are_passed_over() -> None:
 def test_nothing_is_offered_to_another_tenant_or_model() -> None:
     routes = LastKnownRoutes(clock=ManualClock())
     routes.remember(PLACE, picked("a"))
-    assert routes.next(("model", "other-org", "", False), ()) is None
-    assert routes.next(("other-model", "org", "", False), ()) is None
+    assert routes.next(("model", "other-org", "", ()), ()) is None
+    assert routes.next(("other-model", "org", "", ()), ()) is None
 
 
 def test_data_that_must_stay_in_its_region_is_sent_to_no_node_known_from_requests_that_may_leave() -> None:
     routes = LastKnownRoutes(clock=ManualClock())
     routes.remember(PLACE, picked("abroad", region_failover=True))
-    assert routes.next(("model", "org", "", True), ()) is None
+    assert routes.next(("model", "org", "", ("local",)), ()) is None
 
 
 def test_nodes_abroad_come_after_those_at_home() -> None:
@@ -110,7 +110,7 @@ def test_a_node_that_moved_is_reached_at_its_new_address() -> None:
 def test_memory_is_bounded_by_places_and_by_nodes_of_a_place() -> None:
     routes = LastKnownRoutes(clock=ManualClock())
     for number in range(known_routes.MAX_PLACES + 50):
-        routes.remember(("model", str(number), "", False), picked("a"))
+        routes.remember(("model", str(number), "", ()), picked("a"))
     assert len(routes._places) == known_routes.MAX_PLACES
     for number in range(100):
         routes.remember(PLACE, picked(str(number)))

@@ -95,6 +95,17 @@ def test_data_that_must_stay_in_its_region_never_leaves_it() -> None:
     assert set(served_from(made, "in-mumbai", clients(200), residency_pinned=True).values()) == {"in-mumbai"}
 
 
+def test_a_tenant_that_names_its_regions_is_taken_over_by_these_only_in_their_order() -> None:
+    made = world("ap-singapore", "eu-frankfurt", "us-virginia", share=1.0)
+    asked = Asked(region="in-mumbai", client_key=1, allowed_regions=("india", "europe", "us"))
+    assert made.route(asked)[0].region == "eu-frankfurt"
+    with pytest.raises(CodedError):
+        made.route(Asked(region="in-mumbai", client_key=1, allowed_regions=("in-mumbai",)))
+    # Regions that the table does not know have a fallback where the tenant names one.
+    made.tell(told_node("own-site", region="site-b"))
+    assert made.route(Asked(region="site-a", allowed_regions=("site-a", "site-b")))[0].id == "own-site"
+
+
 def test_who_is_not_taken_over_tries_the_silent_nodes_at_home() -> None:
     made = world("us-virginia", "ap-singapore")
     made.tell(*(told_node(f"silent{number}", region="eu-frankfurt", reachable=False) for number in range(2)))

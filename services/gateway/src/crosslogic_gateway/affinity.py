@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
 
 from crosslogic_common.prefix_blocks import BLOCK_ENDS
+from crosslogic_gateway.domain import Model, Principal
 
 SESSION_HEADER = "X-Session-ID"
 MAX_SESSION_CHARS = 256
@@ -19,7 +21,8 @@ class PickHints:
     session_key: int = 0
     prefix_hashes: tuple[int, ...] = ()
     client_key: int = 0
-    residency_pinned: bool = False
+    allowed_regions: tuple[str, ...] = ()
+    """Every region that it may run in, the preferred one first. Empty: any."""
     reserved: bool = False
 
     @property
@@ -43,6 +46,38 @@ class _Prompt(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Prompt)
+
+
+class Hinter:
+    """Makes the hints of requests. Those of most are their key's, and kept."""
+
+    def __init__(self, *, max_keys: int = 65_536) -> None:
+        """Keeps the hints of `max_keys` API keys."""
+        self._of_key = lru_cache(maxsize=max_keys)(_hints_of_key)
+
+    def hints(
+        self, headers: Mapping[str, str], principal: Principal, model: Model, raw: bytes, *, reserved: bool = False
+    ) -> PickHints:
+        """What a request tells the scheduler. `raw` is the client's body."""
+        plain = self._of_key(principal.api_key_id, _regions(principal))
+        session = session_key(headers, principal.cache_salt)
+        if not (session or reserved or model.prefix_affinity):
+            return plain
+        return PickHints(
+            session_key=session,
+            prefix_hashes=prefix_hashes(raw, model.name, principal.cache_salt) if model.prefix_affinity else (),
+            client_key=session or plain.client_key,
+            allowed_regions=plain.allowed_regions,
+            reserved=reserved,
+        )
+
+
+def _regions(principal: Principal) -> tuple[str, ...]:
+    return (principal.region,) if principal.residency_pinned else principal.allowed_regions
+
+
+def _hints_of_key(api_key_id: str, allowed_regions: tuple[str, ...]) -> PickHints:
+    return PickHints(client_key=key_of("client", api_key_id), allowed_regions=allowed_regions)
 
 
 def key_of(*parts: str) -> int:

@@ -30,7 +30,15 @@ from crosslogic_gateway.failover import (
     refused,
     unreached,
 )
-from crosslogic_gateway.http import RECEIVED_AT, REQUEST_ID, SHOWN_REQUEST_ID, STREAM, answer_headers, mark_region_failover, whole_response
+from crosslogic_gateway.http import (
+    RECEIVED_AT,
+    REQUEST_ID,
+    SHOWN_REQUEST_ID,
+    STREAM,
+    answer_headers,
+    mark_region_failover,
+    whole_response,
+)
 from crosslogic_gateway.jobs import Api, Attempt, Job, Run
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.prices import Prices, Rate

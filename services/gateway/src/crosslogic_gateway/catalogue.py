@@ -26,6 +26,9 @@ class Catalogue:
                 completion_price_picodollars=model.completion_price_picodollars,
                 regions=frozenset(model.regions),
                 created_unix_s=model.create_time.seconds,
+                prefix_affinity=any(
+                    deployment.strategy == registry_pb.PICK_STRATEGY_PREFIX_AFFINITY for deployment in model.deployments
+                ),
             )
             for model in models
         }

@@ -95,6 +95,8 @@ class Model:
     regions: frozenset[str]
     """Regions in which it is offered. Empty: all."""
     created_unix_s: int
+    prefix_affinity: bool = False
+    """Somewhere its nodes are chosen by the prompt's beginning: the scheduler wants to know it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ SECURITY_HEADERS: tuple[tuple[str, str], ...] = (
 )
 _SECURITY_LINES = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS)
 
-_EXPOSED_HEADERS = "X-Request-ID, X-CrossLogic-Request-ID, Retry-After, " + ", ".join(
+_EXPOSED_HEADERS = "X-Request-ID, X-CrossLogic-Request-ID, X-CrossLogic-Region-Failover, Retry-After, " + ", ".join(
     f"x-ratelimit-{what}-{counted}" for what in ("limit", "remaining", "reset") for counted in ("requests", "tokens")
 )
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]{1,200}", re.ASCII)
@@ -47,6 +47,11 @@ _SOUND_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 def shown_request_id(sent: str | None, own: str) -> str:
     """The id to answer with: the client's where it is printable and short, else ours."""
     return sent if sent is not None and _SOUND_REQUEST_ID.fullmatch(sent) else own
+
+
+def mark_region_failover(request: web.Request) -> None:
+    """Tells the client that another region than its own answers. Once; before the head is written."""
+    request[RATE_LIMITS] = request.get(RATE_LIMITS, "") + "X-CrossLogic-Region-Failover: true\r\n"
 
 
 def answer_headers(request: web.Request, content_type: str) -> CIMultiDict[str]:

@@ -11,8 +11,8 @@ from crosslogic_gateway.domain import Route
 MAX_PLACES = 10_000
 MAX_ROUTES_A_PLACE = 16
 
-Place = tuple[str, str, str, bool]
-"""Model, organisation, region, whether the request may run in that region only: what decides which nodes may serve."""
+Place = tuple[str, str, str, tuple[str, ...]]
+"""Model, organisation, region, all regions allowed (none: any): what decides which nodes may serve."""
 
 
 class LastKnownRoutes:

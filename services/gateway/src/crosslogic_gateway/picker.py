@@ -81,7 +81,7 @@ class Picker:
         hints: PickHints = NO_HINTS,
     ) -> Route:
         """The node that takes the request. Raises NO_CAPACITY when there is none."""
-        place = (model, org_id, region, hints.residency_pinned)
+        place = (model, org_id, region, hints.allowed_regions)
         if excluded or hints.personal or self._caller.in_flight:
             return await self._ask(place, estimated_tokens, excluded, hints)
         now = self._clock.monotonic()
@@ -98,7 +98,7 @@ class Picker:
         return await self._ask(place, estimated_tokens, excluded, hints)
 
     async def _ask(self, place: Place, estimated_tokens: int, excluded: tuple[str, ...], hints: PickHints) -> Route:
-        model, org_id, region, residency_pinned = place
+        model, org_id, region, allowed_regions = place
         try:
             picked = await self._caller.call(
                 scheduler_pb.PickRequest(
@@ -110,7 +110,8 @@ class Picker:
                     session_key=hints.session_key,
                     prefix_hashes=hints.prefix_hashes,
                     reserved=hints.reserved,
-                    residency_pinned=residency_pinned,
+                    residency_pinned=allowed_regions == (region,),
+                    allowed_regions=allowed_regions,
                     client_key=hints.client_key,
                 ).SerializeToString(),
                 timeout_s=PICK_TIMEOUT_S,

@@ -101,6 +101,10 @@ class Question(Protocol):
         """It never leaves its region."""
 
     @property
+    def allowed_regions(self) -> Sequence[str]:
+        """Every region that it may run in, the preferred one first. Empty: any."""
+
+    @property
     def reserved(self) -> bool:
         """It is within capacity that its organisation has reserved."""
 

@@ -1,6 +1,6 @@
 """The scheduler's view of the fleet, kept up to date by the registry's watches, and kept when these are lost."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
@@ -178,8 +178,8 @@ class FleetView:
 
         A region is down for a request when it has no reachable node that might serve it.
         """
-        row = self._regions.regions.get(region)
-        if row is None or not row.fallback or question.residency_pinned:
+        fallback = self._fallback(question, region)
+        if not fallback:
             return None
         if any(
             True
@@ -191,7 +191,7 @@ class FleetView:
         if not question.excluded_node_ids:
             self._shares.offer(region, now)
         client_key = question.client_key or key_of_org(question.org_id)
-        target = next_region(client_key, row.fallback, self._shares.share)
+        target = next_region(client_key, fallback, self._shares.share)
         if target is None:
             return None
         node = self._from_tier(Tier.SOUND, question, target)
@@ -199,6 +199,16 @@ class FleetView:
             return None
         self._events.failed_over(region)
         return node
+
+    def _fallback(self, question: Question, region: str) -> Sequence[str]:
+        """The regions that may take the request over, first choice first."""
+        if question.residency_pinned or not region:
+            return ()
+        if question.allowed_regions:
+            allowed = (self._regions.code(each) for each in question.allowed_regions)
+            return [code for code in dict.fromkeys(allowed) if code != region]
+        row = self._regions.regions.get(region)
+        return row.fallback if row else ()
 
     def _take(self, node: registry_pb.Node) -> None:
         doomed = node.spot_notice.kind == registry_pb.SPOT_NOTICE_KIND_TERMINATION

@@ -20,6 +20,7 @@ from crosslogic_scheduler.metrics import SchedulerMetrics
 MAX_EXCLUDED = 16
 MAX_CALLS = 1_024
 MAX_PREFIX_HASHES = 64
+MAX_REGIONS = 64
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -87,6 +88,8 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
             raise CodedError(ErrorCode.INVALID_ARGUMENT, "`model` must not be empty.", param="model")
         if len(request.excluded_node_ids) > MAX_EXCLUDED:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_EXCLUDED} nodes can be excluded.")
+        if len(request.allowed_regions) > MAX_REGIONS:
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_REGIONS} regions can be allowed.")
         if len(request.prefix_hashes) > MAX_PREFIX_HASHES:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_PREFIX_HASHES} hashes of the prompt.")
         return self._view.pick(request)
