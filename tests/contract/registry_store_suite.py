@@ -140,6 +140,7 @@ class RegistryStoreSuite:
             prompt_price_picodollars=10**12,
             completion_price_picodollars=1,
             regions=["us-east", "eu-west"],
+            deployments=[pb.Deployment(region="us-east", strategy=pb.PICK_STRATEGY_PREFIX_AFFINITY), pb.Deployment()],
         )
         stored = await store.add_model(model)
         assert stored.HasField("create_time")
@@ -150,6 +151,19 @@ class RegistryStoreSuite:
         with pytest.raises(CodedError) as refused:
             await store.add_model(model)
         assert refused.value.code == ErrorCode.ALREADY_EXISTS
+
+    async def test_how_a_model_is_served_is_replaced_as_a_whole(self, store: WholeStore) -> None:
+        name = f"m-{uuid4()}"
+        was = [pb.Deployment(region="us-east", strategy=pb.PICK_STRATEGY_ROUND_ROBIN)]
+        await store.add_model(pb.Model(name=name, family="f", context_length=1, deployments=was))
+        new = [pb.Deployment(strategy=pb.PICK_STRATEGY_LEAST_LATENCY)]
+        assert list((await store.replace_deployments(name, new)).deployments) == new
+        [found] = await store.models(after=name[:-1], limit=1)
+        assert list(found.deployments) == new
+        assert list((await store.replace_deployments(name, [])).deployments) == []
+        with pytest.raises(CodedError) as refused:
+            await store.replace_deployments(f"{name}-unknown", new)
+        assert refused.value.code == ErrorCode.NOT_FOUND
 
     async def test_models_come_by_name_in_pages_whatever_the_database_sorts_by(self, store: WholeStore) -> None:
         prefix = f"z{uuid4()}"

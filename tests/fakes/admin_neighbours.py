@@ -198,6 +198,12 @@ class FakeRegistry(FakeStub):
         self.models[request.model.name] = request.model
         return registry_pb.CreateModelResponse(model=request.model)
 
+    def ReplaceDeployments(self, request: Any) -> Any:
+        model = _known(self.models, request.model)
+        del model.deployments[:]
+        model.deployments.extend(request.deployments)
+        return registry_pb.ReplaceDeploymentsResponse(model=model)
+
     def ListModels(self, request: Any) -> Any:
         return registry_pb.ListModelsResponse(models=self.models.values())
 

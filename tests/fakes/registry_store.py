@@ -122,6 +122,15 @@ class FakeRegistryStore:
         self._models[model.name] = stored
         return stored
 
+    async def replace_deployments(self, name: str, deployments: Sequence[pb.Deployment]) -> pb.Model:
+        self._reach()
+        if name not in self._models:
+            raise CodedError(ErrorCode.NOT_FOUND, "The catalogue has no such model.", param="model")
+        stored = self._models[name]
+        del stored.deployments[:]
+        stored.deployments.extend(deployments)
+        return stored
+
     async def models(self, after: str = "", limit: int = 10_000) -> list[pb.Model]:
         self._reach()
         return [self._models[name] for name in sorted(self._models) if name > after][:limit]

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.batched import Backoff
@@ -32,6 +32,10 @@ class Catalogue:
     async def add(self, model: pb.Model) -> pb.Model:
         """Adds a model."""
         return await self._store.add_model(policy.check_model(model))
+
+    async def replace_deployments(self, name: str, deployments: Sequence[pb.Deployment]) -> pb.Model:
+        """Says how a model is served. Raises NOT_FOUND and INVALID_ARGUMENT."""
+        return await self._store.replace_deployments(name, policy.check_deployments(deployments))
 
     async def page(self, after: str, limit: int) -> list[pb.Model]:
         """Models by name, after a name; as last known while the database is away or slow."""

@@ -56,6 +56,7 @@ RULES: dict[str, frozenset[str]] = {
         "ListNodeEvents": _ADMIN,
         "GatewayStream": frozenset({"service:gateway"}),
         "CreateModel": _ADMIN,
+        "ReplaceDeployments": _ADMIN,
         "ListModels": _WATCHER,
         "WatchModels": _WATCHER,
     }.items()

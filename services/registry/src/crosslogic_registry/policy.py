@@ -1,6 +1,7 @@
 """The decisions of the registry. Pure."""
 
 import re
+from collections.abc import Sequence
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
@@ -103,7 +104,21 @@ def check_model(model: pb.Model) -> pb.Model:
         raise _bad("regions", "must be at most 100")
     if any(not _REGION.fullmatch(region) for region in model.regions):
         raise _bad("regions", "must each be 1 to 63 of a-z, 0-9 and `-`")
+    check_deployments(model.deployments)
     return model
+
+
+def check_deployments(deployments: Sequence[pb.Deployment]) -> Sequence[pb.Deployment]:
+    """Deployments that a model may have. Raises INVALID_ARGUMENT."""
+    if len(deployments) > 200:  # noqa: PLR2004  # as the contract says
+        raise _bad("deployments", "must be at most 200")
+    if any(each.region and not _REGION.fullmatch(each.region) for each in deployments):
+        raise _bad("deployments.region", "must be empty or 1 to 63 of a-z, 0-9 and `-`")
+    if len({each.region for each in deployments}) < len(deployments):
+        raise _bad("deployments.region", "must be named at most once each")
+    if any(each.strategy not in pb.PickStrategy.values() for each in deployments):
+        raise _bad("deployments.strategy", "must be a known strategy")
+    return deployments
 
 
 def _bad(field: str, rule: str) -> CodedError:

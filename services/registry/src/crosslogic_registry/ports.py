@@ -50,6 +50,9 @@ class ModelStore(Protocol):
     async def add_model(self, model: pb.Model) -> pb.Model:
         """Adds a model. Raises ALREADY_EXISTS; CONFLICT when the catalogue is full."""
 
+    async def replace_deployments(self, name: str, deployments: Sequence[pb.Deployment]) -> pb.Model:
+        """Puts a model's deployments in place of those it had. Raises NOT_FOUND."""
+
     async def models(self, after: str = "", limit: int = 10_000) -> list[pb.Model]:
         """The catalogue by name (code points), after a name."""
 

@@ -152,6 +152,12 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.CreateModelResponse:
         return pb.CreateModelResponse(model=await self._catalogue.add(request.model))
 
+    async def ReplaceDeployments(
+        self, request: pb.ReplaceDeploymentsRequest, context: Context
+    ) -> pb.ReplaceDeploymentsResponse:
+        model = await self._catalogue.replace_deployments(request.model, request.deployments)
+        return pb.ReplaceDeploymentsResponse(model=model)
+
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         limit = page_limit(request.page_size)
         found = await self._catalogue.page(unwrap(request.page_token), limit + 1)

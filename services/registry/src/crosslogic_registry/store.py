@@ -6,6 +6,7 @@ from typing import cast
 
 from psycopg import errors
 from psycopg.rows import TupleRow
+from psycopg.types.json import Jsonb
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
@@ -20,7 +21,7 @@ _IDS_A_NOTICE = 200  # a payload is at most 8,000 bytes
 
 _MODEL = (
     "name, family, context_length, vram_required_bytes, prompt_price_picodollars, completion_price_picodollars, "
-    "regions, created_at"
+    "regions, created_at, deployments"
 )
 _NODE = "id, org_id, status, status_reason, drain_asked, facts, created_at, changed_at"
 
@@ -35,7 +36,12 @@ def _model(row: TupleRow) -> pb.Model:
         completion_price_picodollars=row[5],
         regions=row[6],
         create_time=timestamp(row[7]),
+        deployments=[pb.Deployment(region=each["region"], strategy=each["strategy"]) for each in row[8]],
     )
+
+
+def _deployments(deployments: Sequence[pb.Deployment]) -> Jsonb:
+    return Jsonb([{"region": each.region, "strategy": int(each.strategy)} for each in deployments])
 
 
 def _node(row: TupleRow) -> StoredNode:
@@ -156,7 +162,8 @@ class PostgresStore:
                     raise CodedError(ErrorCode.CONFLICT, f"The catalogue holds {MAX_MODELS} models already.")
                 cursor = await connection.execute(
                     "INSERT INTO models (name, family, context_length, vram_required_bytes, prompt_price_picodollars, "
-                    f"completion_price_picodollars, regions) VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING {_MODEL}",
+                    f"completion_price_picodollars, regions, deployments) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) "
+                    f"RETURNING {_MODEL}",
                     (
                         model.name,
                         model.family,
@@ -165,6 +172,7 @@ class PostgresStore:
                         model.prompt_price_picodollars,
                         model.completion_price_picodollars,
                         list(model.regions),
+                        _deployments(model.deployments),
                     ),
                 )
                 row = await cursor.fetchone()
@@ -174,6 +182,19 @@ class PostgresStore:
                 ErrorCode.ALREADY_EXISTS, f"The catalogue has a model named {model.name!r} already.", param="name"
             ) from None
         return _model(cast("TupleRow", row))
+
+    async def replace_deployments(self, name: str, deployments: Sequence[pb.Deployment]) -> pb.Model:
+        """Puts a model's deployments in place of those it had. Raises NOT_FOUND."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                f"UPDATE models SET deployments = %s WHERE name = %s RETURNING {_MODEL}",
+                (_deployments(deployments), name),
+            )
+            row = await cursor.fetchone()
+            if row is None:
+                raise CodedError(ErrorCode.NOT_FOUND, "The catalogue has no such model.", param="model")
+            await connection.execute("SELECT pg_notify(%s, '')", (CATALOGUE_CHANNEL,))
+        return _model(row)
 
     async def models(self, after: str = "", limit: int = 10_000) -> list[pb.Model]:
         """The catalogue by name (code points), after a name."""

@@ -176,6 +176,11 @@ class RegistryServiceStub(object):
                 request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.CreateModelRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.CreateModelResponse.FromString,
                 _registered_method=True)
+        self.ReplaceDeployments = channel.unary_unary(
+                '/crosslogic.registry.v1.RegistryService/ReplaceDeployments',
+                request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ReplaceDeploymentsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ReplaceDeploymentsResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/crosslogic.registry.v1.RegistryService/ListModels',
                 request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListModelsRequest.SerializeToString,
@@ -287,6 +292,14 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplaceDeployments(self, request, context):
+        """Says how a model is served, region by region, in place of what was said before. Callers: gateway, operator. Safe to
+        repeat. Errors: NOT_FOUND (the model), INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists the catalogue by name. Callers: gateway, operator, scheduler.
         """
@@ -364,6 +377,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.CreateModel,
                     request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.CreateModelRequest.FromString,
                     response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.CreateModelResponse.SerializeToString,
+            ),
+            'ReplaceDeployments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceDeployments,
+                    request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ReplaceDeploymentsRequest.FromString,
+                    response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ReplaceDeploymentsResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -701,6 +719,33 @@ class RegistryService(object):
             '/crosslogic.registry.v1.RegistryService/CreateModel',
             crosslogic_dot_registry_dot_v1_dot_registry__pb2.CreateModelRequest.SerializeToString,
             crosslogic_dot_registry_dot_v1_dot_registry__pb2.CreateModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceDeployments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.registry.v1.RegistryService/ReplaceDeployments',
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.ReplaceDeploymentsRequest.SerializeToString,
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.ReplaceDeploymentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

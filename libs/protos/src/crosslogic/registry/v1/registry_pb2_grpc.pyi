@@ -122,6 +122,10 @@ class RegistryServiceStub:
     """
     CreateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateModelRequest, _registry_pb2.CreateModelResponse]
     """Adds a model to the catalogue. Callers: gateway, operator. Errors: ALREADY_EXISTS, INVALID_ARGUMENT."""
+    ReplaceDeployments: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReplaceDeploymentsRequest, _registry_pb2.ReplaceDeploymentsResponse]
+    """Says how a model is served, region by region, in place of what was said before. Callers: gateway, operator. Safe to
+    repeat. Errors: NOT_FOUND (the model), INVALID_ARGUMENT.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]
     """Lists the catalogue by name. Callers: gateway, operator, scheduler."""
     WatchModels: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]
@@ -177,6 +181,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     CreateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateModelRequest, _registry_pb2.CreateModelResponse]  # type: ignore[assignment]
     """Adds a model to the catalogue. Callers: gateway, operator. Errors: ALREADY_EXISTS, INVALID_ARGUMENT."""
+    ReplaceDeployments: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReplaceDeploymentsRequest, _registry_pb2.ReplaceDeploymentsResponse]  # type: ignore[assignment]
+    """Says how a model is served, region by region, in place of what was said before. Callers: gateway, operator. Safe to
+    repeat. Errors: NOT_FOUND (the model), INVALID_ARGUMENT.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the catalogue by name. Callers: gateway, operator, scheduler."""
     WatchModels: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]  # type: ignore[assignment]
@@ -301,6 +309,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CreateModelResponse, _abc.Awaitable[_registry_pb2.CreateModelResponse]]:
         """Adds a model to the catalogue. Callers: gateway, operator. Errors: ALREADY_EXISTS, INVALID_ARGUMENT."""
+
+    @_abc_1.abstractmethod
+    def ReplaceDeployments(
+        self,
+        request: _registry_pb2.ReplaceDeploymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ReplaceDeploymentsResponse, _abc.Awaitable[_registry_pb2.ReplaceDeploymentsResponse]]:
+        """Says how a model is served, region by region, in place of what was said before. Callers: gateway, operator. Safe to
+        repeat. Errors: NOT_FOUND (the model), INVALID_ARGUMENT.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(
