@@ -2,9 +2,9 @@
 
 A charge is a function of the month's totals: how many tokens were used at which price. So it does not depend on the
 order in which records come, on when they come, or on how often they were corrected, and what is exported is the
-difference to what was exported before (ADR 28). Free tokens are the dearest ones of the month. That favours the customer,
-and it has a use: further usage can only displace free tokens, never make one free that was charged, so a charge never
-falls as usage grows.
+difference to what was exported before (ADR 28). Free tokens are the dearest ones of the month. That favours the
+customer, and it has a use: further usage can only displace free tokens, never make one free that was charged, so a
+charge never falls as usage grows.
 """
 
 import re

@@ -1,0 +1,306 @@
+"""Closing windows: what a window added to its month is rated, and what is owed by it goes into the outbox.
+
+One transaction a window does all of it, under the lock of its organisation's month: the month's usage, what has been
+exported of it and the new meter events change together or not at all.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from crosslogic_billing.accounts.store import terms_of, time_zone_of
+from crosslogic_billing.export import policy
+from crosslogic_billing.export.domain import Unit, Window
+from crosslogic_billing.rating import policy as rating
+from crosslogic_billing.rating.domain import Priced, Terms
+from crosslogic_common.batched import Backoff
+from crosslogic_common.clock import Clock
+from crosslogic_common.errors import CodedError
+from crosslogic_common.logs import get_logger
+from crosslogic_common.postgres import Connection, Pool, transaction
+
+IDLE_S = 1.0
+_WINDOWS_AT_ONCE = 500
+_KEPT = timedelta(days=100)
+"""Windows are kept for reconciliation until long after Stripe would take anything for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Month:
+    """The month that a window is closed into."""
+
+    org_id: str
+    month: date
+    terms: Terms
+
+
+class Closer:
+    """Closes windows whose time is over."""
+
+    def __init__(self, *, pool: Pool, clock: Clock, delay_s: float, exporting: bool) -> None:
+        """`delay_s`: how long after its end a window waits for late records; what comes later is told by itself.
+
+        Not `exporting`: months are rated, and nothing is put into the outbox.
+        """
+        self._pool = pool
+        self._clock = clock
+        self._delay = timedelta(seconds=delay_s)
+        self._exporting = exporting
+        self._log = get_logger(__name__)
+
+    async def run(self) -> None:
+        """Closes for ever."""
+        backoff = Backoff(base_s=0.2, cap_s=5.0)
+        while True:
+            try:
+                closed = await self.close_due()
+            except CodedError as error:
+                self._log.warning("windows not closed, trying again", reason=error.private or error.public)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
+            if closed < _WINDOWS_AT_ONCE:
+                await asyncio.sleep(IDLE_S)
+
+    async def close_due(self) -> int:
+        """Closes every window that is due, the oldest first, at most 500. How many there were."""
+        now = self._clock.now()
+        async with transaction(self._pool) as connection:
+            found = await connection.execute(
+                "SELECT DISTINCT org_id, window_start, length_s FROM window_usage WHERE tokens <> accounted "
+                "AND window_start + make_interval(secs => length_s) <= %s ORDER BY window_start, org_id LIMIT %s",
+                (now - self._delay, _WINDOWS_AT_ONCE),
+            )
+            windows = [Window(str(org), start, length) for org, start, length in await found.fetchall()]
+        for window in windows:
+            async with transaction(self._pool) as connection:
+                await self._close(connection, window)
+        if self._exporting and len(windows) < _WINDOWS_AT_ONCE:
+            await self._catch_up()
+        return len(windows)
+
+    async def forget_old(self) -> int:
+        """Removes windows that nobody asks for any more. How many rows."""
+        async with transaction(self._pool, timeout_s=60.0) as connection:
+            gone = await connection.execute(
+                "DELETE FROM window_usage WHERE window_start < %s AND tokens = accounted", (self._clock.now() - _KEPT,)
+            )
+            return gone.rowcount
+
+    async def _close(self, connection: Connection, window: Window) -> None:
+        zone = await time_zone_of(connection, window.org_id)
+        month = rating.month_of(window.start, zone)
+        await _lock_month(connection, window.org_id, month, window.start)
+        # The month is locked: its terms cannot be read before and its windows be closed after a change of them.
+        at = _Month(window.org_id, month, await terms_of(connection, window.org_id, month))
+        rows = await _window_rows(connection, window)
+        if not rows:
+            return
+        before = {key: accounted for key, (_, accounted) in rows.items()}
+        after = {key: tokens for key, (tokens, _) in rows.items()}
+        await _add_to_month(
+            connection,
+            at,
+            billable=_difference(_billable(at.terms, before, window), _billable(at.terms, after, window)),
+            everything=_difference(_by_price(before), _by_price(after)),
+        )
+        await connection.execute(
+            "UPDATE window_usage SET accounted = tokens WHERE org_id = %s AND window_start = %s AND length_s = %s",
+            (window.org_id, window.start, window.length_s),
+        )
+        await self._export(connection, at, window.start)
+
+    async def _catch_up(self) -> None:
+        """Months that owe something and whose organisation has a customer by now."""
+        async with transaction(self._pool) as connection:
+            found = await connection.execute(
+                "SELECT m.org_id, m.month, m.last_window FROM org_months m JOIN accounts a USING (org_id) "
+                "WHERE m.behind AND a.customer_id IS NOT NULL AND m.last_window IS NOT NULL ORDER BY m.month LIMIT %s",
+                (_WINDOWS_AT_ONCE,),
+            )
+            months = [(str(org), month, last) for org, month, last in await found.fetchall()]
+        for org_id, month, last in months:
+            async with transaction(self._pool) as connection:
+                await _lock_month(connection, org_id, month, last)
+                await self._export(connection, _Month(org_id, month, await terms_of(connection, org_id, month)), last)
+
+    async def _export(self, connection: Connection, at: _Month, window_start: datetime) -> None:
+        """Puts what is owed and not yet exported into the outbox."""
+        if not self._exporting:
+            return
+        usage, tokens = await _month_usage(connection, at)
+        charged = rating.statement(at.month, at.terms, usage, months_fee=False)
+        exported = await _exported(connection, at)
+        targets: dict[Unit, dict[str, int]] = {
+            "tokens": tokens,
+            "picodollars": {
+                category.category: category.charge_picodollars
+                for category in charged.categories
+                if at.terms.collection == "invoice"
+            },
+        }
+        caps: dict[Unit, int | None] = {"tokens": None, "picodollars": at.terms.monthly_cap_picodollars}
+        owed = {unit: rating.exportable(targets[unit], exported[unit], caps[unit]) for unit in targets}
+        customer_id = await _customer(connection, at.org_id) if any(owed.values()) else ""
+        await connection.execute(
+            "UPDATE org_months SET behind = %s WHERE org_id = %s AND month = %s AND behind <> %s",
+            (behind := any(owed.values()) and not customer_id, at.org_id, at.month, behind),
+        )
+        if customer_id:
+            for unit, values in owed.items():
+                for category, value in values.items():
+                    await self._enqueue(connection, at, customer_id, unit, category, window_start, value)
+
+    async def _enqueue(
+        self,
+        connection: Connection,
+        at: _Month,
+        customer_id: str,
+        unit: Unit,
+        category: str,
+        window_start: datetime,
+        value: int,
+    ) -> None:
+        found = await connection.execute(
+            "SELECT coalesce(max(revision), -1) + 1 FROM meter_events "
+            "WHERE org_id = %s AND category = %s AND unit = %s AND window_start = %s",
+            (at.org_id, category, unit, window_start),
+        )
+        row = await found.fetchone()
+        revision = 0 if row is None else int(row[0])
+        now = self._clock.now()
+        name = policy.event_name(category, unit)
+        for part, piece in enumerate(policy.parts(value)):
+            key = policy.identifier(
+                org_id=at.org_id,
+                category=category,
+                unit=unit,
+                window_start=window_start,
+                revision=revision,
+                part=part,
+            )
+            await connection.execute(
+                "INSERT INTO meter_events (identifier, org_id, customer_id, event_name, category, unit, month, "
+                "window_start, revision, part, value, created_at) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                (
+                    key,
+                    at.org_id,
+                    customer_id,
+                    name,
+                    category,
+                    unit,
+                    at.month,
+                    window_start,
+                    revision,
+                    part,
+                    piece,
+                    now,
+                ),
+            )
+        await connection.execute(
+            "INSERT INTO meter_lanes (customer_id, event_name, due_at) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+            (customer_id, name, now),
+        )
+        await connection.execute(
+            "INSERT INTO month_exports AS m (org_id, month, category, unit, value) VALUES (%s, %s, %s, %s, %s) "
+            "ON CONFLICT (org_id, month, category, unit) DO UPDATE SET value = m.value + excluded.value",
+            (at.org_id, at.month, category, unit, value),
+        )
+
+
+_WindowKey = tuple[str, Priced]
+"""A model and a bucket."""
+
+
+def _billable(terms: Terms, window: Mapping[_WindowKey, int], of: Window) -> dict[Priced, int]:
+    """What a window adds to what its month is charged for: for reserved capacity what goes beyond it, by model."""
+    if terms.mode != "reserved":
+        return _by_price(window)
+    models = {model for model, _ in window}
+    return rating.merged(
+        rating.above_reserved(
+            {bucket: tokens for (name, bucket), tokens in window.items() if name == model},
+            terms.reserved_units.get(model, 0),
+            of.length_s,
+        )
+        for model in models
+    )
+
+
+def _by_price(window: Mapping[_WindowKey, int]) -> dict[Priced, int]:
+    return rating.merged({bucket: tokens} for (_, bucket), tokens in window.items())
+
+
+def _difference(before: Mapping[Priced, int], after: Mapping[Priced, int]) -> dict[Priced, int]:
+    return rating.merged((after, {bucket: -tokens for bucket, tokens in before.items()}))
+
+
+async def _lock_month(connection: Connection, org_id: str, month: date, window_start: datetime) -> None:
+    await connection.execute(
+        "INSERT INTO org_months AS m (org_id, month, last_window) VALUES (%s, %s, %s) "
+        "ON CONFLICT (org_id, month) DO UPDATE SET last_window = greatest(m.last_window, excluded.last_window)",
+        (org_id, month, window_start),
+    )
+
+
+async def _window_rows(connection: Connection, window: Window) -> dict[_WindowKey, tuple[int, int]]:
+    found = await connection.execute(
+        "SELECT model, category, price, tokens, accounted FROM window_usage "
+        "WHERE org_id = %s AND window_start = %s AND length_s = %s FOR UPDATE",
+        (window.org_id, window.start, window.length_s),
+    )
+    return {
+        (model, Priced(category, price)): (tokens, accounted)
+        for model, category, price, tokens, accounted in await found.fetchall()
+    }
+
+
+async def _add_to_month(
+    connection: Connection, at: _Month, *, billable: Mapping[Priced, int], everything: Mapping[Priced, int]
+) -> None:
+    for bucket in sorted({*billable, *everything}):
+        await connection.execute(
+            "INSERT INTO month_usage AS m (org_id, month, category, price, tokens, all_tokens) "
+            "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (org_id, month, category, price) DO UPDATE SET "
+            "tokens = m.tokens + excluded.tokens, all_tokens = m.all_tokens + excluded.all_tokens",
+            (
+                at.org_id,
+                at.month,
+                bucket.category,
+                bucket.price_picodollars,
+                billable.get(bucket, 0),
+                everything.get(bucket, 0),
+            ),
+        )
+
+
+async def _month_usage(connection: Connection, at: _Month) -> tuple[dict[Priced, int], dict[str, int]]:
+    """What is charged for, by price; and all tokens by category."""
+    found = await connection.execute(
+        "SELECT category, price, tokens, all_tokens FROM month_usage WHERE org_id = %s AND month = %s",
+        (at.org_id, at.month),
+    )
+    usage: dict[Priced, int] = {}
+    tokens: dict[str, int] = {}
+    for category, price, billable, everything in await found.fetchall():
+        usage[Priced(category, price)] = billable
+        tokens[category] = tokens.get(category, 0) + everything
+    return usage, tokens
+
+
+async def _exported(connection: Connection, at: _Month) -> dict[Unit, dict[str, int]]:
+    found = await connection.execute(
+        "SELECT unit, category, value FROM month_exports WHERE org_id = %s AND month = %s", (at.org_id, at.month)
+    )
+    exported: dict[Unit, dict[str, int]] = {"tokens": {}, "picodollars": {}}
+    for unit, category, value in await found.fetchall():
+        exported[unit][category] = int(value)
+    return exported
+
+
+async def _customer(connection: Connection, org_id: str) -> str:
+    found = await connection.execute("SELECT coalesce(customer_id, '') FROM accounts WHERE org_id = %s", (org_id,))
+    row = await found.fetchone()
+    return "" if row is None else str(row[0])

@@ -1,0 +1,92 @@
+"""The words of exporting."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Literal
+
+Unit = Literal["tokens", "picodollars"]
+UNITS: tuple[Unit, ...] = ("tokens", "picodollars")
+State = Literal["pending", "delivered", "dead"]
+How = Literal["accepted", "duplicate", "in_summary", "by_hand"]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window of one organisation."""
+
+    org_id: str
+    start: datetime
+    length_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterEvent:
+    """One meter event of the outbox."""
+
+    id: int
+    identifier: str
+    org_id: str
+    customer_id: str
+    event_name: str
+    category: str
+    unit: Unit
+    month: date
+    window_start: datetime
+    """The event's time."""
+    revision: int
+    part: int
+    value: int
+    state: State
+    delivered_how: How | None
+    attempts: int
+    unknown_since: datetime | None
+    """The first attempt since which Stripe may have it without our knowing."""
+    last_error: str
+    created_at: datetime
+    last_attempt_at: datetime | None
+    delivered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A customer and a meter, leased: the holder alone may call."""
+
+    customer_id: str
+    event_name: str
+    lease_id: str
+    failures: int
+    subscription_id: str = ""
+    """The customer's. Empty: it has none."""
+
+    @property
+    def unit(self) -> Unit:
+        """What its events count."""
+        return "picodollars" if self.event_name.endswith("_picodollars") else "tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Stripe has the event."""
+
+    how: How
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Stripe will never take the event as it is."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """It may work later."""
+
+    reason: str
+    unknown: bool
+    """Stripe may have it all the same."""
+    ours: bool = False
+    """The fault lies with our configuration and not with the event."""
+
+
+Outcome = Delivered | Rejected | Retry

@@ -1,0 +1,53 @@
+"""What exporting needs of the world."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from crosslogic_billing.export.domain import How, Lane, MeterEvent, Outcome, Unit
+
+
+class BillingSink(Protocol):
+    """The payment provider, as narrow as we use it. Another one is another implementation of this."""
+
+    async def send(self, event: MeterEvent) -> Outcome:
+        """Delivers one meter event. Never raises for what the provider or the network does."""
+
+    async def summed(
+        self, *, customer_id: str, event_name: str, since: datetime, until: datetime
+    ) -> dict[datetime, float]:
+        """What the provider has counted, by hour; both bounds are full hours. Raises UNAVAILABLE."""
+
+    async def prepare(self, *, customer_id: str, event_name: str, unit: Unit, subscription_id: str) -> None:
+        """Makes what an event needs at the provider, unless it is there. Raises UNAVAILABLE."""
+
+
+class OutboxStore(Protocol):
+    """Meter events and who may send them, durable."""
+
+    async def lease(self, now: datetime, until: datetime, limit: int) -> Sequence[Lane]:
+        """Lanes with something to send, due and not leased, leased from now on."""
+
+    async def next_event(self, lane: Lane) -> MeterEvent | None:
+        """The lane's oldest pending event."""
+
+    async def attempting(self, event: MeterEvent, now: datetime) -> MeterEvent:
+        """Notes that it is about to be sent, before it is: from here on Stripe may have it."""
+
+    async def delivered(self, event: MeterEvent, how: How, now: datetime) -> None:
+        """Stripe has it."""
+
+    async def dead(self, event: MeterEvent, reason: str) -> None:
+        """It waits for an operator."""
+
+    async def failed(self, event: MeterEvent, reason: str, *, unknown: bool) -> None:
+        """It stays pending. Not `unknown`: Stripe surely does not have it from this attempt."""
+
+    async def release(self, lane: Lane, *, due_at: datetime, failures: int) -> None:
+        """Ends a lease, unless it was lost."""
+
+    async def delivered_in(self, event: MeterEvent, since: datetime, until: datetime) -> int:
+        """What was delivered of the event's customer and meter with a time from `since` to before `until`, summed."""
+
+    async def counts(self, now: datetime) -> Mapping[str, float]:
+        """`pending`, `dead`, `oldest_s`."""

@@ -1,0 +1,173 @@
+"""Sends what is in the outbox: in order for each customer and meter, one call at a time, as often as it takes."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from crosslogic_billing.export import policy
+from crosslogic_billing.export.domain import Delivered, Lane, MeterEvent, Outcome, Rejected, Retry
+from crosslogic_billing.export.outbox_store import PostgresOutbox
+from crosslogic_billing.export.ports import BillingSink
+from crosslogic_billing.metrics import BillingMetrics
+from crosslogic_common.batched import Backoff
+from crosslogic_common.clock import Clock
+from crosslogic_common.errors import CodedError
+from crosslogic_common.logs import get_logger
+
+IDLE_S = 1.0
+LEASE = timedelta(minutes=2)
+"""Longer than any call may take."""
+_EVENTS_A_LEASE = 50
+_HOUR = timedelta(hours=1)
+
+
+class Sender:
+    """One replica's hands. Others may run beside it: a lane is leased by one at a time."""
+
+    def __init__(
+        self,
+        *,
+        outbox: PostgresOutbox,
+        sink: BillingSink,
+        clock: Clock,
+        metrics: BillingMetrics,
+        lanes_at_once: int,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`draw` gives numbers of 0 to 1, for jitter."""
+        self._outbox = outbox
+        self._sink = sink
+        self._clock = clock
+        self._metrics = metrics
+        self._lanes_at_once = lanes_at_once
+        self._draw = draw
+        self._log = get_logger(__name__)
+
+    async def run(self) -> None:
+        """Sends for ever."""
+        backoff = Backoff(base_s=0.2, cap_s=5.0)
+        while True:
+            try:
+                lanes = await self.send_due()
+            except CodedError as error:
+                self._log.warning("outbox not sent, trying again", reason=error.private or error.public)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
+            if not lanes:
+                await asyncio.sleep(IDLE_S)
+
+    async def send_due(self) -> int:
+        """Sends what is due now. How many lanes there were."""
+        now = self._clock.now()
+        lanes = await self._outbox.lease(now, now + LEASE, self._lanes_at_once)
+        if lanes:
+            async with asyncio.TaskGroup() as sending:
+                for lane in lanes:
+                    sending.create_task(self._send_lane(lane))
+        counts = await self._outbox.counts(self._clock.now())
+        self._metrics.outbox(pending=int(counts["pending"]), dead=int(counts["dead"]), oldest_s=counts["oldest_s"])
+        return len(lanes)
+
+    async def _send_lane(self, lane: Lane) -> None:
+        failures = lane.failures
+        if not await self._prepared(lane):
+            await self._release(lane, failures + 1)
+            return
+        for _ in range(_EVENTS_A_LEASE):
+            if not await self._outbox.renew(lane, self._clock.now() + LEASE):
+                return
+            event = await self._outbox.next_event(lane)
+            if event is None:
+                break
+            outcome = await self._deliver(event)
+            if isinstance(outcome, Retry):
+                failures += 1
+                break
+            failures = 0
+        await self._release(lane, failures)
+
+    async def _prepared(self, lane: Lane) -> bool:
+        try:
+            await self._sink.prepare(
+                customer_id=lane.customer_id,
+                event_name=lane.event_name,
+                unit=lane.unit,
+                subscription_id=lane.subscription_id,
+            )
+        except CodedError as error:
+            self._metrics.exported("retried")
+            self._log.warning("a meter is not ready", event_name=lane.event_name, reason=error.private or error.public)
+            return False
+        return True
+
+    async def _release(self, lane: Lane, failures: int) -> None:
+        wait = timedelta(seconds=policy.wait_s(failures, self._draw()))
+        await self._outbox.release(lane, due_at=self._clock.now() + wait, failures=failures)
+
+    async def _deliver(self, event: MeterEvent) -> Outcome:
+        now = self._clock.now()
+        outcome: Outcome
+        if policy.must_look_first(event, now):
+            outcome = await self._looked_up(event)
+            if isinstance(outcome, Delivered | Rejected):
+                await self._settle(event, outcome)
+                return outcome
+            if outcome.unknown:
+                await self._outbox.failed(event, outcome.reason, unknown=True)
+                self._metrics.exported("retried")
+                return outcome
+            # Stripe surely does not have it: what was unknown is known, and it may be sent again.
+            await self._outbox.failed(_known(event), outcome.reason, unknown=False)
+            event = _known(event)
+        if policy.too_old(event, now):
+            outcome = Rejected("older than 35 days: Stripe takes it no more; bill it by an invoice item")
+        else:
+            outcome = await self._sink.send(await self._outbox.attempting(event, now))
+        await self._settle(event, outcome)
+        return outcome
+
+    async def _settle(self, event: MeterEvent, outcome: Outcome) -> None:
+        if isinstance(outcome, Delivered):
+            await self._outbox.delivered(event, outcome.how, self._clock.now())
+            self._metrics.exported("delivered" if outcome.how == "accepted" else outcome.how)
+        elif isinstance(outcome, Rejected):
+            await self._outbox.dead(event, outcome.reason)
+            self._metrics.exported("dead")
+            self._log.error("meter event is a dead letter", identifier=event.identifier, reason=outcome.reason)
+        else:
+            await self._outbox.failed(event, outcome.reason, unknown=outcome.unknown)
+            self._metrics.exported("retried")
+            level = self._log.error if outcome.ours else self._log.warning
+            level("meter event not delivered", identifier=event.identifier, reason=outcome.reason)
+
+    async def _looked_up(self, event: MeterEvent) -> Outcome:
+        """Whether Stripe has an event whose outcome was never learnt, by the sum of its hour.
+
+        A Retry that is not `unknown`: it does not.
+        """
+        hour = _full_hour(event.window_start)
+        try:
+            sums = await self._sink.summed(
+                customer_id=event.customer_id, event_name=event.event_name, since=hour, until=hour + _HOUR
+            )
+        except CodedError as error:
+            return Retry(f"summaries not read: {error.private or error.public}"[:500], unknown=True)
+        known = await self._outbox.delivered_in(event, hour, hour + _HOUR)
+        has_it = policy.found_in(sums.get(hour, 0.0), known, event.value)
+        if has_it is None:
+            return Rejected(
+                f"unknown for more than 20 h, and Stripe's sum of its hour, {sums.get(hour, 0.0):.0f}, is neither "
+                f"{known} nor {known + event.value}"
+            )
+        return Delivered("in_summary") if has_it else Retry("Stripe's summary does not have it", unknown=False)
+
+
+def _known(event: MeterEvent) -> MeterEvent:
+    return replace(event, unknown_since=None)
+
+
+def _full_hour(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
