@@ -39,6 +39,8 @@ AGENTS = {MODEL: "node_agent-1", PACED_MODEL: "node_agent-2"}
 _ENGINE_PACE = {MODEL: "0", PACED_MODEL: "100"}
 """Tokens per second of each stream; 0: as fast as it goes."""
 REGION = "us-east"
+LIMITS = identity_pb.Limits(requests_per_minute=10**9)
+"""Counted for every request, and never reached."""
 START_TIMEOUT_S = 40.0
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -273,12 +275,15 @@ async def _seed(stack: Stack, models: Sequence[str]) -> list[str]:
     channels = Channels(stack.tls("operator"))
     try:
         identity = identity_rpc.IdentityServiceStub(channels.service("identity", stack.at("identity")))
-        org = await identity.CreateOrg(identity_pb.CreateOrgRequest(name="bench"), timeout=20, wait_for_ready=True)
+        org = await identity.CreateOrg(
+            identity_pb.CreateOrgRequest(name="bench", limits=LIMITS), timeout=20, wait_for_ready=True
+        )
         environment = await identity.CreateEnvironment(
-            identity_pb.CreateEnvironmentRequest(org_id=org.org.id, name="bench"), timeout=20
+            identity_pb.CreateEnvironmentRequest(org_id=org.org.id, name="bench", limits=LIMITS), timeout=20
         )
         key = await identity.CreateApiKey(
-            identity_pb.CreateApiKeyRequest(environment_id=environment.environment.id, name="bench"), timeout=20
+            identity_pb.CreateApiKeyRequest(environment_id=environment.environment.id, name="bench", limits=LIMITS),
+            timeout=20,
         )
         stack.api_key = key.secret
         registry = registry_rpc.RegistryServiceStub(channels.service("registry", stack.at("registry")))

@@ -6,11 +6,13 @@ from aiohttp import web
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_gateway.admission.ticket import FreeTicket, Ticket
+from crosslogic_gateway.admission.admission import Admission
+from crosslogic_gateway.admission.refusals import RefusedError
 from crosslogic_gateway.attempts import Api, Attempts, Job
 from crosslogic_gateway.body import check_against_model, parse_body
 from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Principal
+from crosslogic_gateway.http import RATE_LIMITS, REQUEST_ID
 from crosslogic_gateway.keys import KeyCache
 from crosslogic_gateway.running import Running, end_cut
 from crosslogic_gateway.usage_outbox import UsageOutbox
@@ -32,6 +34,7 @@ class Inference:
         *,
         keys: KeyCache,
         catalogue: Catalogue,
+        admission: Admission,
         attempts: Attempts,
         usage: UsageOutbox,
         running: Running,
@@ -40,6 +43,7 @@ class Inference:
         """`body_timeout_s` is how long a client may take to send its body once the head is there."""
         self._keys = keys
         self._catalogue = catalogue
+        self._admission = admission
         self._attempts = attempts
         self._usage = usage
         self._running = running
@@ -72,7 +76,14 @@ class Inference:
         body = parse_body(api.engine_api, raw)
         model = self._catalogue.require(body.model, principal)
         check_against_model(body, model)
-        ticket: Ticket = FreeTicket()
+        try:
+            ticket = await self._admission.admit(
+                request_id=request[REQUEST_ID], principal=principal, model=model, body=body, raw=raw, api=api.path
+            )
+        except RefusedError as refused:
+            request[RATE_LIMITS] = refused.headers
+            raise
+        request[RATE_LIMITS] = ticket.headers
         try:
             return await self._attempts.run(Job(request, api, principal, model, body, raw, ticket))
         finally:

@@ -87,8 +87,24 @@ class Prices:
             return Rate(rate.version, rate.embedding, rate.embedding, rate.completion, rate.embedding)
         return entry.rate
 
+    def ceiling(self, *, model: Model, plan: str, api: str, now_us: int) -> Rate:
+        """The most that a request's tokens may cost wherever it is served: what a hard budget must cover."""
+        here = self.rate(model=model, region="", plan=plan, api=api, now_us=now_us)
+        if not self._lines:
+            return here
+        prompt, completion = here.prompt, here.completion
+        for market in {market for _, market in self._prefixes}:
+            entry = self._look_up_market(model.name, market, plan, now_us)
+            if entry is not None:
+                rate = entry.rate
+                prompt = max(prompt, rate.embedding if api == EMBEDDINGS else rate.prompt)
+                completion = max(completion, rate.completion)
+        return Rate(here.version, prompt, None, completion, here.embedding)
+
     def _look_up(self, model: str, region: str, plan: str, now_us: int) -> _Entry | None:
-        market = self._market(region)
+        return self._look_up_market(model, self._market(region), plan, now_us)
+
+    def _look_up_market(self, model: str, market: str, plan: str, now_us: int) -> _Entry | None:
         for line in ((model, market, plan), (model, market, "")):
             for entry in self._lines.get(line, ()):
                 if entry.begin_us <= now_us < entry.end_us:

@@ -19,6 +19,7 @@ from crosslogic_common.settings import (
     words,
 )
 from crosslogic_common.tls import TlsFiles
+from crosslogic_gateway.domain import Limits
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -26,6 +27,17 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 def networks(text: str) -> tuple[Network, ...]:
     """Networks in CIDR form, between commas."""
     return tuple(ipaddress.ip_network(word) for word in words(text))
+
+
+def limits_of_text(text: str) -> Limits:
+    """Limits as `name=number` between commas. Raises ValueError for other names and for what is no positive number."""
+    found: dict[str, int] = {}
+    for word in words(text):
+        name, _, value = word.partition("=")
+        if name not in Limits.__slots__ or name == "concurrency" or int(value) < 1:
+            raise ValueError(f"{word!r} is no limit of the whole service")
+        found[name] = int(value)
+    return Limits(**found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +177,25 @@ class GatewaySettings(Settings):
         default="8388608",
         parse=integer(1024, 67_108_864),
         doc="the largest answer that is kept for repeats",
+    )
+
+    redis_budget_s: float = setting(
+        "CROSSLOGIC_REDIS_BUDGET_S",
+        default="0.05",
+        parse=number(0.001, 60),
+        doc="seconds that Redis may take to admit a request; then each worker enforces its share of the limits",
+    )
+    global_limits: Limits = setting(
+        "CROSSLOGIC_GLOBAL_LIMITS",
+        default="",
+        parse=limits_of_text,
+        doc="limits of the whole service, as `requests_per_second=500,tokens_per_minute=2000000`; empty: none",
+    )
+    limit_window_scale: float = setting(
+        "CROSSLOGIC_LIMIT_WINDOW_SCALE",
+        default="1",
+        parse=number(0.001, 1),
+        doc="shortens every window of every limit, for tests: 0.05 makes a minute 3 s long",
     )
 
     @property

@@ -24,6 +24,8 @@ from crosslogic_common.tls import Channels, TlsFiles, node_dns_name, service_dns
 from crosslogic_gateway.access_log import AccessLog
 from crosslogic_gateway.admin import make_admin_routes
 from crosslogic_gateway.admin_wiring import admin_deps
+from crosslogic_gateway.admission.ledger import AccountantLedger
+from crosslogic_gateway.admission.wiring import AdmissionOptions, RunningAdmission, running_admission
 from crosslogic_gateway.app import AppDeps, Readiness, make_app
 from crosslogic_gateway.attempts import Attempts
 from crosslogic_gateway.catalogue import Catalogue
@@ -115,9 +117,24 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             ),
         )
         attempts.counts.register(metrics.registry)
+        admission = await stack.enter_async_context(
+            running_admission(
+                AdmissionOptions(
+                    redis_url=settings.redis_url.reveal(),
+                    budget_s=settings.redis_budget_s,
+                    workers=settings.workers,
+                    global_limits=settings.global_limits,
+                    window_scale=settings.limit_window_scale,
+                ),
+                ledger=AccountantLedger(channels=channels, target=settings.accountant_target),
+                prices=prices,
+                registry=metrics.registry,
+            )
+        )
         inference = Inference(
             keys=keys,
             catalogue=catalogue,
+            admission=admission.admission,
             attempts=attempts,
             usage=usage,
             running=running,
@@ -146,7 +163,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 inference=inference,
                 catalogue=catalogue,
                 metrics=metrics,
-                readiness=_readiness(catalogue, usage, picker, watches, price_watch, answers),
+                readiness=_readiness(catalogue, usage, picker, watches, price_watch, answers, admission),
                 metrics_allowed=settings.metrics_allowed,
                 admin_routes=make_admin_routes(replace(admin_deps(settings, channels), idempotency=idempotency)),
                 idempotency=idempotency,
@@ -210,6 +227,7 @@ def _readiness(
     watches: Watches,
     prices: PriceWatch,
     answers: RedisAnswers,
+    admission: RunningAdmission,
 ) -> Readiness:
     return Readiness(
         required=lambda: {"catalogue": catalogue.loaded, "usage_outbox": not usage.full},
@@ -219,6 +237,7 @@ def _readiness(
             **{f"watch_{name}": lost for name, lost in watches.lost.items()},
             "watch_prices": prices.lost,
             "idempotency": answers.away,
+            "admission": admission.away,
         },
     )
 

@@ -51,6 +51,8 @@ class Estimate:
 
     tokens: int
     """To be reserved: the prompt has seldom more."""
+    likely: int
+    """What prompts of its kind had, no margin added. While nothing is known of them, half of what is reserved."""
     base: int
     """Before any correction."""
     kind: tuple[str, int, int]
@@ -112,6 +114,8 @@ class _Correction:
     """The highest ratio of reported to estimated tokens in the epoch before; 0: there was none."""
     highest: float = 0.0
     seen: int = 0
+    mean: float = 0.0
+    """Of all ratios, the last ones counting most."""
 
     def factor(self) -> float:
         if not self.before:
@@ -120,6 +124,7 @@ class _Correction:
 
     def learn(self, ratio: float) -> None:
         self.highest = max(self.highest, min(ratio, MAX_CORRECTION))
+        self.mean = ratio if not self.mean else self.mean + (ratio - self.mean) / EPOCH
         self.seen += 1
         if self.seen >= EPOCH:
             self.before, self.highest, self.seen = self.highest, 0.0, 0
@@ -135,12 +140,14 @@ class TokenEstimates:
         """What the prompts of a request have together. Each has at most `context_length` tokens."""
         most = context_length * inputs
         if len(body) // _LEAST_BYTES_A_TOKEN >= most:
-            return Estimate(most, most, (model, -1, 0))
+            return Estimate(most, most, most, (model, -1, 0))
         base, script = base_tokens(body)
         kind = (model, script, base.bit_length() // 2)
         correction = self._corrections.get(kind)
-        tokens = base if correction is None else round(base * correction.factor()) + 1
-        return Estimate(min(tokens, most), base, kind)
+        if correction is None:
+            return Estimate(min(base, most), min(base // 2, most), base, kind)
+        tokens = round(base * correction.factor()) + 1
+        return Estimate(min(tokens, most), min(round(base * correction.mean), most), base, kind)
 
     def learn(self, estimate: Estimate, reported_tokens: int) -> None:
         """An engine reported how many tokens the prompts had."""

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
@@ -22,6 +22,8 @@ from crosslogic_gateway.admission.redis_link import RedisAddress, RedisAway, Red
 ADMIT, SETTLE, RENEW, CHARGE, TAKE, GIVE, SEED, REAPED = range(1, 9)
 """The script's operations."""
 Operation = tuple[Any, ...]
+MakeOperation = Callable[[int], Operation]
+"""Given the number of the operation's spec in its call."""
 Result = Any
 
 BUDGET_S = 0.05
@@ -36,6 +38,13 @@ _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 
 
+@dataclass(frozen=True, slots=True)
+class _Unsent:
+    tag: str
+    spec: Spec | None
+    make: MakeOperation
+
+
 @dataclass(slots=True)
 class _Batch:
     """One call of the script."""
@@ -43,13 +52,17 @@ class _Batch:
     tag: str
     specs: dict[Spec, int] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
-    answers: list[asyncio.Future[Result] | None] = field(default_factory=list)
-    """None: nobody waits, and the operation is repeated until Redis has it."""
+    answers: list["asyncio.Future[Result] | _Unsent"] = field(default_factory=list)
+    """Who waits. Nobody: how to send it again, until Redis has it."""
 
 
 def script_text() -> str:
     """The script."""
     return files("crosslogic_gateway.admission").joinpath("lua/admission.lua").read_text(encoding="utf-8")
+
+
+def _nothing() -> None:
+    """Nobody wants to be told."""
 
 
 class ScriptPipe:
@@ -95,10 +108,14 @@ class ScriptPipe:
         self._timer: asyncio.TimerHandle | None = None
         self._down = asyncio.Event()
         self._log = get_logger(__name__)
-        self.unsent: list[tuple[str, Operation]] = []
+        self.unsent: list[_Unsent] = []
         """Settlements that Redis does not have yet."""
-        self.on_up: Callable[[], Awaitable[None]] | None = None
+        self.on_up: Callable[[], None] = _nothing
         """Called when Redis answers (again), before anything else goes to it."""
+        self.on_down: Callable[[], None] = _nothing
+        """Called when Redis is given up."""
+        self.up_since = 0.0
+        """The loop's time."""
         self.times_away = 0
         self.dropped = 0
 
@@ -136,8 +153,8 @@ class ScriptPipe:
         while self.up and (self._in_flight or self._waiting or self._flush_due) and loop.time() < until:
             await asyncio.sleep(0.005)
 
-    def ask(self, tag: str, spec: Spec | None, make: Callable[[int], Operation]) -> asyncio.Future[Result]:
-        """Sends an operation whose result is wanted; `make` is given the spec's number. Fails with RedisAway."""
+    def ask(self, tag: str, spec: Spec | None, make: MakeOperation) -> asyncio.Future[Result]:
+        """Sends an operation whose result is wanted. Fails with RedisAway."""
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if self._link is None:
             answer.set_exception(RedisAway("Redis is away"))
@@ -145,23 +162,21 @@ class ScriptPipe:
         self._add(tag, spec, make, answer)
         return answer
 
-    def tell(self, tag: str, operation: Operation) -> None:
+    def tell(self, tag: str, spec: Spec | None, make: MakeOperation) -> None:
         """Sends an operation that may be repeated and whose result nobody needs; kept while Redis is away."""
+        unsent = _Unsent(tag, spec, make)
         if self._link is None:
-            self._keep_unsent([(tag, operation)])
-            return
-        self._add(tag, None, lambda _: operation, None)
+            self._keep_unsent([unsent])
+        else:
+            self._add(tag, spec, make, unsent)
 
     def _add(
-        self, tag: str, spec: Spec | None, make: Callable[[int], Operation], answer: asyncio.Future[Result] | None
+        self, tag: str, spec: Spec | None, make: MakeOperation, answer: "asyncio.Future[Result] | _Unsent"
     ) -> None:
         batch = self._waiting.get(tag)
         if batch is None:
             batch = self._waiting[tag] = _Batch(tag)
-        index = 0
-        if spec is not None:
-            index = batch.specs.setdefault(spec, len(batch.specs))
-        batch.operations.append(make(index))
+        batch.operations.append(make(0 if spec is None else batch.specs.setdefault(spec, len(batch.specs))))
         batch.answers.append(answer)
         if len(batch.operations) >= MAX_OPERATIONS:
             self._more.append(self._waiting.pop(tag))
@@ -206,7 +221,7 @@ class ScriptPipe:
             return
         if isinstance(reply, bytes):
             for answer, result in zip(batch.answers, _decode(reply), strict=True):
-                if answer is not None and not answer.done():
+                if isinstance(answer, asyncio.Future) and not answer.done():
                     answer.set_result(result)
         elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT") and self._link is not None:
             # Redis was started anew or its scripts were flushed: told in full it is known again.
@@ -236,15 +251,15 @@ class ScriptPipe:
         if not isinstance(reply, RedisAway):
             self._log.error("Redis refused admission's script", reason=str(reply))
         kept = []
-        for operation, answer in zip(batch.operations, batch.answers, strict=True):
-            if answer is None:
-                kept.append((batch.tag, operation))
+        for answer in batch.answers:
+            if isinstance(answer, _Unsent):
+                kept.append(answer)
             elif not answer.done():
                 answer.set_exception(RedisAway(str(reply)))
         if kept and isinstance(reply, RedisAway):
             self._keep_unsent(kept)
 
-    def _keep_unsent(self, operations: list[tuple[str, Operation]]) -> None:
+    def _keep_unsent(self, operations: list[_Unsent]) -> None:
         room = MAX_UNSENT - len(self.unsent)
         self.dropped += max(0, len(operations) - room)
         self.unsent.extend(operations[: max(0, room)])
@@ -274,17 +289,18 @@ class ScriptPipe:
         for batch in batches:
             self._failed(batch, RedisAway("Redis went away"))
         self._down.set()
+        self.on_down()
 
     async def _open(self) -> None:
         link = await connect(self._address, timeout_s=CONNECT_TIMEOUT_S, on_lost=self._on_lost)
         self._link = link
         self._in_flight = 0
         self._down.clear()
-        if self.on_up is not None:
-            await self.on_up()
+        self.up_since = asyncio.get_running_loop().time()
+        self.on_up()
         unsent, self.unsent = self.unsent, []
-        for tag, operation in unsent:
-            self.tell(tag, operation)
+        for operation in unsent:
+            self.tell(operation.tag, operation.spec, operation.make)
 
     async def _keep(self) -> None:
         while True:

@@ -6,6 +6,7 @@
 --            tokens:{tag}:<layer>:<id>:<second|minute|hour|day>      tokens in a sliding window, a hash
 --            concurrency:{tag}:<layer>:<id>                          requests under way, a number
 --            budget:{tag}:<budget>:<YYYY-MM or YYYY-MM-DD>           nano-dollars spent and held, a number
+--            held:budget:...                                         held before it was known what is spent, a number
 --            tickets:{tag}:<worker>                                  what that worker's requests hold, a hash
 --            reaped:{tag}                                            tickets of workers whose lease ended, a hash
 --            seeded:{tag}                                            the counters here are not those of an empty Redis
@@ -17,12 +18,12 @@
 --                     -> [1, now, total of each limited counter in order] or [0, layer, kind, limit, total, retry_after_us]
 --                        or [2] (not seeded) or [3, layer, kind, limit] (larger than the limit) or [4, budget, limit, used]
 --            settle  [2, ticket, prompt_tokens, completion_tokens, cost] -> 1, or 0: no such ticket
---            renew   [3] -> now
---            charge  [4, spec, requests, tokens, cost] -> 1
+--            renew   [3] -> [worker, ...], those with a lease here
+--            charge  [4, spec, requests, tokens, cost] -> 1, or 0: not seeded
 --            take    [5, spec, requests, tokens] -> [requests, tokens, now], what there was of them
 --            give    [6, spec, requests, tokens, taken_at] -> 1
 --            seed    [7, [[layer, id, kind, age_us, amount], ...], [[key, nano-dollars], ...]] -> 1, or 0: was seeded
---            reaped  [8, older_than_us, at most] -> [ticket, ...]
+--            reaped  [8, since_us, at most] -> [[ticket, microseconds since its worker was found dead], ...]
 -- Result   msgpack, one entry an operation.
 
 local call = redis.call
@@ -178,7 +179,7 @@ end
 local function write_numbers()
   for name, n in pairs(numbers) do
     if n.changed then
-      if n.value == 0 and n.keep_ms == DAY_MS then
+      if n.value == 0 and (n.keep_ms == DAY_MS or string.sub(name, 1, 5) == 'held:') then
         call('DEL', name)
       else
         call('SET', name, digits(n.value), 'PX', n.keep_ms)
@@ -213,6 +214,11 @@ end
 
 local function budget_name(budget)
   return 'budget:' .. tag .. ':' .. budget[1] .. ':' .. period_name(budget[2])
+end
+
+-- Money of a request. While it is not known what is spent, it is kept apart and added when that is known.
+local function hold(name, cost)
+  change(number(name).exists and name or 'held:' .. name, cost, BUDGET_KEEP_MS)
 end
 
 -- Specs ----------------------------------------------------------------------------------------------------------------
@@ -275,9 +281,7 @@ local function adjust(record, tokens, cost, places, ticket, share)
   end
   if cost ~= 0 then
     for i = 10, #record do
-      if number(record[i]).exists then
-        change(record[i], cost, BUDGET_KEEP_MS)
-      end
+      hold(record[i], cost)
     end
   end
 end
@@ -324,7 +328,12 @@ end
 local function admit(op)
   local ticket, prepared_spec, prompt, completion, cost = op[2], counters_of(op[3]), op[4], op[5], op[6]
   local tokens = prompt + completion
-  if not op[7] then
+  if op[7] then
+    -- It was let in already: Redis may have it, and must not count it twice.
+    if call('HEXISTS', tickets_name, ticket) == 1 or call('HEXISTS', reaped_name, ticket) == 1 then
+      return {1, now}
+    end
+  else
     if not seeded then
       return {2}
     end
@@ -352,10 +361,8 @@ local function admit(op)
     local masks = prepared_spec.masks
     local record = {now, prepared_spec.key, prepared_spec.env, prompt, completion, masks[1], masks[2], masks[3], cost}
     for _, b in ipairs(prepared_spec.budgets) do
-      if number(b.name).exists then
-        record[#record + 1] = b.name
-        change(b.name, cost, BUDGET_KEEP_MS)
-      end
+      record[#record + 1] = b.name
+      hold(b.name, cost)
     end
     new_tickets[ticket] = pack(record)
   end
@@ -366,6 +373,7 @@ local function settle(op)
   local ticket, prompt, completion, cost = op[2], op[3], op[4], op[5]
   local packed = new_tickets[ticket]
   local places = -1
+  local record
   if packed then
     new_tickets[ticket] = nil
   else
@@ -378,10 +386,10 @@ local function settle(op)
         return 0
       end
       call('HDEL', reaped_name, ticket)
-      places = 0
+      places, record = 0, unpack_message(packed)[2]
     end
   end
-  local record = unpack_message(packed)
+  record = record or unpack_message(packed)
   local held = record[4] + record[5]
   local share = held > 0 and math.min(1, (prompt + completion) / held) or 0
   adjust(record, prompt + completion - held, cost - record[9], places, ticket, share)
@@ -397,7 +405,7 @@ local function reap(dead)
     local record = unpack_message(entries[i + 1])
     adjust(record, -record[5], 0, -1, entries[i], 0)
     record[5] = 0
-    call('HSET', reaped_name, entries[i], pack(record))
+    call('HSET', reaped_name, entries[i], pack({now, record}))
   end
   if #entries > 0 then
     call('PEXPIRE', reaped_name, DAY_MS)
@@ -407,6 +415,10 @@ local function reap(dead)
 end
 
 local function charge(op)
+  -- In an empty Redis the ledger tells what was used.
+  if not seeded then
+    return 0
+  end
   local spec = counters_of(op[2])
   for _, c in ipairs(spec.counters) do
     if c.window then
@@ -445,7 +457,9 @@ local function seed(op)
   for _, budget in ipairs(op[3]) do
     local name = 'budget:' .. tag .. ':' .. budget[1]
     if not number(name).exists then
-      change(name, budget[2], BUDGET_KEEP_MS)
+      local held = number('held:' .. name).value
+      change(name, budget[2] + held, BUDGET_KEEP_MS)
+      change('held:' .. name, -held, BUDGET_KEEP_MS)
     end
   end
   if seeded then
@@ -463,8 +477,9 @@ local function reaped(op)
   local names = {}
   local entries = call('HGETALL', reaped_name)
   for i = 1, #entries, 2 do
-    if #names < op[3] and unpack_message(entries[i + 1])[1] < now - op[2] then
-      names[#names + 1] = entries[i]
+    local age = now - unpack_message(entries[i + 1])[1]
+    if #names < op[3] and age >= op[2] then
+      names[#names + 1] = {entries[i], age}
     end
   end
   return names
@@ -476,7 +491,7 @@ for _, dead in ipairs(call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms, 'LIMIT', 0,
   reap(dead)
 end
 
-local run = {admit, settle, function() return now end, charge, take, give, seed, reaped}
+local run = {admit, settle, function() return call('ZRANGE', KEYS[1], 0, -1) end, charge, take, give, seed, reaped}
 local results = {}
 for i, op in ipairs(unpack_message(ARGV[3])) do
   results[i] = run[op[1]](op)

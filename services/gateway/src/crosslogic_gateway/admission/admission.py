@@ -1,0 +1,301 @@
+"""Whether a request may run now: asked of Redis in one round trip, or decided from this worker's share without it."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from crosslogic_common.logs import get_logger
+from crosslogic_gateway.admission.demand import Demand, demand_of
+from crosslogic_gateway.admission.estimate import TokenEstimates
+from crosslogic_gateway.admission.global_stock import GlobalStock
+from crosslogic_gateway.admission.held_ticket import HeldTicket
+from crosslogic_gateway.admission.limits import Kind, Spec, make_spec, nanodollars
+from crosslogic_gateway.admission.local import LocalLimits
+from crosslogic_gateway.admission.local_budgets import LocalBudgets
+from crosslogic_gateway.admission.metrics import AdmissionMetrics
+from crosslogic_gateway.admission.pipe import ADMIT, CHARGE, SETTLE, Operation, Result, ScriptPipe
+from crosslogic_gateway.admission.redis_link import RedisAway
+from crosslogic_gateway.admission.refusals import (
+    HeaderLines,
+    RefusedError,
+    budget_refusal,
+    rate_refusal,
+    too_large,
+)
+from crosslogic_gateway.admission.seeding import Seeding
+from crosslogic_gateway.body import InferenceBody
+from crosslogic_gateway.domain import HardBudget, Model, Principal
+from crosslogic_gateway.prices import Prices
+
+ADMITTED, REFUSED, NOT_SEEDED, TOO_LARGE, BUDGET = 1, 0, 2, 3, 4
+"""The script's answers."""
+MAX_VIEWS = 50_000
+MAX_OWED = 10_000
+KNOWN_FOR_S = 60.0
+"""How long what Redis last counted says something."""
+KnownBudgets = Callable[[Principal], tuple[HardBudget, ...]]
+
+
+@dataclass(slots=True)
+class View:
+    """What is kept for one key."""
+
+    principal: Principal
+    budgets: tuple[HardBudget, ...]
+    spec: Spec
+    headers: HeaderLines
+    totals: Sequence[int] | None = None
+    """As of the last answer: two numbers, then one a counter."""
+    totals_at: float = 0.0
+
+
+def _no_budgets(_: Principal) -> tuple[HardBudget, ...]:
+    return ()
+
+
+class Admission:
+    """Lets requests in. One a worker."""
+
+    def __init__(
+        self,
+        *,
+        pipe: ScriptPipe,
+        kinds: Sequence[Kind],
+        prices: Prices,
+        seeding: Seeding,
+        local: LocalLimits,
+        local_budgets: LocalBudgets,
+        metrics: AdmissionMetrics,
+        global_stock: GlobalStock | None = None,
+        known_budgets: KnownBudgets = _no_budgets,
+        now_us: Callable[[], int],
+    ) -> None:
+        """`known_budgets` gives hard budgets beside a principal's own; `now_us` is the wall clock, for prices."""
+        self._pipe = pipe
+        self._kinds = kinds
+        self._prices = prices
+        self._seeding = seeding
+        self._local_budgets = local_budgets
+        self._metrics = metrics
+        self._global = global_stock
+        self._known_budgets = known_budgets
+        self._now_us = now_us
+        self._loop = asyncio.get_running_loop()
+        self._estimates = TokenEstimates()
+        self._views: OrderedDict[str, View] = OrderedDict()
+        self._live: dict[str, HeldTicket] = {}
+        self._owed: OrderedDict[Spec, list[int]] = OrderedDict()
+        self._log = get_logger(__name__)
+        self.local = local
+        pipe.on_up = self._redis_is_back
+        pipe.on_down = self._redis_is_gone
+
+    async def admit(
+        self, *, request_id: str, principal: Principal, model: Model, body: InferenceBody, raw: bytes, api: str
+    ) -> HeldTicket:
+        """Lets a request in and holds what it may use. Raises RefusedError and what `demand_of` raises."""
+        view = self._view(principal)
+        ticket = self._ticket(request_id, view, principal, model, body, raw, api)
+        try:
+            if self._global is not None:
+                await self._global.take(ticket.prompt_tokens + ticket.completion_tokens)
+            await self._hold(ticket, view)
+        except RefusedError as refused:
+            self._metrics.refused(refused.layer, refused.reason)
+            if self._global is not None and refused.layer != "global":
+                self._global.put_back(ticket.prompt_tokens + ticket.completion_tokens)
+            raise
+        return ticket
+
+    def ended(self, ticket: HeldTicket, prompt_tokens: int, completion_tokens: int, cost_picodollars: int) -> None:
+        """Takes back what a request did not use; learns from what it did."""
+        self._live.pop(ticket.id, None)
+        spec = ticket.spec
+        if ticket.prompt is not None and prompt_tokens:
+            self._estimates.learn(ticket.prompt, prompt_tokens)
+        if spec.budgets:
+            self._local_budgets.ended(spec, ticket.cost_picodollars, cost_picodollars)
+        if ticket.local is not None:
+            self.local.settle(ticket.local, tokens=prompt_tokens + completion_tokens, now_us=self._loop.time() * 1e6)
+            if ticket.unsure:
+                self._pipe.tell(spec.org_id, spec, self._admission_of(ticket, forced=True))
+            elif not self._pipe.up:
+                self._owe(spec, prompt_tokens + completion_tokens, cost_picodollars)
+                return
+        elif not self._pipe.up:
+            self.local.give_place(spec)
+        if spec.holds:
+            settled = (SETTLE, ticket.id, prompt_tokens, completion_tokens, nanodollars(cost_picodollars))
+            self._pipe.tell(spec.org_id, None, lambda _: settled)
+
+    def live_orgs(self) -> set[str]:
+        """Organisations whose requests hold something."""
+        return {ticket.spec.org_id for ticket in self._live.values()}
+
+    def recent_views(self, most: int) -> list[View]:
+        """What was asked for last, the latest first."""
+        return [view for _, view in zip(range(most), reversed(self._views.values()), strict=False)]
+
+    # One request.
+
+    def _view(self, principal: Principal) -> View:
+        view = self._views.get(principal.api_key_id)
+        budgets = self._known_budgets(principal)
+        if view is not None and view.principal is principal and view.budgets is budgets:
+            return view
+        if view is None or view.principal != principal or view.budgets != budgets:
+            spec = make_spec(principal, budgets)
+            view = View(principal, budgets, spec, HeaderLines(spec, self._kinds))
+            self._views[principal.api_key_id] = view
+            if len(self._views) > MAX_VIEWS:
+                self._views.popitem(last=False)
+        view.principal, view.budgets = principal, budgets
+        self._views.move_to_end(principal.api_key_id)
+        return view
+
+    def _ticket(
+        self,
+        request_id: str,
+        view: View,
+        principal: Principal,
+        model: Model,
+        body: InferenceBody,
+        raw: bytes,
+        api: str,
+    ) -> HeldTicket:
+        spec = view.spec
+        demand: Demand | None = None
+        guarded = principal.max_prompt_tokens is not None or principal.max_output_tokens is not None
+        if spec.counts_tokens or guarded or (self._global is not None and self._global.counts_tokens):
+            demand = demand_of(
+                spec=spec,
+                principal=principal,
+                model=model,
+                body=body,
+                raw=raw,
+                estimates=self._estimates,
+                rate=self._prices.ceiling(model=model, plan=principal.plan, api=api, now_us=self._now_us()),
+                generates=api != "/v1/embeddings",
+            )
+        if demand is None:
+            return HeldTicket(
+                request_id, spec, self, prompt=None, completion_tokens=0, cost_picodollars=0, completion_cap=0
+            )
+        return HeldTicket(
+            request_id,
+            spec,
+            self,
+            prompt=demand.prompt,
+            completion_tokens=demand.completion_tokens,
+            cost_picodollars=demand.cost_picodollars if spec.budgets else 0,
+            completion_cap=demand.completion_cap,
+        )
+
+    async def _hold(self, ticket: HeldTicket, view: View) -> None:
+        spec = view.spec
+        if not spec.counters and not spec.budgets:
+            return
+        make = self._admission_of(ticket, forced=False)
+        try:
+            result = await self._ask(ticket, make)
+            if result[0] == NOT_SEEDED:
+                if not await self._seeding.seed(spec):
+                    await self._hold_locally(ticket, view)
+                    return
+                result = await self._ask(ticket, make)
+                if result[0] == NOT_SEEDED:
+                    await self._hold_locally(ticket, view)
+                    return
+        except RedisAway:
+            await self._hold_locally(ticket, view)
+            return
+        if result[0] != ADMITTED:
+            raise self._refusal(ticket, view, result)
+        view.totals, view.totals_at = result, self._loop.time()
+        ticket.headers = view.headers.lines(result, first=2)
+        self._goes_on(ticket)
+
+    async def _ask(self, ticket: HeldTicket, make: Callable[[int], Operation]) -> Result:
+        spec = ticket.spec
+        was_up = self._pipe.up
+        try:
+            return await self._pipe.ask(spec.org_id, spec, make)
+        except asyncio.CancelledError:
+            # Redis may let it in although nobody waits any more.
+            if spec.holds:
+                ticket_id = ticket.id
+                self._pipe.tell(spec.org_id, None, lambda _: (SETTLE, ticket_id, 0, 0, 0))
+            raise
+        except RedisAway:
+            ticket.unsure = was_up and spec.holds
+            raise
+
+    def _goes_on(self, ticket: HeldTicket) -> None:
+        if ticket.spec.holds:
+            self._live[ticket.id] = ticket
+            if ticket.spec.budgets:
+                self._local_budgets.began(ticket.spec, ticket.cost_picodollars)
+
+    async def _hold_locally(self, ticket: HeldTicket, view: View) -> None:
+        spec = view.spec
+        await self._local_budgets.check(spec, ticket.cost_picodollars)
+        now = self._loop.time()
+        recent = view.totals is not None and now - view.totals_at < KNOWN_FOR_S
+        ticket.local, totals = self.local.admit(
+            spec,
+            tokens=ticket.prompt_tokens + ticket.completion_tokens,
+            now_us=now * 1e6,
+            last_totals=view.totals[2:] if recent and view.totals is not None else None,
+        )
+        self._metrics.admitted_locally.inc()
+        ticket.headers = view.headers.lines(totals)
+        self._goes_on(ticket)
+
+    def _refusal(self, ticket: HeldTicket, view: View, result: Result) -> RefusedError:
+        spec = view.spec
+        if result[0] == BUDGET:
+            budget = spec.budgets[result[1]]
+            return budget_refusal(budget.scope, budget.period)
+        layer, kind = result[1] - 1, result[2] - 1
+        counter = next(
+            counter for counter in spec.counters if counter.layer_index == layer and counter.kind_index == kind
+        )
+        if result[0] == TOO_LARGE:
+            return too_large(counter, self._kinds, ticket.prompt_tokens + ticket.completion_tokens)
+        refused = rate_refusal(counter, self._kinds, result[4], result[5])
+        if view.totals is not None and self._loop.time() - view.totals_at < KNOWN_FOR_S and not refused.headers:
+            refused.headers = view.headers.lines(view.totals, first=2)
+        return refused
+
+    def _admission_of(self, ticket: HeldTicket, *, forced: bool) -> Callable[[int], Operation]:
+        prompt, completion = ticket.prompt_tokens, ticket.completion_tokens
+        cost, ticket_id = nanodollars(ticket.cost_picodollars), ticket.id
+        return lambda index: (ADMIT, ticket_id, index, prompt, completion, cost, forced)
+
+    # Redis comes and goes.
+
+    def _redis_is_gone(self) -> None:
+        self.local.adopt(ticket.spec for ticket in self._live.values())
+
+    def _redis_is_back(self) -> None:
+        """Everything under way is told again: Redis may have lost it. What it has it does not count twice."""
+        for ticket in self._live.values():
+            self._pipe.tell(ticket.spec.org_id, ticket.spec, self._admission_of(ticket, forced=True))
+        owed, self._owed = self._owed, OrderedDict()
+        for spec, (requests, tokens, cost) in owed.items():
+            self._pipe.tell(spec.org_id, spec, _charge(requests, tokens, nanodollars(cost)))
+        for view in self._views.values():
+            view.totals = None
+
+    def _owe(self, spec: Spec, tokens: int, cost_picodollars: int) -> None:
+        owed = self._owed.setdefault(spec, [0, 0, 0])
+        owed[0] += 1
+        owed[1] += tokens
+        owed[2] += cost_picodollars
+        if len(self._owed) > MAX_OWED:
+            self._owed.popitem(last=False)
+
+
+def _charge(requests: int, tokens: int, cost: int) -> Callable[[int], Operation]:
+    return lambda index: (CHARGE, index, requests, tokens, cost)

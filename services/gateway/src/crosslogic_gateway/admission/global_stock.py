@@ -1,0 +1,119 @@
+"""The limits of the whole service: taken from Redis in batches that each worker hands out by itself."""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+
+from crosslogic_gateway.admission.limits import CONCURRENCY, Kind, make_spec
+from crosslogic_gateway.admission.local import LocalLimits
+from crosslogic_gateway.admission.pipe import GIVE, TAKE, Operation, ScriptPipe
+from crosslogic_gateway.admission.redis_link import RedisAway
+from crosslogic_gateway.admission.refusals import RefusedError, overloaded
+from crosslogic_gateway.domain import Limits, Principal
+
+TAG = "global"
+FIRST_REQUESTS = 8
+AHEAD = 2
+"""A batch is for so many times what was handed out of the one before."""
+
+
+class GlobalStock:
+    """What this worker may still hand out. One a worker."""
+
+    def __init__(self, *, pipe: ScriptPipe, kinds: Sequence[Kind], limits: Limits, local: LocalLimits) -> None:
+        """`limits` are the whole service's; its concurrency is not limited here."""
+        principal = Principal(TAG, "", "", "", None, "", None, org_limits=limits)
+        self._spec = make_spec(principal)
+        self._pipe = pipe
+        self._local = local
+        counters = [counter for counter in self._spec.counters if counter.kind_index != CONCURRENCY]
+        # A batch is older than what is handed out of it by less than one step of the window, and so counts in time.
+        self._keep_s = min(kinds[c.kind_index].window_us / kinds[c.kind_index].buckets for c in counters) / 1e6
+        tokens = [c.limit for c in counters if kinds[c.kind_index].counted == "tokens"]
+        requests = [c.limit for c in counters if kinds[c.kind_index].counted == "requests"]
+        self.counts_tokens = bool(tokens)
+        self._most_tokens = min(tokens, default=0)
+        self._most_requests = min(requests, default=2**31)
+        self._requests = 0
+        self._tokens = 0
+        self._taken_at = 0
+        self._until = 0.0
+        self._handed_requests = 0
+        self._handed_tokens = 0
+        self._refill: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def take(self, tokens: int) -> None:
+        """Takes one request with so many tokens. Raises RefusedError OVERLOADED."""
+        wanted = min(tokens, self._most_tokens) if self.counts_tokens else 0
+        for _ in range(2):
+            if self._hand_out(wanted):
+                return
+            if not self._pipe.up:
+                break
+            try:
+                await self._refilled(wanted)
+            except RedisAway:
+                break
+        else:
+            raise overloaded(self._keep_s)
+        try:
+            self._local.admit(self._spec, tokens=wanted, now_us=self._loop.time() * 1e6)
+        except RefusedError as refused:
+            raise overloaded(refused.retry_after_s or 1.0) from None
+
+    def put_back(self, tokens: int) -> None:
+        """A request that had taken its part was refused elsewhere."""
+        if self._loop.time() < self._until:
+            self._requests += 1
+            self._tokens += min(tokens, self._most_tokens)
+
+    def close(self) -> None:
+        """Gives back what is left."""
+        self._return()
+
+    def _hand_out(self, tokens: int) -> bool:
+        if self._loop.time() >= self._until:
+            self._return()
+            return False
+        if self._requests < 1 or self._tokens < tokens:
+            return False
+        self._requests -= 1
+        self._tokens -= tokens
+        self._handed_requests += 1
+        self._handed_tokens += tokens
+        return True
+
+    async def _refilled(self, tokens: int) -> None:
+        if self._refill is None:
+            self._refill = asyncio.create_task(self._take_batch(tokens), name="global limits")
+        task = self._refill
+        await asyncio.wait([task])
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            raise RedisAway("the batch did not come")
+
+    async def _take_batch(self, tokens: int) -> None:
+        try:
+            self._return()
+            requests = min(max(FIRST_REQUESTS, AHEAD * self._handed_requests), max(1, self._most_requests // 4))
+            mean = math.ceil(self._handed_tokens / self._handed_requests) if self._handed_requests else tokens
+            wanted = max(tokens, min(requests * mean, self._most_tokens // 4))
+            self._handed_requests = self._handed_tokens = 0
+            granted_requests, granted_tokens, taken_at = await self._pipe.ask(TAG, self._spec, _take(requests, wanted))
+            self._requests, self._tokens, self._taken_at = granted_requests, granted_tokens, taken_at
+            self._until = self._loop.time() + self._keep_s
+        finally:
+            self._refill = None
+
+    def _return(self) -> None:
+        if (self._requests or self._tokens) and self._taken_at:
+            self._pipe.tell(TAG, self._spec, _give(self._requests, self._tokens, self._taken_at))
+        self._requests = self._tokens = self._taken_at = 0
+
+
+def _take(requests: int, tokens: int) -> Callable[[int], Operation]:
+    return lambda index: (TAKE, index, requests, tokens)
+
+
+def _give(requests: int, tokens: int, taken_at: int) -> Callable[[int], Operation]:
+    return lambda index: (GIVE, index, requests, tokens, taken_at)
