@@ -16,7 +16,7 @@ from crosslogic_accountant.domain import LedgerRow
 from crosslogic_accountant.ledger_store import LedgerStore
 from crosslogic_accountant.ports import PreparedRecord
 from crosslogic_accountant.rollups.roller import RollupChecker
-from crosslogic_accountant.rollups.store import RollupStore, SpendDelta
+from crosslogic_accountant.rollups.store import Rolled, RollupStore
 from crosslogic_accountant.usage_queries import Filter, Group, Sums, UsageQueries
 from crosslogic_common.errors import CodedError
 from crosslogic_common.postgres import Connection, Pool, open_pool
@@ -161,10 +161,10 @@ async def test_a_roll_that_dies_before_its_commit_counts_nothing_and_the_next_on
     await roll_all(rollups)
     await store.commit(spread(40, org, seed=3))
 
-    async def dies(connection: Connection, deltas: Sequence[SpendDelta]) -> None:
+    async def dies(connection: Connection, rolled: Rolled) -> None:
         raise RuntimeError("killed")
 
-    dying = RollupStore(connection=writer_connection(ledger_url), on_spend=dies)
+    dying = RollupStore(connection=writer_connection(ledger_url), on_rolled=dies)
     with pytest.raises(RuntimeError, match="killed"):
         await dying.roll()
     await dying.close()

@@ -5,17 +5,30 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
 from importlib.resources import files
 
 from prometheus_client import Gauge
 
 from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
+from crosslogic.accountant.v1 import budgets_pb2 as budgets_pb
+from crosslogic.accountant.v1 import budgets_pb2_grpc as budgets_rpc
+from crosslogic.accountant.v1 import money_pb2 as money_pb
+from crosslogic.accountant.v1 import money_pb2_grpc as money_rpc
+from crosslogic_accountant.budgets.read_store import SpendReader
+from crosslogic_accountant.budgets.servicer import BudgetServicer
+from crosslogic_accountant.budgets.store import BudgetStore
 from crosslogic_accountant.correction_store import Corrections
 from crosslogic_accountant.domain import Witness
 from crosslogic_accountant.group_commit import GroupCommit
 from crosslogic_accountant.ledger_store import LedgerStore
 from crosslogic_accountant.metrics import LedgerMetrics
+from crosslogic_accountant.money.expiry import HoldExpiry
+from crosslogic_accountant.money.hold_store import HoldStore
+from crosslogic_accountant.money.servicer import MoneyServicer
+from crosslogic_accountant.money.settlement_store import settle
+from crosslogic_accountant.money.store import MoneyStore
 from crosslogic_accountant.partitions import PartitionKeeper
 from crosslogic_accountant.policy import WitnessRing
 from crosslogic_accountant.ports import PreparedRecord, Stored
@@ -41,7 +54,11 @@ from crosslogic_common.tracing import tracing
 
 SCHEMA = "ledger"
 SERVICE = "crosslogic.accountant.v1.AccountantService"
+BUDGET_SERVICE = "crosslogic.accountant.v1.BudgetService"
+MONEY_SERVICE = "crosslogic.accountant.v1.MoneyService"
 _READERS = frozenset({"service:billing", "service:gateway", "service:operator"})
+_OPERATORS = frozenset({"service:gateway", "service:operator"})
+_BOOKKEEPERS = frozenset({"service:billing", "service:operator"})
 RULES: dict[str, frozenset[str]] = {
     f"/{SERVICE}/RecordUsage": frozenset({"service:gateway", "service:operator"}),
     f"/{SERVICE}/RecordStream": frozenset({"service:gateway"}),
@@ -52,14 +69,37 @@ RULES: dict[str, frozenset[str]] = {
     f"/{SERVICE}/CorrectRecord": _READERS,
     f"/{SERVICE}/CompareUsage": _READERS,
     f"/{SERVICE}/RebuildRollups": frozenset({"service:billing", "service:operator"}),
+    f"/{BUDGET_SERVICE}/CreateBudget": _OPERATORS,
+    f"/{BUDGET_SERVICE}/GetBudget": _OPERATORS,
+    f"/{BUDGET_SERVICE}/ListBudgets": _OPERATORS,
+    f"/{BUDGET_SERVICE}/UpdateBudget": _OPERATORS,
+    f"/{BUDGET_SERVICE}/DeleteBudget": _OPERATORS,
+    f"/{BUDGET_SERVICE}/ListBudgetEvents": _READERS,
+    f"/{BUDGET_SERVICE}/WatchBudgets": frozenset({"service:gateway"}),
+    f"/{BUDGET_SERVICE}/ReadSpend": _READERS,
+    f"/{MONEY_SERVICE}/PostTransfer": _BOOKKEEPERS,
+    f"/{MONEY_SERVICE}/GetBalances": _READERS,
+    f"/{MONEY_SERVICE}/ListTransfers": _READERS,
+    f"/{MONEY_SERVICE}/Reserve": _READERS,
+    f"/{MONEY_SERVICE}/ResolveHold": _READERS,
+    f"/{MONEY_SERVICE}/CheckBooks": _BOOKKEEPERS,
 }
 _SETTLE_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Servicers:
+    """What the process serves."""
+
+    accountant: AccountantServicer
+    budgets: BudgetServicer
+    money: MoneyServicer
 
 
 @contextlib.asynccontextmanager
 async def accountant(
     settings: AccountantSettings, metrics: Metrics, stopping: asyncio.Event
-) -> AsyncIterator[AccountantServicer]:
+) -> AsyncIterator[Servicers]:
     """The service and all that runs behind it; at the end of the block what is queued is made durable first."""
     dsn = settings.database_url.reveal()
     ledger_metrics = LedgerMetrics(metrics.registry)
@@ -96,7 +136,7 @@ async def accountant(
     settling = PostgresSettlingStore(connection=connection(_SETTLE_TIMEOUT_S))
     settler = Settler(store=settling, ring=ring, reader=reader, metrics=ledger_metrics, now_s=time.time)
     keeper = PartitionKeeper(connection=connection(30.0), clock=SystemClock(), metrics=ledger_metrics)
-    rollups = RollupStore(connection=connection(_SETTLE_TIMEOUT_S))
+    rollups = RollupStore(connection=connection(_SETTLE_TIMEOUT_S), on_rolled=settle)
     roller = Roller(store=rollups, metrics=ledger_metrics)
     checking = RollupStore(connection=connection(_SETTLE_TIMEOUT_S))
     checker = RollupChecker(store=checking, metrics=ledger_metrics, now=SystemClock().now)
@@ -113,21 +153,34 @@ async def accountant(
                 statement_timeout_ms=round(settings.query_timeout_s * 1000),
             )
         )
-        await stack.enter_async_context(_in_background(keeper.run(), settler.run(), roller.run(), checker.run()))
+        holds = HoldStore(pool=pool)
+        expiry = HoldExpiry(holds=holds)
+        await stack.enter_async_context(
+            _in_background(keeper.run(), settler.run(), roller.run(), checker.run(), expiry.run())
+        )
         await stack.enter_async_context(records.running())
         await stack.enter_async_context(witnesses.running())
-        yield AccountantServicer(
-            service=AccountantService(
-                records=records,
-                witnesses=witnesses,
-                record_reader=reader,
-                witness_reader=WitnessReader(sealer=_sealer(settings), now_ms=_now_ms),
-                metrics=ledger_metrics,
+        yield Servicers(
+            accountant=AccountantServicer(
+                service=AccountantService(
+                    records=records,
+                    witnesses=witnesses,
+                    record_reader=reader,
+                    witness_reader=WitnessReader(sealer=_sealer(settings), now_ms=_now_ms),
+                    metrics=ledger_metrics,
+                ),
+                queries=UsageQueries(pool=pool),
+                log=RecordLog(pool=pool),
+                corrections=Corrections(pool=pool),
+                stopping=stopping,
             ),
-            queries=UsageQueries(pool=pool),
-            log=RecordLog(pool=pool),
-            corrections=Corrections(pool=pool),
-            stopping=stopping,
+            budgets=BudgetServicer(
+                budgets=BudgetStore(pool=pool),
+                spending=SpendReader(pool=pool),
+                now=SystemClock().now,
+                stopping=stopping,
+            ),
+            money=MoneyServicer(money=MoneyStore(pool=pool), holds=holds),
         )
 
 
@@ -142,7 +195,7 @@ async def serve(settings: AccountantSettings, stop: asyncio.Event) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         tracer = stack.enter_context(tracing("accountant"))
-        servicer = await stack.enter_async_context(accountant(settings, metrics, stopping))
+        servicers = await stack.enter_async_context(accountant(settings, metrics, stopping))
         server = GrpcServer(
             listen=settings.listen,
             tls=settings.tls,
@@ -152,7 +205,19 @@ async def serve(settings: AccountantSettings, stop: asyncio.Event) -> None:
             tracer=tracer,
             shutdown_grace_s=settings.shutdown_grace_s,
         )
-        server.add(pb, SERVICE, lambda target: rpc.add_AccountantServiceServicer_to_server(servicer, target))
+        server.add(
+            pb, SERVICE, lambda target: rpc.add_AccountantServiceServicer_to_server(servicers.accountant, target)
+        )
+        server.add(
+            budgets_pb,
+            BUDGET_SERVICE,
+            lambda target: budgets_rpc.add_BudgetServiceServicer_to_server(servicers.budgets, target),
+        )
+        server.add(
+            money_pb,
+            MONEY_SERVICE,
+            lambda target: money_rpc.add_MoneyServiceServicer_to_server(servicers.money, target),
+        )
         await stack.enter_async_context(server.serving())
         await stop.wait()
 

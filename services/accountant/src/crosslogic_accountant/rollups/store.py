@@ -83,19 +83,29 @@ class SpendDelta:
     cost_picodollars: int
 
 
-OnSpend = Callable[[Connection, Sequence[SpendDelta]], Awaitable[None]]
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """Rows of the ledger that are rolled up: those after a sequence and up to another."""
+
+    after: int
+    reached: int
+    batches: Sequence[int]
+    deltas: Sequence[SpendDelta]
+
+
+OnRolled = Callable[[Connection, Rolled], Awaitable[None]]
 
 
 class RollupStore:
     """Adds to the rollups and makes them anew."""
 
     def __init__(
-        self, *, connection: WriterConnection, on_spend: OnSpend | None = None, rows_a_step: int = 50_000
+        self, *, connection: WriterConnection, on_rolled: OnRolled | None = None, rows_a_step: int = 50_000
     ) -> None:
-        """`on_spend` is told what was added, in the transaction that adds it."""
+        """`on_rolled` is told what was added, in the transaction that adds it."""
         self._connection = connection
         self._one_at_a_time = asyncio.Lock()
-        self._on_spend = on_spend
+        self._on_rolled = on_rolled
         self.rows_a_step = rows_a_step
 
     async def roll(self) -> int:
@@ -110,10 +120,9 @@ class RollupStore:
             # Fresh months have no statistics yet, and a plan that reads all of one would be no help.
             await connection.execute("SET LOCAL enable_seqscan = off")
             rows = await (await connection.execute(_ROLL.encode(), (batches,))).fetchall()
-            if self._on_spend is not None:
-                await self._on_spend(
-                    connection, [SpendDelta(row[0], row[1], row[2], row[3], int(row[4])) for row in rows]
-                )
+            if self._on_rolled is not None:
+                deltas = [SpendDelta(row[0], row[1], row[2], row[3], int(row[4])) for row in rows]
+                await self._on_rolled(connection, Rolled(cursor, reached, batches, deltas))
             await move_reader(connection, ROLLUPS, reached)
         return reached - cursor
 

@@ -52,7 +52,7 @@ class BudgetServiceStub:
     repeat. Errors: NOT_FOUND.
     """
     ListBudgetEvents: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListBudgetEventsRequest, _budgets_pb2.ListBudgetEventsResponse]
-    """Lists what budgets told their owners, in order. Callers: gateway, operator, orchestrator. An event is never changed and
+    """Lists what budgets told their owners, in order. Callers: billing, gateway, operator. An event is never changed and
     there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
     """
     WatchBudgets: _grpc.UnaryStreamMultiCallable[_budgets_pb2.WatchBudgetsRequest, _budgets_pb2.WatchBudgetsResponse]
@@ -88,7 +88,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     repeat. Errors: NOT_FOUND.
     """
     ListBudgetEvents: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListBudgetEventsRequest, _budgets_pb2.ListBudgetEventsResponse]  # type: ignore[assignment]
-    """Lists what budgets told their owners, in order. Callers: gateway, operator, orchestrator. An event is never changed and
+    """Lists what budgets told their owners, in order. Callers: billing, gateway, operator. An event is never changed and
     there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
     """
     WatchBudgets: _aio.UnaryStreamMultiCallable[_budgets_pb2.WatchBudgetsRequest, _budgets_pb2.WatchBudgetsResponse]  # type: ignore[assignment]
@@ -157,7 +157,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _budgets_pb2.ListBudgetEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_budgets_pb2.ListBudgetEventsResponse, _abc.Awaitable[_budgets_pb2.ListBudgetEventsResponse]]:
-        """Lists what budgets told their owners, in order. Callers: gateway, operator, orchestrator. An event is never changed and
+        """Lists what budgets told their owners, in order. Callers: billing, gateway, operator. An event is never changed and
         there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
         """
 

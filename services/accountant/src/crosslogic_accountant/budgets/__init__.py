@@ -1,0 +1,1 @@
+"""Spending budgets, and what has been spent so far."""

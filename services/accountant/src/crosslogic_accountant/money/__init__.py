@@ -1,0 +1,1 @@
+"""The money ledger: double entry, holds, what usage costs."""
