@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import secrets
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, cast
 from uuid import uuid4
 
 import pytest
@@ -122,9 +122,30 @@ class RegistryStoreSuite:
 
     async def test_an_order_to_drain_outlives_the_registry(self, store: WholeStore) -> None:
         node = await join(store)
-        assert await store.ask_drain(node.id, origin="here")
+        assert await store.ask_drain(node.id, drain=True, origin="here")
         assert (await read(store, node)).drain_asked
-        assert not await store.ask_drain(str(uuid4()), origin="here")
+        assert await store.ask_drain(node.id, drain=False, origin="here")
+        assert not (await read(store, node)).drain_asked
+        assert not await store.ask_drain(str(uuid4()), drain=True, origin="here")
+
+    async def test_a_nodes_life_can_be_read_back_page_by_page_newest_first(self, store: WholeStore) -> None:
+        node, other = await join(store), await join(store)
+        for status, reason in (
+            ("warming", "loads"),
+            ("active", "measured"),
+            ("draining", "spot notice"),
+            ("dead", "x"),
+        ):
+            await store.save([change(node, cast("Status", status), reason), change(other, "dead")], {}, origin="here")
+        first = await store.events(node.id, before=0, limit=3)
+        assert [(event.status, event.reason) for event in first] == [
+            ("dead", "x"),
+            ("draining", "spot notice"),
+            ("active", "measured"),
+        ]
+        rest = await store.events(node.id, before=first[-1].number, limit=10)
+        assert [event.status for event in rest] == ["warming", "registering"]
+        assert await store.events(node.id, before=rest[-1].number, limit=10) == []
 
     async def test_nodes_come_oldest_first(self, store: WholeStore) -> None:
         made = [(await join(store)).id for _ in range(5)]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_registry.domain import StatusChange, StoredNode, timestamp
+from crosslogic_registry.domain import NodeEvent, Status, StatusChange, StoredNode, timestamp
 from crosslogic_registry.policy import MAX_MODELS
 
 
@@ -35,10 +35,15 @@ class FakeRegistryStore:
         self._nodes: dict[str, StoredNode] = {}
         self._tokens: dict[bytes, tuple[str, datetime, str]] = {}
         self._models: dict[str, pb.Model] = {}
-        self.events: list[tuple[str, str, str]] = []
+        self._life: list[tuple[str, Status, str, datetime]] = []
         self.notices: list[tuple[str, list[str]]] = []
         self.saves = 0
         self.away = False
+
+    @property
+    def told(self) -> list[tuple[str, str, str]]:
+        """All that was kept of all nodes' lives, oldest first."""
+        return [(node_id, status, reason) for node_id, status, reason, _ in self._life]
 
     def _reach(self) -> None:
         if self.away:
@@ -66,7 +71,7 @@ class FakeRegistryStore:
                 self._nodes[node.id] = replace(
                     node, status=change.status, status_reason=change.reason, changed_at=change.at
                 )
-                self.events.append((node.id, change.status, change.reason))
+                self._life.append((node.id, change.status, change.reason, change.at))
         for node_id, said in facts.items():
             if node_id in self._nodes:
                 kept = pb.NodeFacts()
@@ -74,11 +79,20 @@ class FakeRegistryStore:
                 self._nodes[node_id] = replace(self._nodes[node_id], facts=kept)
         self.notices.append((origin, list(dict.fromkeys([*(change.node_id for change in changes), *facts]))))
 
-    async def ask_drain(self, node_id: str, *, origin: str) -> bool:
+    async def events(self, node_id: str, *, before: int, limit: int) -> list[NodeEvent]:
+        self._reach()
+        numbered = [
+            NodeEvent(number, status, reason, at)
+            for number, (id_, status, reason, at) in enumerate(self._life, start=1)
+            if id_ == node_id and (before == 0 or number < before)
+        ]
+        return numbered[::-1][:limit]
+
+    async def ask_drain(self, node_id: str, *, drain: bool, origin: str) -> bool:
         self._reach()
         if node_id not in self._nodes:
             return False
-        self._nodes[node_id] = replace(self._nodes[node_id], drain_asked=True)
+        self._nodes[node_id] = replace(self._nodes[node_id], drain_asked=drain)
         self.notices.append((origin, [node_id]))
         return True
 
@@ -106,7 +120,7 @@ class FakeRegistryStore:
             changed_at=now,
         )
         self._nodes[node_id] = node
-        self.events.append((node_id, "registering", "joined"))
+        self._life.append((node_id, "registering", "joined", now))
         self.notices.append((origin, [node_id]))
         return node
 

@@ -13,6 +13,7 @@ from crosslogic_registry.domain import Silence
 from crosslogic_registry.fleet import Fleet
 from crosslogic_registry.observations import Observations
 from crosslogic_registry.session import HeartbeatSession
+from crosslogic_registry.silence_watch import SilenceWatch
 from crosslogic_registry.watchers import Watcher, Watchers
 from tests.fakes.registry_store import FakeRegistryClock, FakeRegistryStore
 
@@ -92,6 +93,9 @@ class World:
             origin=origin,
             observations=self.observations,
         )
+        self.silence_watch = SilenceWatch(
+            fleet=self.fleet, clock=self.clock, silence=SILENCE, observations=self.observations
+        )
         self._ids = Uuid7Source()
 
     async def join(self, org_id: str = "") -> str:
@@ -125,4 +129,4 @@ class World:
     def silence(self, seconds: float) -> None:
         """Time passes, and the registry looks."""
         self.clock.pass_s(seconds)
-        self.fleet.look()
+        self.silence_watch.look()

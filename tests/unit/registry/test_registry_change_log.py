@@ -37,7 +37,7 @@ async def test_what_is_left_when_the_registry_stops_is_written() -> None:
     node_id = await world.join()
     async with world.changes.running():
         world.changes.add_status(change(node_id, "active"))
-    assert world.store.events[-1][:2] == (node_id, "active")
+    assert world.store.told[-1][:2] == (node_id, "active")
 
 
 async def test_a_database_that_is_away_for_long_costs_one_change_a_node() -> None:
@@ -66,7 +66,7 @@ async def test_changes_made_during_a_failed_write_come_after_those_it_carried() 
     assert not await log.write()
     log._store = world.store
     assert await log.write()
-    assert [status for _, status, _ in world.store.events] == ["registering", "active", "draining"]
+    assert [status for _, status, _ in world.store.told] == ["registering", "active", "draining"]
     [stored] = await world.store.nodes_by_id([node_id])
     assert stored.facts.gpu_type == "new"
 

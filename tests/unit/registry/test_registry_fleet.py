@@ -18,7 +18,7 @@ async def test_a_node_lives_from_registering_to_dead_and_each_step_is_kept_with_
     for status, reason in (("ACTIVE", "measured"), ("DRAINING", "spot notice"), ("DEAD", "goodbye")):
         world.fleet.hear(node_id, stream.session, heartbeat(status, reason))
     await world.changes.write()
-    assert [(status, reason) for _, status, reason in world.store.events] == [
+    assert [(status, reason) for _, status, reason in world.store.told] == [
         ("registering", "joined"),
         ("warming", "the node said so"),
         ("active", "measured"),
@@ -125,7 +125,7 @@ async def test_watchers_hear_of_a_change_while_the_database_is_away_and_it_is_ke
     assert not await world.changes.write()
     world.store.away = False
     assert await world.changes.write()
-    assert world.store.events[-1] == (node_id, "draining", "spot notice")
+    assert world.store.told[-1] == (node_id, "draining", "spot notice")
 
 
 async def test_an_operators_drain_reaches_the_node_at_once_and_holds_against_its_own_word() -> None:
@@ -295,7 +295,7 @@ class TestTwoReplicas:
         assert stale.session.ended
         for world in (here, there):
             assert world.node(node_id).status == pb.NodeStatus.Value(f"NODE_STATUS_{word}")
-        assert len(here.store.events) == 3
+        assert len(here.store.told) == 3
 
     @staticmethod
     async def notify(store: FakeRegistryStore, world: World, node_id: str) -> None:

@@ -38,8 +38,8 @@ class Replicas:
                 word = heartbeat(tokens_per_sec=float(second))
                 self.here.fleet.hear(self.node_id, self.stream.session, word)
             await self.round()
-            self.here.fleet.look()
-            self.there.fleet.look()
+            self.here.silence_watch.look()
+            self.there.silence_watch.look()
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def test_a_node_that_moves_to_the_other_replica_stays_reachable_at_both(re
             replicas.there.fleet.hear(replicas.node_id, stream.session, heartbeat())
         await replicas.round()
         for world in (replicas.here, replicas.there):
-            world.fleet.look()
+            world.silence_watch.look()
             assert world.node(replicas.node_id).reachable
 
 
@@ -114,6 +114,6 @@ async def test_a_stream_that_died_without_a_word_does_not_hide_the_nodes_new_one
             replicas.there.fleet.hear(replicas.node_id, stream.session, heartbeat())
         await replicas.round()
         for world in (replicas.here, replicas.there):
-            world.fleet.look()
+            world.silence_watch.look()
             assert world.node(replicas.node_id).reachable
     assert replicas.stream.session.ended

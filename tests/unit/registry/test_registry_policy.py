@@ -9,17 +9,10 @@ from hypothesis import strategies as st
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_registry import policy
-from crosslogic_registry.domain import STATUSES, Link, Silence, Status
+from crosslogic_registry.domain import STATUSES, Status
 from tests.fakes.registry_world import facts
 
 statuses = st.sampled_from(STATUSES)
-links: st.SearchStrategy[Link] = st.sampled_from(["here", "elsewhere", "broken"])
-silences = st.builds(
-    lambda suspect, more, most: Silence(suspect_s=suspect, unhealthy_s=suspect + more, dead_s=suspect + more + most),
-    st.floats(0.1, 10),
-    st.floats(0, 60),
-    st.floats(1, 600),
-)
 
 
 @given(st.lists(statuses, max_size=30), st.integers(0, 30))
@@ -46,25 +39,6 @@ def test_nobody_goes_back_to_registering(said: list[Status]) -> None:
 def test_the_same_word_twice_changes_nothing_more(current: Status, said: Status, drain: bool) -> None:
     once = policy.next_status(current, said, drain_asked=drain)
     assert policy.next_status(once, said, drain_asked=drain) == once
-
-
-@given(silences, links, st.floats(0, 1000), st.floats(0, 1000))
-def test_silence_never_makes_a_node_better(silence: Silence, link: Link, early: float, more: float) -> None:
-    if policy.is_reachable(early + more, silence, link=link):
-        assert policy.is_reachable(early, silence, link=link)
-    if policy.is_dead("active", early, silence, blind=False):
-        assert policy.is_dead("active", early + more, silence, blind=False)
-
-
-@given(silences, st.floats(0, 10_000))
-def test_a_node_is_unreachable_before_it_is_dead(silence: Silence, silent_s: float) -> None:
-    if policy.is_dead("active", silent_s, silence, blind=False):
-        assert not policy.is_reachable(silent_s, silence, link="here")
-
-
-@given(st.floats(0, 1e9))
-def test_nobody_is_given_up_by_a_replica_that_cannot_see(silent_s: float) -> None:
-    assert not policy.is_dead("active", silent_s, Silence(), blind=True)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,17 @@ class StatusChange:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class NodeEvent:
+    """A step in a node's life, as it was kept."""
+
+    number: int
+    """Grows with time. More than 0."""
+    status: Status
+    reason: str
+    at: datetime
+
+
 _SILENT = "not heard of for"
 
 

@@ -5,11 +5,8 @@ copy of the whole node.
 """
 
 import asyncio
-import contextlib
 import itertools
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from uuid import UUID
 
 from crosslogic.registry.v1 import registry_pb2 as pb
@@ -17,21 +14,22 @@ from crosslogic_common.batched import Backoff
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
-from crosslogic_registry import policy
+from crosslogic_registry import health, policy
 from crosslogic_registry.change_log import ChangeLog
 from crosslogic_registry.domain import (
     MAX_NODES,
     STATUS_FROM_PB,
     STATUS_TO_PB,
     Link,
+    NodeEvent,
     Silence,
     Status,
     StatusChange,
     StoredNode,
     is_silence,
-    silence_reason,
     timestamp,
 )
+from crosslogic_registry.members import Member
 from crosslogic_registry.observations import Observations
 from crosslogic_registry.ports import FleetStore
 from crosslogic_registry.session import HeartbeatSession
@@ -40,21 +38,8 @@ from crosslogic_registry.watchers import Watchers
 LOOK_EVERY_S = 0.5
 
 
-@dataclass(slots=True)
-class Member:
-    """A node, and what only the registry knows of it."""
-
-    node: pb.Node
-    status: Status
-    drain_asked: bool
-    heard_at: float
-    """On the monotonic clock: its last heartbeat, or what stands for one."""
-    link: Link = "here"
-    session: HeartbeatSession | None = None
-    lease: bytes = b""
-    """The last word that another replica left of it, or this one."""
-    lease_due: bool = False
-    """It was heard of here since its lease was written."""
+RESUME_DOUBT_S = 5.0
+"""A row that was read while a drain was being written may not have it yet: no drain is taken back so soon."""
 
 
 class Fleet:
@@ -81,6 +66,7 @@ class Fleet:
         self._observations = observations
         self._members: dict[str, Member] = {}
         self._log = get_logger(__name__)
+        self._tunnels: tuple[str, ...] = ()
         self.blind = False
         """Set while there is no way to ask whether a node is heard of by another replica."""
         self.stopping = False
@@ -124,6 +110,8 @@ class Fleet:
             return member
         if stored.drain_asked and not member.drain_asked:
             self._take_out(member)
+        elif member.drain_asked and not stored.drain_asked and self._since_drain_s(member) > RESUME_DOUBT_S:
+            self._put_back(member)
         if stored.id in self._changes.unsaved_node_ids():
             return member
         if member.session is not None:
@@ -135,7 +123,7 @@ class Fleet:
                 return member
             self._leave_to_another_replica(member)
         if stored.status not in (member.status, "dead"):
-            member.heard_at = self._clock.monotonic()
+            member.hear(self._clock.monotonic())
             member.link = link
         member.status = stored.status
         _write_stored(member.node, stored)
@@ -162,13 +150,38 @@ class Fleet:
 
     async def org_of(self, node_id: str) -> str:
         """The organisation that a node serves; empty: any. Raises NOT_FOUND."""
-        return (await self._member(node_id)).node.org_id
+        return (await self.member(node_id)).node.org_id
+
+    async def events(self, node_id: str, *, before: int, limit: int) -> list[NodeEvent]:
+        """A node's life, newest first. Raises NOT_FOUND."""
+        await self.member(node_id)
+        return await self._store.events(node_id, before=before, limit=limit)
+
+    async def member(self, node_id: str) -> Member:
+        """A node; read from the database when it is not in memory. Raises NOT_FOUND."""
+        member = self._members.get(node_id)
+        if member is not None:
+            return member
+        if not _is_uuid(node_id):
+            raise _unknown()
+        # It may have joined at another replica a moment ago, or be back from the dead.
+        stored = await self._store.nodes_by_id([node_id])
+        if not stored:
+            raise _unknown()
+        return self.adopt(stored[0], link="elsewhere")
 
     # What nodes say.
 
-    async def connect(self, node_id: str, session: HeartbeatSession) -> None:
-        """A stream of the node's begins; an earlier one ends. Raises NOT_FOUND for a node that is not known."""
-        member = await self._member(node_id)
+    async def connect(self, node_id: str, session: HeartbeatSession, *, org_id: str = "") -> None:
+        """A stream of the node's begins; an earlier one ends. `org_id` is the one in its certificate.
+
+        Raises NOT_FOUND for a node that is not known, PERMISSION_DENIED for a certificate of another organisation.
+        """
+        member = await self.member(node_id)
+        if member.node.org_id != org_id:
+            raise CodedError(
+                ErrorCode.PERMISSION_DENIED, private=f"node {node_id}: the certificate's organisation differs"
+            )
         previous, member.session = member.session, session
         member.link = "here"
         if previous is not None:
@@ -193,41 +206,67 @@ class Fleet:
             raise _unknown()
         if member.session is not session:
             raise CodedError(ErrorCode.CONFLICT, "A later stream of this node has taken over.")
+        news = self._take_word(member, session, heartbeat)
         node = member.node
-        news = False
-        if heartbeat.HasField("load"):
-            node.load.CopyFrom(policy.check_load(heartbeat.load))
-        if heartbeat.HasField("facts"):
-            if heartbeat.facts != node.facts:
-                node.facts.CopyFrom(policy.check_facts(heartbeat.facts))
-                self._changes.add_facts(node_id, heartbeat.facts)
-                news = True
-        elif not session.introduced:
-            raise CodedError(ErrorCode.INVALID_ARGUMENT, "The first message must carry `facts`.", param="facts")
         session.introduced = True
         self._observations.heartbeats.inc()
-        member.heard_at = self._clock.monotonic()
+        now = self._clock.monotonic()
+        member.hear(now)
         member.lease_due = True
         node.last_heartbeat_time.FromDatetime(self._clock.now())
         said = STATUS_FROM_PB.get(heartbeat.status, member.status)
         status = policy.next_status(member.status, said, drain_asked=member.drain_asked)
         if not node.reachable and status != "dead":
             node.reachable = news = True
+        if news or heartbeat.HasField("metrics") or node.health_score < health.BEST:
+            node.health_score = member.score(now, self._silence)
         if status != member.status:
             reason = policy.short_reason(heartbeat.status_reason)
-            self._change(
-                member, status, reason or ("the node said goodbye" if status == "dead" else "the node said so")
-            )
+            self.change(member, status, reason or ("the node said goodbye" if status == "dead" else "the node said so"))
         else:
             self.watchers.tell(node, urgent=news)
         return member.drain_asked
 
+    def _take_word(self, member: Member, session: HeartbeatSession, heartbeat: pb.HeartbeatStreamRequest) -> bool:
+        """What the node says of itself; whether it is news that must not wait. Raises INVALID_ARGUMENT."""
+        node = member.node
+        news = False
+        if heartbeat.HasField("load"):
+            node.load.CopyFrom(policy.check_load(heartbeat.load))
+        if heartbeat.HasField("metrics"):
+            member.take_metrics(policy.check_metrics(heartbeat.metrics))
+        if heartbeat.HasField("facts"):
+            if heartbeat.facts != node.facts:
+                node.facts.CopyFrom(policy.check_facts(heartbeat.facts))
+                self._changes.add_facts(node.id, heartbeat.facts)
+                news = True
+            if heartbeat.facts.tunnel and (news or not session.introduced):
+                session.order_tunnels(self._tunnels)
+        elif not session.introduced:
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, "The first message must carry `facts`.", param="facts")
+        if heartbeat.HasField("spot_notice") or (not session.introduced and node.HasField("spot_notice")):
+            notice = policy.check_notice(heartbeat.spot_notice)
+            if notice.kind == pb.SPOT_NOTICE_KIND_UNSPECIFIED:
+                node.ClearField("spot_notice")
+            else:
+                node.spot_notice.CopyFrom(notice)
+            news = True
+        return news
+
     async def drain(self, node_id: str) -> pb.Node:
         """Takes a node out of picking. Kept before it is told: an order given once holds. Raises NOT_FOUND."""
-        member = await self._member(node_id)
-        if not await self._store.ask_drain(node_id, origin=self._origin):
+        member = await self.member(node_id)
+        if not await self._store.ask_drain(node_id, drain=True, origin=self._origin):
             raise _unknown()
         self._take_out(member)
+        return member.node
+
+    async def resume(self, node_id: str) -> pb.Node:
+        """Takes an operator's drain back; the node says for itself when it serves again. Raises NOT_FOUND."""
+        member = await self.member(node_id)
+        if not await self._store.ask_drain(node_id, drain=False, origin=self._origin):
+            raise _unknown()
+        self._put_back(member)
         return member.node
 
     def heard_elsewhere(self, member: Member, word: pb.Node) -> None:
@@ -235,7 +274,7 @@ class Fleet:
         if member.session is not None:
             self._leave_to_another_replica(member)
         member.link = "elsewhere"
-        member.heard_at = self._clock.monotonic()
+        member.hear(self._clock.monotonic())
         member.node.load.CopyFrom(word.load)
         member.node.last_heartbeat_time.CopyFrom(word.last_heartbeat_time)
         news = not member.node.reachable
@@ -247,44 +286,23 @@ class Fleet:
         member.link = "broken"
         member.heard_at = self._clock.monotonic()
 
-    # What silence says.
+    def set_tunnels(self, addresses: tuple[str, ...]) -> None:
+        """Where the gateways' tunnels are; nodes that only dial out are told at once."""
+        if addresses == self._tunnels:
+            return
+        self._tunnels = addresses
+        for member in self._members.values():
+            if member.session is not None and member.node.facts.tunnel:
+                member.session.order_tunnels(addresses)
 
-    @contextlib.asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Looks for silent nodes for as long as the block lasts."""
-        task = asyncio.create_task(self._look_forever(), name="silence")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+    def forget(self, node_id: str) -> None:
+        """A node has been dead for long: nobody needs to know of it any more."""
+        del self._members[node_id]
+        self.watchers.tell_forgotten(node_id)
 
-    def look(self) -> None:
-        """Marks nodes that have been silent for too long unreachable, then dead; forgets the long dead."""
-        now = self._clock.monotonic()
-        counts: Counter[Status] = Counter()
-        unreachable = 0
-        forgotten: list[str] = []
-        for node_id, member in self._members.items():
-            silent_s = now - member.heard_at
-            if policy.is_forgotten(member.status, silent_s, self._silence) and member.session is None:
-                forgotten.append(node_id)
-                continue
-            blind = self.blind and member.link == "elsewhere"
-            if policy.is_dead(member.status, silent_s, self._silence, blind=blind):
-                self._change(member, "dead", silence_reason(silent_s))
-            elif member.node.reachable and not policy.is_reachable(silent_s, self._silence, link=member.link):
-                member.node.reachable = False
-                self._log.info("node not reachable", node_id=node_id, silent_s=round(silent_s, 1), link=member.link)
-                self.watchers.tell(member.node, urgent=True)
-            counts[member.status] += 1
-            unreachable += member.status == "active" and not member.node.reachable
-        for node_id in forgotten:
-            del self._members[node_id]
-            self.watchers.tell_forgotten(node_id)
-        self._observations.fleet(counts, unreachable)
-        self._observations.watchers.set(len(self.watchers))
+    def known(self, node_id: str) -> Member | None:
+        """A node, if it is in memory."""
+        return self._members.get(node_id)
 
     def end_sessions(self) -> None:
         """Ends every heartbeat stream, because this replica stops: nodes go to another."""
@@ -292,11 +310,6 @@ class Fleet:
         for member in self._members.values():
             if member.session is not None:
                 member.session.end()
-
-    async def _look_forever(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            self.look()
 
     # Steps in between.
 
@@ -308,13 +321,23 @@ class Fleet:
 
     def _take_out(self, member: Member) -> None:
         member.drain_asked = True
+        member.drained_at = self._clock.monotonic()
         status = policy.next_status(member.status, "draining", drain_asked=True)
         if member.status in ("warming", "active") and status != member.status:
-            self._change(member, status, "drained by an operator")
+            self.change(member, status, "drained by an operator")
         if member.session is not None:
             member.session.order_drain()
 
-    def _change(self, member: Member, status: Status, reason: str) -> None:
+    def _put_back(self, member: Member) -> None:
+        member.drain_asked = False
+        if member.session is not None:
+            member.session.order_drain(drain=False)
+
+    def _since_drain_s(self, member: Member) -> float:
+        return self._clock.monotonic() - member.drained_at
+
+    def change(self, member: Member, status: Status, reason: str) -> None:
+        """A step in a node's life: watchers are told first, the database right after."""
         node = member.node
         self._log.info("node changed", node_id=node.id, before=member.status, after=status, reason=reason)
         member.status = status
@@ -322,23 +345,12 @@ class Fleet:
         node.status_reason = reason
         if status == "dead":
             node.reachable = False
+            node.health_score = 0
         self._changes.add_status(self._status_change(member, status, reason))
         self.watchers.tell(node, urgent=True)
 
     def _status_change(self, member: Member, status: Status, reason: str) -> StatusChange:
         return StatusChange(node_id=member.node.id, status=status, reason=reason, at=self._clock.now())
-
-    async def _member(self, node_id: str) -> Member:
-        member = self._members.get(node_id)
-        if member is not None:
-            return member
-        if not _is_uuid(node_id):
-            raise _unknown()
-        # It may have joined at another replica a moment ago, or be back from the dead.
-        stored = await self._store.nodes_by_id([node_id])
-        if not stored:
-            raise _unknown()
-        return self.adopt(stored[0], link="elsewhere")
 
 
 def batches(nodes: Sequence[pb.Node], size: int) -> Iterator[Sequence[pb.Node]]:
@@ -355,6 +367,7 @@ def _to_node(stored: StoredNode) -> pb.Node:
         org_id=stored.org_id,
         create_time=timestamp(stored.created_at),
         reachable=stored.status != "dead",
+        health_score=0 if stored.status == "dead" else health.BEST,
     )
     _write_stored(node, stored)
     return node

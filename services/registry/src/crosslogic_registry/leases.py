@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
-from crosslogic_registry.fleet import Fleet, Member
+from crosslogic_registry.fleet import Fleet
+from crosslogic_registry.members import Member
 from crosslogic_registry.observations import Observations
 from crosslogic_registry.ports import LeaseBook
 

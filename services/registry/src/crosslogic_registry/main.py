@@ -21,14 +21,18 @@ from crosslogic_common.tracing import tracing
 from crosslogic_registry.catalogue import Catalogue
 from crosslogic_registry.certificates import NodeCertificates
 from crosslogic_registry.change_log import ChangeLog
+from crosslogic_registry.commands import NodeCommands
 from crosslogic_registry.domain import Silence
 from crosslogic_registry.fleet import Fleet
+from crosslogic_registry.gateways import Gateways
 from crosslogic_registry.joining import Joining
 from crosslogic_registry.leases import LeaseRounds, RedisLeases
 from crosslogic_registry.observations import Observations
+from crosslogic_registry.prober import GrpcProbe, Prober
 from crosslogic_registry.replicas import ReplicaNews
 from crosslogic_registry.servicer import NodeJoinServicer, RegistryServicer
 from crosslogic_registry.settings import RegistrySettings
+from crosslogic_registry.silence_watch import SilenceWatch
 from crosslogic_registry.stopping import unless_stopping
 from crosslogic_registry.store import PostgresStore
 from crosslogic_registry.watchers import Watchers
@@ -82,9 +86,10 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         ids = Uuid7Source()
         origin = str(ids.next())
         store = PostgresStore(pool)
-        fleet = await unless_stopping(_open_fleet(stack, settings, store, origin, observations), stop)
-        if fleet is None:
+        opened = await unless_stopping(_open_fleet(stack, settings, store, origin, observations), stop)
+        if opened is None:
             return
+        fleet, silence = opened
         catalogue = Catalogue(store=store, dsn=dsn)
         await stack.enter_async_context(catalogue.running())
         channels = Channels(settings.tls)
@@ -106,8 +111,11 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             ids=ids,
             origin=origin,
         )
+        await stack.enter_async_context(Prober(silence=silence, probe=GrpcProbe(channels)).running())
         servicer = RegistryServicer(
             fleet=fleet,
+            commands=NodeCommands(fleet=fleet, ids=ids),
+            gateways=Gateways(fleet=fleet, silence=silence),
             joining=joining,
             catalogue=catalogue,
             witnesses=witnesses,
@@ -137,9 +145,15 @@ async def _open_fleet(
     store: PostgresStore,
     origin: str,
     observations: Observations,
-) -> Fleet:
+) -> tuple[Fleet, SilenceWatch]:
     """The fleet as last known, with everything that keeps it up to date."""
     clock = SystemClock()
+    silence = Silence(
+        suspect_s=settings.suspect_s,
+        unhealthy_s=settings.unhealthy_s,
+        dead_s=settings.dead_s,
+        forgotten_s=settings.forgotten_s,
+    )
     changes = ChangeLog(store=store, origin=origin, observations=observations)
     await stack.enter_async_context(changes.running())
     fleet = Fleet(
@@ -147,12 +161,7 @@ async def _open_fleet(
         changes=changes,
         watchers=Watchers(),
         clock=clock,
-        silence=Silence(
-            suspect_s=settings.suspect_s,
-            unhealthy_s=settings.unhealthy_s,
-            dead_s=settings.dead_s,
-            forgotten_s=settings.forgotten_s,
-        ),
+        silence=silence,
         origin=origin,
         observations=observations,
     )
@@ -169,8 +178,9 @@ async def _open_fleet(
         redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
         book = RedisLeases(redis, ttl_s=settings.unhealthy_s)
         await stack.enter_async_context(LeaseRounds(fleet=fleet, book=book, observations=observations).running())
-    await stack.enter_async_context(fleet.watched())
-    return fleet
+    watch = SilenceWatch(fleet=fleet, clock=clock, silence=silence, observations=observations)
+    await stack.enter_async_context(watch.running())
+    return fleet, watch
 
 
 def _servers(

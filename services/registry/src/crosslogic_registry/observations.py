@@ -17,6 +17,11 @@ class Observations:
         self._unreachable = Gauge(
             "crosslogic_registry_unreachable_nodes", "Active nodes whose heartbeats do not come.", registry=registry
         )
+        self.mass_silence = Gauge(
+            "crosslogic_registry_mass_silence",
+            "1 while so much of the fleet is silent that nobody is given up.",
+            registry=registry,
+        )
         self.heartbeats = Counter("crosslogic_registry_heartbeats", "Heartbeats taken.", registry=registry)
         self.watchers = Gauge("crosslogic_registry_watchers", "Streams that watch the fleet.", registry=registry)
         self.unsaved_changes = Gauge(

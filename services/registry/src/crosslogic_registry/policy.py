@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_registry.domain import Link, Silence, Status
+from crosslogic_registry.domain import Silence, Status
 
 MAX_PRICE_PICODOLLARS = 10**12
 MAX_MODELS = 10_000
 """Of the catalogue: a watcher is sent all of it in one message."""
 MAX_RATE = 1e12
 MAX_REASON_CHARS = 512
+MAX_NOTICE_CHARS = 64
 
 _NEXT: dict[Status, frozenset[Status]] = {
     "registering": frozenset({"warming", "active", "draining", "dead"}),
@@ -32,23 +33,6 @@ def next_status(current: Status, said: Status, *, drain_asked: bool) -> Status:
     return wanted if wanted in _NEXT[current] else current
 
 
-def is_reachable(silent_s: float, silence: Silence, *, link: Link) -> bool:
-    """Whether a node's heartbeats come.
-
-    A broken stream is a strong sign (a killed process closes its socket at once), so it needs only `suspect_s`, which
-    leaves an agent time to reconnect. An open stream that says nothing may be a slow machine: `unhealthy_s`.
-    """
-    return silent_s < (silence.suspect_s if link == "broken" else silence.unhealthy_s)
-
-
-def is_dead(status: Status, silent_s: float, silence: Silence, *, blind: bool) -> bool:
-    """Whether a node that has been silent so long is given up.
-
-    `blind`: its heartbeats may arrive at another replica, and there is no way to ask. Nobody is given up for that.
-    """
-    return status != "dead" and not blind and silent_s >= silence.dead_s
-
-
 def is_forgotten(status: Status, dead_for_s: float, silence: Silence) -> bool:
     """Whether a node has been dead for so long that watchers need not know it any more."""
     return status == "dead" and dead_for_s >= silence.forgotten_s
@@ -61,17 +45,25 @@ def short_reason(text: str) -> str:
 
 def check_facts(facts: pb.NodeFacts) -> pb.NodeFacts:
     """Facts that may be kept and shown to schedulers. Raises INVALID_ARGUMENT."""
-    if not _ADDRESS.fullmatch(facts.address):
-        raise _bad("facts.address", "must be host:port")
+    if facts.tunnel:
+        if facts.address:
+            raise _bad("facts.address", "must be empty for a node behind tunnels")
+    else:
+        check_address(facts.address, "facts.address")
     if not _REGION.fullmatch(facts.region):
         raise _bad("facts.region", "must be 1 to 63 of a-z, 0-9 and `-`")
     if len(facts.models) > 64 or any(not _NAME.fullmatch(model) for model in facts.models):  # noqa: PLR2004  # as the contract says
         raise _bad("facts.models", "must be at most 64 names of 1 to 200 printable characters")
     if len(facts.engine_paths) > 64 or any(not _NAME.fullmatch(path) for path in facts.engine_paths):  # noqa: PLR2004  # as models
         raise _bad("facts.engine_paths", "must be at most 64 paths of 1 to 200 printable characters")
-    texts = (facts.engine, facts.engine_version, facts.agent_version, facts.gpu_type)
+    texts = (
+        *(facts.engine, facts.engine_version, facts.agent_version, facts.gpu_type),
+        *(facts.driver_version, facts.cloud, facts.zone, facts.instance_type),
+    )
     if any(text and not _NAME.fullmatch(text) for text in texts):
-        raise _bad("facts", "must name engine, versions and GPU in at most 200 printable characters each")
+        raise _bad("facts", "must name engine, versions, GPU and cloud in at most 200 printable characters each")
+    if facts.hourly_price_picodollars >= 2**63:
+        raise _bad("facts.hourly_price_picodollars", "must be less than 2^63 pico-dollars")
     rates = (facts.max_tokens_per_sec, facts.prefill_tokens_per_sec, facts.decode_tokens_per_sec)
     if any(not 0 <= rate <= MAX_RATE for rate in rates):
         raise _bad("facts", "must have rates of 0 or more tokens per second")
@@ -85,6 +77,31 @@ def check_load(load: pb.NodeLoad) -> pb.NodeLoad:
     if not 0 <= load.kv_cache_usage <= 1:
         raise _bad("load.kv_cache_usage", "must be 0 to 1")
     return load
+
+
+def check_metrics(metrics: pb.NodeMetrics) -> pb.NodeMetrics:
+    """Metrics that a score can be made of: no NaN, shares that are shares. Raises INVALID_ARGUMENT."""
+    for field in ("gpu_utilization", "vram_fragmentation", "prefix_cache_hit_rate"):
+        if not 0 <= getattr(metrics, field) <= 1:
+            raise _bad(f"metrics.{field}", "must be 0 to 1")
+    if not 0 <= metrics.tokens_per_sec <= MAX_RATE:
+        raise _bad("metrics.tokens_per_sec", "must be 0 or more tokens per second")
+    if metrics.failed_calls > metrics.calls:
+        raise _bad("metrics.failed_calls", "must be at most `calls`")
+    return metrics
+
+
+def check_notice(notice: pb.SpotNotice) -> pb.SpotNotice:
+    """A notice that may be shown. Raises INVALID_ARGUMENT."""
+    if any(len(text) > MAX_NOTICE_CHARS or not (text + " ").isprintable() for text in (notice.source, notice.action)):
+        raise _bad("spot_notice", f"must have at most {MAX_NOTICE_CHARS} printable characters in each text")
+    return notice
+
+
+def check_address(address: str, field: str) -> None:
+    """Raises INVALID_ARGUMENT for what is no host:port."""
+    if not _ADDRESS.fullmatch(address):
+        raise _bad(field, "must be host:port")
 
 
 def check_model(model: pb.Model) -> pb.Model:

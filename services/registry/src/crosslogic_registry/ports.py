@@ -6,7 +6,7 @@ from typing import Protocol
 
 from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
 from crosslogic.registry.v1 import registry_pb2 as pb
-from crosslogic_registry.domain import StatusChange, StoredNode
+from crosslogic_registry.domain import NodeEvent, StatusChange, StoredNode
 
 
 class FleetStore(Protocol):
@@ -25,8 +25,11 @@ class FleetStore(Protocol):
         told that `origin` changed these nodes.
         """
 
-    async def ask_drain(self, node_id: str, *, origin: str) -> bool:
-        """Keeps that an operator wants the node drained. False: there is no such node."""
+    async def ask_drain(self, node_id: str, *, drain: bool, origin: str) -> bool:
+        """Keeps whether an operator wants the node drained. False: there is no such node."""
+
+    async def events(self, node_id: str, *, before: int, limit: int) -> list[NodeEvent]:
+        """A node's life, newest first: at most `limit` events older than the one numbered `before` (0: the newest)."""
 
 
 class TokenStore(Protocol):

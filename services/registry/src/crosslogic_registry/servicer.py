@@ -13,10 +13,12 @@ from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic_common.batched import serve_batches
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.paging import page_limit, page_start, page_token, unwrap, wrap
-from crosslogic_common.tls import peer_identity
+from crosslogic_common.tls import Identity, peer_identity
 from crosslogic_registry.catalogue import Catalogue
-from crosslogic_registry.domain import timestamp
+from crosslogic_registry.commands import NodeCommands
+from crosslogic_registry.domain import STATUS_TO_PB, timestamp
 from crosslogic_registry.fleet import Fleet, batches
+from crosslogic_registry.gateways import REPORT_EVERY_MS, Gateways
 from crosslogic_registry.joining import Joining
 from crosslogic_registry.session import HeartbeatSession
 from crosslogic_registry.stopping import unless_stopping
@@ -52,6 +54,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         joining: Joining,
         catalogue: Catalogue,
         witnesses: WitnessForwarder,
+        commands: NodeCommands,
+        gateways: Gateways,
         stopping: asyncio.Event,
         heartbeat_interval_ms: int,
     ) -> None:
@@ -59,6 +63,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self._joining = joining
         self._catalogue = catalogue
         self._witnesses = witnesses
+        self._commands = commands
+        self._gateways = gateways
         self._stopping = stopping
         self._heartbeat_interval_ms = heartbeat_interval_ms
 
@@ -75,12 +81,16 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def HeartbeatStream(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.HeartbeatStreamRequest], context: Context
     ) -> None:
-        node_id = _caller_node(context)
+        caller = _caller(context)
+        node_id = caller.name
         session = HeartbeatSession(write=context.write, next_heartbeat_ms=self._heartbeat_interval_ms)
-        await self._fleet.connect(node_id, session)
+        await self._fleet.connect(node_id, session, org_id=caller.org_id)
         try:
             while (heartbeat := await session.next(request_iterator)) is not None:
-                await session.answer(drain=self._fleet.hear(node_id, session, heartbeat))
+                drain = self._fleet.hear(node_id, session, heartbeat)
+                if heartbeat.outcomes:
+                    self._commands.take(node_id, heartbeat.outcomes)
+                await session.answer(drain=drain)
         finally:
             session.end()
             self._fleet.disconnect(node_id, session)
@@ -114,18 +124,38 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         return pb.DrainNodeResponse(node=await self._fleet.drain(request.node_id))
 
     async def ResumeNode(self, request: pb.ResumeNodeRequest, context: Context) -> pb.ResumeNodeResponse:
-        raise CodedError(ErrorCode.NOT_SUPPORTED)
+        return pb.ResumeNodeResponse(node=await self._fleet.resume(request.node_id))
 
     async def CommandNode(self, request: pb.CommandNodeRequest, context: Context) -> pb.CommandNodeResponse:
-        raise CodedError(ErrorCode.NOT_SUPPORTED)
+        outcome = await self._commands.command(request.node_id, request.command, request.timeout_s)
+        return pb.CommandNodeResponse(outcome=outcome)
 
     async def ListNodeEvents(self, request: pb.ListNodeEventsRequest, context: Context) -> pb.ListNodeEventsResponse:
-        raise CodedError(ErrorCode.NOT_SUPPORTED)
+        limit = page_limit(request.page_size)
+        before = unwrap(request.page_token)
+        if before and not before.isdecimal():
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, "`page_token` is none of ours.", param="page_token")
+        found = await self._fleet.events(request.node_id, before=int(before or "0"), limit=limit + 1)
+        return pb.ListNodeEventsResponse(
+            events=[
+                pb.NodeEvent(status=STATUS_TO_PB[event.status], reason=event.reason, time=timestamp(event.at))
+                for event in found[:limit]
+            ],
+            next_page_token=wrap(str(found[limit - 1].number)) if len(found) > limit else "",
+        )
 
     async def GatewayStream(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.GatewayStreamRequest], context: Context
     ) -> None:
-        raise CodedError(ErrorCode.NOT_SUPPORTED)
+        first = await unless_stopping(_next(request_iterator), self._stopping)
+        if first is None:
+            return
+        with self._gateways.worker(first.tunnel_address):
+            said: pb.GatewayStreamRequest | None = first
+            while said is not None:
+                self._gateways.observe(said.observations)
+                await context.write(pb.GatewayStreamResponse(next_report_ms=REPORT_EVERY_MS))
+                said = await unless_stopping(_next(request_iterator), self._stopping)
 
     async def WitnessStream(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.WitnessStreamRequest], context: Context
@@ -188,8 +218,16 @@ def _witness_results(results: Sequence[tuple[int, str | CodedError]]) -> pb.Witn
 
 
 def _caller_node(context: Context) -> str:
+    return _caller(context).name
+
+
+def _caller(context: Context) -> Identity:
     """The node that calls, from its certificate: no request says whom it speaks for."""
     caller = peer_identity(context)
     if caller is None or caller.kind != "node":
         raise CodedError(ErrorCode.PERMISSION_DENIED, private=f"{caller} is no node")
-    return caller.name
+    return caller
+
+
+async def _next(requests: AsyncIterator[pb.GatewayStreamRequest]) -> pb.GatewayStreamRequest | None:
+    return await anext(requests, None)

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import Connection, Pool, transaction
-from crosslogic_registry.domain import Status, StatusChange, StoredNode, timestamp
+from crosslogic_registry.domain import NodeEvent, Status, StatusChange, StoredNode, timestamp
 from crosslogic_registry.policy import MAX_MODELS
 
 CATALOGUE_CHANNEL = "registry_catalogue"
@@ -144,10 +144,20 @@ class PostgresStore:
                 connection, origin, list({change.node_id: None for change in changes} | dict.fromkeys(facts))
             )
 
-    async def ask_drain(self, node_id: str, *, origin: str) -> bool:
-        """Keeps that an operator wants the node drained. False: there is no such node."""
+    async def events(self, node_id: str, *, before: int, limit: int) -> list[NodeEvent]:
+        """A node's life, newest first: at most `limit` events older than the one numbered `before` (0: the newest)."""
         async with transaction(self._pool) as connection:
-            cursor = await connection.execute("UPDATE nodes SET drain_asked = true WHERE id = %s", (node_id,))
+            cursor = await connection.execute(
+                "SELECT id, status, reason, at FROM node_events WHERE node_id = %s AND (%s = 0 OR id < %s) "
+                "ORDER BY id DESC LIMIT %s",
+                (node_id, before, before, limit),
+            )
+            return [NodeEvent(row[0], cast("Status", row[1]), row[2], row[3]) for row in await cursor.fetchall()]
+
+    async def ask_drain(self, node_id: str, *, drain: bool, origin: str) -> bool:
+        """Keeps whether an operator wants the node drained. False: there is no such node."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute("UPDATE nodes SET drain_asked = %s WHERE id = %s", (drain, node_id))
             if cursor.rowcount == 0:
                 return False
             await _tell_replicas(connection, origin, [node_id])
