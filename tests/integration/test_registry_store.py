@@ -65,6 +65,7 @@ async def test_a_stolen_database_holds_no_token(pg_url: str, store: WholeStore) 
         )
         assert {row[0] for row in await cursor.fetchall()} == {
             "token_sha256",
+            "node_id",
             "org_id",
             "expires_at",
             "used_at",
