@@ -108,3 +108,5 @@ class Route:
     region: str
     region_failover: bool = False
     """The region that was asked for is down: this one serves in its place."""
+    org_id: str = ""
+    """The only organisation that the node serves. Empty: any."""

@@ -46,8 +46,9 @@ class LastKnownRoutes:
             or route.address != picked.address
             or route.region != picked.region
             or route.region_failover != picked.region_failover
+            or route.org_id != picked.node_org_id
         ):
-            route = Route(node_id, picked.address, picked.region, picked.region_failover)
+            route = Route(node_id, picked.address, picked.region, picked.region_failover, picked.node_org_id)
         routes[node_id] = (route, self._clock.monotonic())
         if len(routes) > MAX_ROUTES_A_PLACE:
             routes.popitem(last=False)

@@ -39,7 +39,11 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
             raise answer
         node, region_failover = answer
         return pb.PickResponse(
-            node_id=node.id, address=node.address, region=node.region, region_failover=region_failover
+            node_id=node.id,
+            address=node.address,
+            region=node.region,
+            region_failover=region_failover,
+            node_org_id=node.org_id,
         )
 
     async def PickStream(  # type: ignore[override]  # it writes by itself and yields nothing
@@ -108,6 +112,8 @@ def _encode(answers: Sequence[tuple[int, Picked | CodedError]]) -> pb.PickStream
             response.node_id = node.id
             response.address = node.address
             response.region = node.region
+            if node.org_id:
+                response.node_org_id = node.org_id
             if region_failover:
                 response.region_failover = True
     return message

@@ -36,6 +36,7 @@ class PickRequest(_message.Message):
     RESIDENCY_PINNED_FIELD_NUMBER: _builtins.int
     CLIENT_KEY_FIELD_NUMBER: _builtins.int
     ALLOWED_REGIONS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalogue name of the model. Never empty."""
     org_id: _builtins.str
@@ -54,6 +55,8 @@ class PickRequest(_message.Message):
     """It may run in `region` only, also when that region is down."""
     client_key: _builtins.int
     """Hash of whose request it is: of one region that is down, the same clients go to the next one. 0: the organisation."""
+    prompt_tokens: _builtins.int
+    """Tokens of the prompt alone, an estimate. 0: unknown."""
     @_builtins.property
     def excluded_node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes that already failed this request; never picked. At most 16."""
@@ -84,10 +87,11 @@ class PickRequest(_message.Message):
         residency_pinned: _builtins.bool = ...,
         client_key: _builtins.int = ...,
         allowed_regions: _abc.Iterable[_builtins.str] | None = ...,
+        prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_regions", b"allowed_regions", "client_key", b"client_key", "estimated_tokens", b"estimated_tokens", "excluded_node_ids", b"excluded_node_ids", "model", b"model", "org_id", b"org_id", "prefix_hashes", b"prefix_hashes", "region", b"region", "reserved", b"reserved", "residency_pinned", b"residency_pinned", "session_key", b"session_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_regions", b"allowed_regions", "client_key", b"client_key", "estimated_tokens", b"estimated_tokens", "excluded_node_ids", b"excluded_node_ids", "model", b"model", "org_id", b"org_id", "prefix_hashes", b"prefix_hashes", "prompt_tokens", b"prompt_tokens", "region", b"region", "reserved", b"reserved", "residency_pinned", b"residency_pinned", "session_key", b"session_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -103,14 +107,17 @@ class PickResponse(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     REGION_FAILOVER_FIELD_NUMBER: _builtins.int
+    NODE_ORG_ID_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node."""
     address: _builtins.str
-    """host:port that gateways dial."""
+    """host:port that gateways dial. Empty: the node is reached through the tunnel that it dialled."""
     region: _builtins.str
     """The region the node is in."""
     region_failover: _builtins.bool
     """The asked region is down and another one takes the request."""
+    node_org_id: _builtins.str
+    """The only organisation that the node serves, which is the request's. Empty: any."""
     def __init__(
         self,
         *,
@@ -118,10 +125,11 @@ class PickResponse(_message.Message):
         address: _builtins.str = ...,
         region: _builtins.str = ...,
         region_failover: _builtins.bool = ...,
+        node_org_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "region", b"region", "region_failover", b"region_failover"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "node_org_id", b"node_org_id", "region", b"region", "region_failover", b"region_failover"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
