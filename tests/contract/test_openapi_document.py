@@ -91,11 +91,12 @@ def test_operation_names_are_unique_and_every_reference_resolves(document: dict[
     assert references == set(document["components"]["schemas"])
 
 
-def test_every_admin_operation_wants_the_admin_token_and_every_v1_operation_a_key(document: dict[str, Any]) -> None:
+def test_every_admin_operation_wants_an_administrator_and_every_v1_operation_a_key(document: dict[str, Any]) -> None:
     for path, item in document["paths"].items():
-        scheme = "adminToken" if path.startswith("/admin") else "apiKey" if path.startswith("/v1/") else None
+        admin = [{"adminToken": []}, {"openId": []}, {"adminSession": []}]
+        schemes = admin if path.startswith("/admin") else [{"apiKey": []}] if path.startswith("/v1/") else []
         for operation in item.values():
-            assert operation["security"] == ([{scheme: []}] if scheme else []), path
+            assert operation["security"] == schemes, path
 
 
 async def test_every_operations_answer_is_what_the_document_says(admin: AdminClient, document: dict[str, Any]) -> None:
@@ -112,6 +113,11 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
             "name": "m", "context_length": 8, "input_usd_per_million": "0.05", "output_usd_per_million": "1",
         },
         "createJoinToken": {},
+        "createPlan": {"name": "gold", "priority": "high", "key_limits": {"requests_per_second": 5}},
+        "updatePlan": {"org_limits": {"tokens_per_day": 10}, "max_output_tokens": None},
+        "createOrgUser": {"email": "a@example.com", "role": "admin"},
+        "createPlatformUser": {"email": "b@example.com", "role": "read_only"},
+        "updateUser": {"role": "developer"},
     }  # fmt: skip
     queries = {"queryUsage": {"group_by": "org,environment,model,day"}, "listUsageRecords": {"request_id": "r"}}
     # What is revoked comes last.
@@ -119,6 +125,7 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
         described = document["paths"][operation.path][operation.method.lower()]
         parent = operation.path.split("/")[2]
         path = operation.path.replace("{id}", ids.get(parent.removesuffix("s"), "none"))
+        path = path.replace("{name}", "gold")
         body = bodies.get(operation.name)
         if body is not None:
             matches(document, described["requestBody"]["content"]["application/json"]["schema"], body)
@@ -128,8 +135,8 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
             assert answer.status == operation.status, (operation.name, given)
             content = described["responses"][str(answer.status)]["content"][answer.content_type]
             matches(document, content["schema"], given)
-        if operation.name in ("createOrg", "createEnvironment", "createKey"):
-            ids[operation.name.removeprefix("create").lower()] = given["id"]
+        if operation.name in ("createOrg", "createEnvironment", "createKey", "createOrgUser"):
+            ids[operation.name.removeprefix("create").removeprefix("Org").lower() or "org"] = given["id"]
 
 
 async def test_errors_are_what_the_document_says(admin: AdminClient, document: dict[str, Any]) -> None:

@@ -72,10 +72,28 @@ class FakeIdentity(FakeStub):
         self.orgs: dict[str, identity_pb.Org] = {}
         self.environments: dict[str, identity_pb.Environment] = {}
         self.keys: dict[str, identity_pb.ApiKey] = {}
+        self.plans = {
+            "default": identity_pb.Plan(
+                name="default", priority=identity_pb.PRIORITY_NORMAL, create_time=NOW, update_time=NOW
+            )
+        }
+        self.users: dict[str, identity_pb.User] = {}
+        self.persons: dict[tuple[str, str], list[str]] = {}
+        """Ids of a person's users, by issuer and subject."""
+        self.audit: list[identity_pb.AuditRecord] = []
 
     def CreateOrg(self, request: Any) -> Any:
         org = identity_pb.Org(
-            id=next(self._ids), name=request.name, status=identity_pb.STATUS_ACTIVE, create_time=NOW, update_time=NOW
+            id=next(self._ids),
+            name=request.name,
+            status=identity_pb.STATUS_ACTIVE,
+            create_time=NOW,
+            update_time=NOW,
+            limits=request.limits,
+            plan=request.plan or "default",
+            reserved_capacity=request.reserved_capacity,
+            allowed_regions=request.allowed_regions,
+            monthly_cap_picodollars=request.monthly_cap_picodollars,
         )
         self.orgs[org.id] = org
         return identity_pb.CreateOrgResponse(org=org)
@@ -91,7 +109,13 @@ class FakeIdentity(FakeStub):
 
     def UpdateOrg(self, request: Any) -> Any:
         org = _known(self.orgs, request.id)
-        _patch(org, request, "name", "status")
+        _patch(org, request, "name", "status", "plan", "monthly_cap_picodollars")
+        if request.HasField("limits"):
+            org.limits.CopyFrom(request.limits)
+        if request.HasField("reserved_capacity"):
+            del org.reserved_capacity[:]
+            org.reserved_capacity.extend(request.reserved_capacity.reserved)
+        org.status_reason = request.status_reason
         return identity_pb.UpdateOrgResponse(org=org)
 
     def CreateEnvironment(self, request: Any) -> Any:
@@ -105,6 +129,12 @@ class FakeIdentity(FakeStub):
             allowed_models=request.allowed_models,
             create_time=NOW,
             update_time=NOW,
+            limits=request.limits,
+            max_prompt_tokens=request.max_prompt_tokens,
+            max_output_tokens=request.max_output_tokens,
+            fallback_regions=request.fallback_regions,
+            residency_pinned=request.residency_pinned,
+            monthly_cap_picodollars=request.monthly_cap_picodollars,
         )
         self.environments[environment.id] = environment
         return identity_pb.CreateEnvironmentResponse(environment=environment)
@@ -119,7 +149,9 @@ class FakeIdentity(FakeStub):
 
     def UpdateEnvironment(self, request: Any) -> Any:
         environment = _known(self.environments, request.id)
-        _patch(environment, request, "name", "status", "region")
+        _patch(environment, request, "name", "status", "region", "max_output_tokens", "monthly_cap_picodollars")
+        if request.HasField("limits"):
+            environment.limits.CopyFrom(request.limits)
         if request.HasField("allowed_models"):
             environment.allowed_models[:] = request.allowed_models.models
         return identity_pb.UpdateEnvironmentResponse(environment=environment)
@@ -136,6 +168,10 @@ class FakeIdentity(FakeStub):
             hint="clsk_live_…0001",
             allowed_models=request.allowed_models,
             create_time=NOW,
+            limits=request.limits,
+            allowed_regions=request.allowed_regions,
+            allowed_cidrs=request.allowed_cidrs,
+            monthly_cap_picodollars=request.monthly_cap_picodollars,
         )
         if request.HasField("expire_time"):
             key.expire_time.CopyFrom(request.expire_time)
@@ -153,7 +189,11 @@ class FakeIdentity(FakeStub):
         key = _known(self.keys, request.id)
         if key.status == identity_pb.STATUS_REVOKED:
             raise CodedError(ErrorCode.CONFLICT, "The key is revoked.")
-        _patch(key, request, "name", "status")
+        _patch(key, request, "name", "status", "monthly_cap_picodollars")
+        if request.HasField("limits"):
+            key.limits.CopyFrom(request.limits)
+        if request.HasField("allowed_cidrs"):
+            key.allowed_cidrs[:] = request.allowed_cidrs.cidrs
         if request.HasField("allowed_models"):
             key.allowed_models[:] = request.allowed_models.models
         return identity_pb.UpdateApiKeyResponse(api_key=key)
@@ -172,6 +212,95 @@ class FakeIdentity(FakeStub):
         self.keys[new.id] = new
         old.expire_time.FromSeconds(NOW.seconds + request.overlap_s)
         return identity_pb.RotateApiKeyResponse(api_key=new, secret="clsk_live_" + "1" * 32, old_api_key=old)
+
+
+    def CreatePlan(self, request: Any) -> Any:
+        plan = request.plan
+        if plan.name in self.plans:
+            raise CodedError(ErrorCode.ALREADY_EXISTS, "There is a plan of that name.")
+        plan.create_time.CopyFrom(NOW)
+        plan.update_time.CopyFrom(NOW)
+        self.plans[plan.name] = plan
+        return identity_pb.CreatePlanResponse(plan=plan)
+
+    def GetPlan(self, request: Any) -> Any:
+        return identity_pb.GetPlanResponse(plan=_known(self.plans, request.name))
+
+    def ListPlans(self, request: Any) -> Any:
+        return identity_pb.ListPlansResponse(plans=self.plans.values())
+
+    def UpdatePlan(self, request: Any) -> Any:
+        plan = _known(self.plans, request.name)
+        _patch(plan, request, "description", "priority", "billing_mode", "overage_policy", "max_output_tokens")
+        for field in ("key_limits", "environment_limits", "org_limits"):
+            if request.HasField(field):
+                getattr(plan, field).CopyFrom(getattr(request, field))
+        return identity_pb.UpdatePlanResponse(plan=plan)
+
+    def CreateUser(self, request: Any) -> Any:
+        if request.org_id:
+            _known(self.orgs, request.org_id)
+        user = identity_pb.User(
+            id=next(self._ids),
+            org_id=request.org_id,
+            email=request.email.lower(),
+            name=request.name,
+            role=request.role,
+            status=identity_pb.STATUS_ACTIVE,
+            create_time=NOW,
+            update_time=NOW,
+        )
+        self.users[user.id] = user
+        return identity_pb.CreateUserResponse(user=user)
+
+    def GetUser(self, request: Any) -> Any:
+        return identity_pb.GetUserResponse(user=_known(self.users, request.id))
+
+    def ListUsers(self, request: Any) -> Any:
+        found = [user for user in self.users.values() if user.org_id == request.org_id]
+        return identity_pb.ListUsersResponse(users=found)
+
+    def UpdateUser(self, request: Any) -> Any:
+        user = _known(self.users, request.id)
+        _patch(user, request, "name", "role", "status")
+        return identity_pb.UpdateUserResponse(user=user)
+
+    def DeleteUser(self, request: Any) -> Any:
+        return identity_pb.DeleteUserResponse(user=_known(self.users, request.id) and self.users.pop(request.id))
+
+    def ResolveUser(self, request: Any) -> Any:
+        ids = self.persons.get((request.issuer, request.subject), [])
+        found = [user for user in self.users.values() if user.id in ids or user.email == request.confirmed_email]
+        if not found:
+            raise CodedError(ErrorCode.PERMISSION_DENIED, "Nobody has let you in here.")
+        return identity_pb.ResolveUserResponse(users=found)
+
+    def RecordAudit(self, request: Any) -> Any:
+        seq = len(self.audit) + 1
+        record = identity_pb.AuditRecord(
+            seq=seq,
+            time=NOW,
+            actor=request.actor,
+            action=request.action,
+            outcome=request.outcome,
+            org_id=request.org_id,
+            object_kind=request.object_kind,
+            object_id=request.object_id,
+            before_json=request.before_json,
+            after_json=request.after_json,
+            reason=request.reason,
+            previous_hash=bytes(32),
+            hash=bytes(32),
+        )
+        self.audit.append(record)
+        return identity_pb.RecordAuditResponse(seq=seq)
+
+    def ListAuditRecords(self, request: Any) -> Any:
+        return identity_pb.ListAuditRecordsResponse(records=reversed(self.audit))
+
+    def VerifyAuditLog(self, request: Any) -> Any:
+        count = len(self.audit)
+        return identity_pb.VerifyAuditLogResponse(intact=True, records=count, head_seq=count, head_hash=bytes(32))
 
 
 class FakeRegistry(FakeStub):

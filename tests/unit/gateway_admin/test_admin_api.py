@@ -52,7 +52,7 @@ async def test_nobody_uses_an_operation_without_the_token(
 ) -> None:
     async with AdminClient(TestServer(neighbours.app())) as stranger:
         error = await refused(
-            stranger, operation.method, operation.path.replace("{id}", "x"), 401, headers=headers, data=b"not json"
+            stranger, operation.method, operation.path.replace("{id}", "x").replace("{name}", "x"), 401, headers=headers, data=b"not json"
         )
     assert error["code"] == "unauthenticated"
     assert TOKEN not in str(error)

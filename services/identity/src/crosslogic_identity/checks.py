@@ -1,6 +1,7 @@
 """What may be stored. Pure; each raises INVALID_ARGUMENT that names the field."""
 
 import ipaddress
+import json
 import re
 from dataclasses import fields
 from typing import NoReturn
@@ -135,9 +136,13 @@ def short(field: str, text: str, low: int, high: int) -> str:
 
 
 def json_text(field: str, text: str) -> str:
-    """A JSON text of the audit log; what it says is the caller's business."""
+    """A JSON text of the audit log, empty for none; what it says is the caller's business."""
     if len(text) > MAX_TEXT or _UNFIT.search(text):
         _refuse(field, f"must have at most {MAX_TEXT} characters")
+    try:
+        json.loads(text or "null")
+    except (ValueError, RecursionError):
+        _refuse(field, "must be JSON")
     return text
 
 

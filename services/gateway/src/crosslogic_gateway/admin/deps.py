@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from aiohttp import web
+
 from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
 from crosslogic.identity.v1 import identity_pb2 as identity_pb
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
@@ -64,7 +66,58 @@ class IdentityStub(Protocol):
     @property
     def RevokeApiKey(self) -> Rpc[identity_pb.RevokeApiKeyRequest, identity_pb.RevokeApiKeyResponse]: ...  # noqa: D102
     @property
+    def CreatePlan(self) -> Rpc[identity_pb.CreatePlanRequest, identity_pb.CreatePlanResponse]: ...  # noqa: D102
+    @property
+    def GetPlan(self) -> Rpc[identity_pb.GetPlanRequest, identity_pb.GetPlanResponse]: ...  # noqa: D102
+    @property
+    def ListPlans(self) -> Rpc[identity_pb.ListPlansRequest, identity_pb.ListPlansResponse]: ...  # noqa: D102
+    @property
+    def UpdatePlan(self) -> Rpc[identity_pb.UpdatePlanRequest, identity_pb.UpdatePlanResponse]: ...  # noqa: D102
+    @property
+    def CreateUser(self) -> Rpc[identity_pb.CreateUserRequest, identity_pb.CreateUserResponse]: ...  # noqa: D102
+    @property
+    def GetUser(self) -> Rpc[identity_pb.GetUserRequest, identity_pb.GetUserResponse]: ...  # noqa: D102
+    @property
+    def ListUsers(self) -> Rpc[identity_pb.ListUsersRequest, identity_pb.ListUsersResponse]: ...  # noqa: D102
+    @property
+    def UpdateUser(self) -> Rpc[identity_pb.UpdateUserRequest, identity_pb.UpdateUserResponse]: ...  # noqa: D102
+    @property
+    def DeleteUser(self) -> Rpc[identity_pb.DeleteUserRequest, identity_pb.DeleteUserResponse]: ...  # noqa: D102
+    @property
+    def ResolveUser(self) -> Rpc[identity_pb.ResolveUserRequest, identity_pb.ResolveUserResponse]: ...  # noqa: D102
+    @property
+    def RecordAudit(self) -> Rpc[identity_pb.RecordAuditRequest, identity_pb.RecordAuditResponse]: ...  # noqa: D102
+    @property
+    def ListAuditRecords(  # noqa: D102
+        self,
+    ) -> Rpc[identity_pb.ListAuditRecordsRequest, identity_pb.ListAuditRecordsResponse]: ...
+    @property
+    def VerifyAuditLog(  # noqa: D102
+        self,
+    ) -> Rpc[identity_pb.VerifyAuditLogRequest, identity_pb.VerifyAuditLogResponse]: ...
+    @property
     def RotateApiKey(self) -> Rpc[identity_pb.RotateApiKeyRequest, identity_pb.RotateApiKeyResponse]: ...  # noqa: D102
+
+
+class SignIn(Protocol):
+    """Knows people who signed in with an OpenID provider."""
+
+    async def person(self, request: web.Request, *, changes: bool) -> "Person | None":
+        """Who sent the request. None: it shows nothing of the kind.
+
+        Raises UNAUTHENTICATED for what is not valid; PERMISSION_DENIED for a cookie that another site made the browser
+        send, where the request `changes` something.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody for whom an OpenID provider vouches."""
+
+    issuer: str
+    subject: str
+    confirmed_email: str
+    """Empty: the provider did not confirm one."""
 
 
 class RegistryStub(Protocol):
@@ -107,5 +160,9 @@ class AdminDeps:
     """Empty: every request is refused."""
     timeout_s: float = 10.0
     """Of one RPC."""
+    client_address: Callable[[web.Request], str] = lambda request: request.remote or ""
+    """The client's address, as the edge sees it."""
+    sign_in: SignIn | None = None
+    """Lets people in who signed in elsewhere. None: only the token opens."""
     idempotency: AnswersOnce | None = None
     """For requests with an `Idempotency-Key`. None: each is carried out."""

@@ -10,16 +10,8 @@ from crosslogic_gateway.admin.money import MAX_PRICE_PICODOLLARS
 _MAX_U63 = 2**63 - 1
 _USD_PATTERN = r"^[0-9]{1,10}(\.[0-9]{1,30})?$"
 
-OrgName = Annotated[str, Meta(min_length=1, max_length=200)]
-EnvironmentName = Annotated[str, Meta(min_length=1, max_length=100)]
-KeyName = Annotated[str, Meta(max_length=200)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=200)]
 Region = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="For example `us-east`.")]
-AnyRegion = Annotated[str, Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description="Empty: anywhere.")]
-Models = Annotated[
-    list[ModelName], Meta(max_length=1000, description="Catalogue names. Empty: all that are allowed above it.")
-]
-Settable = Literal["active", "suspended"]
 Time = Annotated[datetime, Meta(tz=True)]
 TimeText = Annotated[
     str, Meta(description="RFC 3339, for example `2026-01-31T00:00:00Z`.", extra_json_schema={"format": "date-time"})
@@ -50,142 +42,6 @@ class PageQuery(Asked):
 
     page_size: PageSize = 100
     page_token: str = ""
-
-
-# Organisations
-
-
-class NewOrg(Asked):
-    """A new organisation."""
-
-    name: OrgName
-
-
-class OrgPatch(Asked):
-    """Changes to an organisation. Fields that are left out stay as they are."""
-
-    name: OrgName | UnsetType = UNSET
-    status: Settable | UnsetType = UNSET
-
-
-class Org(Struct, kw_only=True):
-    """An organisation."""
-
-    id: str
-    name: str
-    status: Settable
-    create_time: Time
-    update_time: Time
-
-
-class OrgList(Struct, kw_only=True):
-    """A page of organisations, oldest first."""
-
-    data: list[Org]
-    next_page_token: NextPageToken
-
-
-# Environments
-
-
-class NewEnvironment(Asked):
-    """A new environment."""
-
-    name: EnvironmentName
-    region: AnyRegion = ""
-    allowed_models: Models = []
-
-
-class EnvironmentPatch(Asked):
-    """Changes to an environment. Fields that are left out stay as they are."""
-
-    name: EnvironmentName | UnsetType = UNSET
-    status: Settable | UnsetType = UNSET
-    region: AnyRegion | UnsetType = UNSET
-    allowed_models: Models | UnsetType = UNSET
-
-
-class Environment(Struct, kw_only=True):
-    """An environment of an organisation."""
-
-    id: str
-    org_id: str
-    name: str
-    status: Settable
-    region: Annotated[str, Meta(description="Where its requests run. Empty: anywhere.")]
-    allowed_models: Annotated[list[str], Meta(description="Empty: all.")]
-    create_time: Time
-    update_time: Time
-
-
-class EnvironmentList(Struct, kw_only=True):
-    """A page of environments, oldest first."""
-
-    data: list[Environment]
-    next_page_token: NextPageToken
-
-
-# API keys
-
-
-class NewKey(Asked):
-    """A new API key."""
-
-    name: KeyName = ""
-    kind: Literal["live", "test"] = "live"
-    allowed_models: Models = []
-    expire_time: Annotated[Time | None, Meta(description="In the future. null: never.")] = None
-
-
-class KeyPatch(Asked):
-    """Changes to a key. Fields that are left out stay as they are."""
-
-    name: KeyName | UnsetType = UNSET
-    status: Settable | UnsetType = UNSET
-    allowed_models: Models | UnsetType = UNSET
-
-
-class KeyRotation(Asked):
-    """How a key is replaced."""
-
-    overlap_s: Annotated[
-        int, Meta(ge=0, le=2_592_000, description="How long the old key goes on working, seconds. 0: it ends at once.")
-    ] = 0
-
-
-class Key(Struct, kw_only=True):
-    """An API key, without its secret."""
-
-    id: str
-    org_id: str
-    environment_id: str
-    name: str
-    kind: Literal["live", "test"]
-    status: Literal["active", "suspended", "revoked"]
-    hint: Annotated[str, Meta(description="The secret's prefix and its last four digits.")]
-    allowed_models: Annotated[list[str], Meta(description="Empty: those of the environment.")]
-    create_time: Time
-    expire_time: Annotated[Time | None, Meta(description="When it stops working by itself. null: never.")]
-    revoke_time: Annotated[Time | None, Meta(description="null: it was not revoked.")]
-
-
-class CreatedKey(Key, kw_only=True):
-    """A new key with its secret, which is shown this once."""
-
-    key: Annotated[str, Meta(pattern="^clsk_(live|test)_[0-9a-f]{32}$", description="The secret, shown this once.")]
-
-
-class RotatedKey(CreatedKey, kw_only=True):
-    """A key's successor."""
-
-    old_key: Key
-
-
-class KeyList(Struct, kw_only=True):
-    """A page of keys, oldest first."""
-
-    data: list[Key]
-    next_page_token: NextPageToken
 
 
 # Models

@@ -9,6 +9,7 @@ from aiohttp import web
 from crosslogic_gateway.admin.auth import ADMIN_TOKEN_HEADER
 from crosslogic_gateway.admin.operation import Operation
 from crosslogic_gateway.admin.routes import OPERATIONS
+from crosslogic_gateway.oidc.session import SESSION_COOKIE
 from crosslogic_gateway.openapi.answers import error_answer, idempotency_parameter
 from crosslogic_gateway.openapi.public import PUBLIC_PATHS, PUBLIC_SCHEMAS
 
@@ -57,6 +58,18 @@ def build_document(version: str) -> Json:
             "securitySchemes": {
                 "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key: `clsk_live_…`."},
                 "adminToken": {"type": "apiKey", "in": "header", "name": ADMIN_TOKEN_HEADER},
+                "openId": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "An OpenID token of a provider that the gateway trusts.",
+                },
+                "adminSession": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": SESSION_COOKIE,
+                    "description": "Set by GET /admin/sign-in, for browsers.",
+                },
             },
         },
     }
@@ -77,7 +90,7 @@ def _operation(operation: Operation[Any, Any], schemas: Json) -> Json:
         "operationId": operation.name,
         "summary": operation.summary,
         "tags": [operation.tag],
-        "security": [{"adminToken": []}],
+        "security": [{"adminToken": []}, {"openId": []}, {"adminSession": []}],
         "responses": {
             str(operation.status): {
                 "description": "Done." if operation.answer.__doc__ is None else operation.answer.__doc__,
@@ -101,7 +114,7 @@ def _operation(operation: Operation[Any, Any], schemas: Json) -> Json:
 
 def _errors(operation: Operation[Any, Any]) -> set[int]:
     repeated = {409} if operation.method == "POST" else set()
-    return {400, 401, 500, 503, 504, *operation.errors} | repeated
+    return {400, 401, 403, 500, 503, 504, *operation.errors} | repeated
 
 
 def _reference(kind: type[msgspec.Struct]) -> Json:

@@ -60,6 +60,25 @@ def _service(name: str, summary: str, content: Json, *, unready: bool = False) -
     }
 
 
+def _sign_in(name: str, summary: str, status: int, parameters: tuple[str, ...], error: int) -> Json:
+    described: Json = {
+        "operationId": name,
+        "summary": summary,
+        "tags": ["Service"],
+        "security": [],
+        "responses": {
+            str(status): {"description": "Done; cookies are set."},
+            **{str(each): error_answer(each) for each in sorted({error, 503})},
+        },
+    }
+    if parameters:
+        described["parameters"] = [
+            {"name": one, "in": "query", "required": False, "schema": {"type": "string", "maxLength": 4096}}
+            for one in parameters
+        ]
+    return described
+
+
 PUBLIC_PATHS: Mapping[str, Json] = MappingProxyType(
     {
         "/v1/chat/completions": _inference(
@@ -134,6 +153,11 @@ PUBLIC_PATHS: Mapping[str, Json] = MappingProxyType(
             unready=True,
         ),
         "/metrics": _service("getMetrics", "Prometheus metrics", _TEXT),
+        "/sign-in": {"get": _sign_in("signIn", "Send a browser to an OpenID provider", 303, ("provider",), 404)},
+        "/sign-in/callback": {
+            "get": _sign_in("signInCallback", "Where the provider sends the browser back", 303, ("code", "state"), 401)
+        },
+        "/sign-out": {"post": _sign_in("signOut", "Forget a browser's session", 204, (), 500)},
         "/openapi.json": _service("getOpenapi", "This document", {"application/json": {"schema": _ref("OpenObject")}}),
     }
 )

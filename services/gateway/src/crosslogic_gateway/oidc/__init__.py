@@ -1,0 +1,1 @@
+"""Administrators who sign in with an OpenID provider, such as Google or Azure AD."""
