@@ -20,6 +20,8 @@ from crosslogic_common.settings import (
 )
 from crosslogic_common.tls import TlsFiles
 from crosslogic_gateway.domain import Limits
+from crosslogic_gateway.oidc.domain import ProviderSettings
+from crosslogic_gateway.oidc.settings import providers, public_url
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -87,6 +89,24 @@ class GatewaySettings(Settings):
     )
     admin_token: Secret = secret_setting(
         "CROSSLOGIC_ADMIN_TOKEN", default="", doc="the operators' token for /admin; empty: nobody gets in"
+    )
+    oidc_providers: tuple[ProviderSettings, ...] = setting(
+        "CROSSLOGIC_OIDC_PROVIDERS",
+        default="",
+        parse=providers,
+        doc="OpenID providers that administrators sign in with, a JSON array; see the README",
+    )
+    public_url: str = setting(
+        "CROSSLOGIC_PUBLIC_URL",
+        default="",
+        parse=public_url,
+        doc="https address where browsers reach the gateway, for signing in; empty: browsers cannot",
+    )
+    admin_session_s: int = setting(
+        "CROSSLOGIC_ADMIN_SESSION_S",
+        default="28800",
+        parse=integer(60, 604_800),
+        doc="seconds that a browser stays signed in",
     )
     redis_url: Secret = secret_setting("REDIS_URL", doc="Redis, as redis://host:port/db")
     identity_target: str = setting("CROSSLOGIC_IDENTITY_TARGET", parse=address, doc="host:port of identity")

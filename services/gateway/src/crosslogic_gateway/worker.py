@@ -37,6 +37,7 @@ from crosslogic_gateway.idempotency.store import RedisAnswers
 from crosslogic_gateway.idempotency.wiring import make_idempotency, open_answers
 from crosslogic_gateway.inference import Inference
 from crosslogic_gateway.keys import KeyCache
+from crosslogic_gateway.oidc.wiring import open_oidc
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.prices import Prices, PriceWatch
 from crosslogic_gateway.protocol import EdgeRunner
@@ -152,20 +153,36 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             registry=metrics.registry,
         )
         _gauges(metrics.registry, usage, keys, picker, access_log, running)
+        edge = Edge(
+            policy=EdgePolicy(settings.trusted_proxies, frozenset(settings.cors_origins)),
+            ids=Uuid7Source(),
+            access_log=access_log,
+            metrics=RequestMetrics(metrics),
+        )
+        oidc = await stack.enter_async_context(
+            open_oidc(
+                settings.oidc_providers,
+                seal_key=settings.seal_key,
+                clock=clock,
+                public_url=settings.public_url,
+                session_s=settings.admin_session_s,
+            )
+        )
+        admin = replace(
+            admin_deps(settings, channels),
+            idempotency=idempotency,
+            client_address=edge.client_address,
+            sign_in=oidc.sign_in,
+        )
         app = make_app(
             AppDeps(
-                edge=Edge(
-                    policy=EdgePolicy(settings.trusted_proxies, frozenset(settings.cors_origins)),
-                    ids=Uuid7Source(),
-                    access_log=access_log,
-                    metrics=RequestMetrics(metrics),
-                ),
+                edge=edge,
                 inference=inference,
                 catalogue=catalogue,
                 metrics=metrics,
                 readiness=_readiness(catalogue, usage, picker, watches, price_watch, answers, admission),
                 metrics_allowed=settings.metrics_allowed,
-                admin_routes=make_admin_routes(replace(admin_deps(settings, channels), idempotency=idempotency)),
+                admin_routes=[*make_admin_routes(admin), *oidc.pages.routes()],
                 idempotency=idempotency,
             )
         )
