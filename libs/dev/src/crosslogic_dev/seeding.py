@@ -11,6 +11,8 @@ ENVIRONMENT_NAME = "default"
 # Prices like those of a small hosted model, so that costs are not zero: $0.05 and $0.10 per million tokens.
 _INPUT_USD_PER_MILLION = "0.05"
 _OUTPUT_USD_PER_MILLION = "0.10"
+# Tests and load generators use the seeded key: the limits of a new key would stop them.
+_LIMITS = {"requests_per_minute": 10_000_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,14 @@ def seed(api: AdminApi, plan: Plan, *, model: str, context_length: int, api_key:
         return Seeded(plan, api_key)
     org_id = plan.org_id
     if not org_id or api.ask("GET", f"/admin/orgs/{org_id}").status != 200:
-        org_id = api.must("POST", "/admin/orgs", {"name": ORG_NAME})["id"]
+        org_id = api.must("POST", "/admin/orgs", {"name": ORG_NAME, "limits": _LIMITS})["id"]
     environment_id = next(
         (row["id"] for row in api.all_of(f"/admin/orgs/{org_id}/environments") if row["name"] == ENVIRONMENT_NAME),
         "",
-    ) or str(api.must("POST", f"/admin/orgs/{org_id}/environments", {"name": ENVIRONMENT_NAME})["id"])
-    key = api.must("POST", f"/admin/environments/{environment_id}/keys", {"name": "make up"})["key"]
+    ) or str(
+        api.must("POST", f"/admin/orgs/{org_id}/environments", {"name": ENVIRONMENT_NAME, "limits": _LIMITS})["id"]
+    )
+    key = api.must("POST", f"/admin/environments/{environment_id}/keys", {"name": "make up", "limits": _LIMITS})["key"]
     return Seeded(replace(plan, org_id=str(org_id), environment_id=environment_id), str(key))
 
 
