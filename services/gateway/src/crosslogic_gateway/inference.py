@@ -8,13 +8,15 @@ from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.admission.admission import Admission
 from crosslogic_gateway.admission.refusals import RefusedError
+from crosslogic_gateway.admission.ticket import Ticket
 from crosslogic_gateway.attempts import Api, Attempts, Job
-from crosslogic_gateway.body import check_against_model, parse_body
+from crosslogic_gateway.body import InferenceBody, check_against_model, parse_body
 from crosslogic_gateway.catalogue import Catalogue
-from crosslogic_gateway.domain import Principal
+from crosslogic_gateway.domain import Model, Principal
 from crosslogic_gateway.http import RATE_LIMITS, REQUEST_ID
 from crosslogic_gateway.keys import KeyCache
 from crosslogic_gateway.running import Running, end_cut
+from crosslogic_gateway.shedding.overload import Claim, MeteredTicket, Overload
 from crosslogic_gateway.usage_outbox import UsageOutbox
 
 APIS: tuple[Api, ...] = (
@@ -38,6 +40,7 @@ class Inference:
         attempts: Attempts,
         usage: UsageOutbox,
         running: Running,
+        overload: Overload,
         body_timeout_s: float,
     ) -> None:
         """`body_timeout_s` is how long a client may take to send its body once the head is there."""
@@ -47,6 +50,7 @@ class Inference:
         self._attempts = attempts
         self._usage = usage
         self._running = running
+        self._overload = overload
         self._body_timeout_s = body_timeout_s
 
     async def principal(self, request: web.Request) -> Principal:
@@ -76,19 +80,46 @@ class Inference:
         body = parse_body(api.engine_api, raw)
         model = self._catalogue.require(body.model, principal)
         check_against_model(body, model)
+        claim = await self._overload.claim(request.headers, principal, model)
+        ticket = await self._admitted(request, api, claim, principal, model, body, raw)
         try:
-            ticket = await self._admission.admit(
-                request_id=request[REQUEST_ID], principal=principal, model=model, body=body, raw=raw, api=api.path
-            )
-        except RefusedError as refused:
-            request[RATE_LIMITS] = refused.headers
-            raise
-        request[RATE_LIMITS] = ticket.headers
-        try:
-            return await self._attempts.run(Job(request, api, principal, model, body, raw, ticket))
+            await self._overload.enter(claim, model, body, len(raw))
+            return await self._attempts.run(Job(request, api, claim.principal, model, body, raw, ticket))
         finally:
+            self._overload.leave(claim)
             if not ticket.kept:
                 ticket.release()
+
+    async def _admitted(
+        self,
+        request: web.Request,
+        api: Api,
+        claim: Claim,
+        principal: Principal,
+        model: Model,
+        body: InferenceBody,
+        raw: bytes,
+    ) -> Ticket:
+        """What admission holds for the request. Raises RefusedError."""
+        try:
+            ticket = await self._admission.admit(
+                request_id=request[REQUEST_ID],
+                principal=principal,
+                model=model,
+                body=body,
+                raw=raw,
+                api=api.path,
+                reserved=claim.reserved,
+            )
+        except RefusedError as refused:
+            claim.used(0)
+            request[RATE_LIMITS] = refused.headers
+            raise
+        except BaseException:
+            claim.used(0)
+            raise
+        request[RATE_LIMITS] = ticket.headers
+        return MeteredTicket(ticket, claim) if claim.reserved else ticket
 
     async def _body(self, request: web.Request) -> bytes:
         """The request's body. One that trickles in is given up: it would hold its connection for ever."""

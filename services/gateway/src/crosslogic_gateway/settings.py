@@ -186,6 +186,18 @@ class GatewaySettings(Settings):
         parse=integer(1, 10_000_000),
         doc="usage records kept in memory while the accountant is away; then requests are refused",
     )
+    queue_wait_s: float = setting(
+        "CROSSLOGIC_QUEUE_WAIT_S",
+        default="5",
+        parse=number(0, 60),
+        doc="seconds that a request may wait for a place at a node, unless it says otherwise",
+    )
+    shed_lag_s: float = setting(
+        "CROSSLOGIC_SHED_LAG_S",
+        default="0.5",
+        parse=number(0.01, 60),
+        doc="lag of the event loop from which low priority is refused; normal from twice, high from four times that",
+    )
     idempotency_keep_s: float = setting(
         "CROSSLOGIC_IDEMPOTENCY_KEEP_S",
         default="86400",

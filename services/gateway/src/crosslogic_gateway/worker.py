@@ -45,11 +45,13 @@ from crosslogic_gateway.relay import RelayPool, RelayStream, Timeouts
 from crosslogic_gateway.request_metrics import RequestMetrics
 from crosslogic_gateway.running import Running
 from crosslogic_gateway.settings import GatewaySettings
+from crosslogic_gateway.shedding.wiring import OverloadOptions, RunningOverload, running_overload
 from crosslogic_gateway.sources import IdentityPrincipals, SharedPrincipals, Watches
 from crosslogic_gateway.usage_outbox import UsageOutbox
 
 RELAY = "/crosslogic.node_agent.v1.NodeAgentService/Relay"
 PICK_STREAM = "/crosslogic.scheduler.v1.SchedulerService/PickStream"
+LANE_STREAM = "/crosslogic.scheduler.v1.SchedulerService/LaneStream"
 RECORD_STREAM = "/crosslogic.accountant.v1.AccountantService/RecordStream"
 
 
@@ -132,6 +134,20 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 registry=metrics.registry,
             )
         )
+        overload = await stack.enter_async_context(
+            running_overload(
+                OverloadOptions(
+                    queue_wait_s=settings.queue_wait_s, shed_lag_s=settings.shed_lag_s, workers=settings.workers
+                ),
+                redis=redis,
+                open_stream=lambda: H2Stream(
+                    target=H2Target(settings.scheduler_target, service_dns_name("scheduler"), LANE_STREAM),
+                    tls=settings.tls,
+                    deserialize=scheduler_pb.LaneStreamResponse.FromString,
+                ),
+                registry=metrics.registry,
+            )
+        )
         inference = Inference(
             keys=keys,
             catalogue=catalogue,
@@ -139,6 +155,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             attempts=attempts,
             usage=usage,
             running=running,
+            overload=overload.overload,
             body_timeout_s=settings.body_timeout_s,
         )
         answers = open_answers(redis, seal_key=settings.seal_key, clock=clock, keep_s=settings.idempotency_keep_s)
@@ -180,7 +197,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 inference=inference,
                 catalogue=catalogue,
                 metrics=metrics,
-                readiness=_readiness(catalogue, usage, picker, watches, price_watch, answers, admission),
+                readiness=_readiness(catalogue, usage, picker, watches, price_watch, answers, admission, overload),
                 metrics_allowed=settings.metrics_allowed,
                 admin_routes=[*make_admin_routes(admin), *oidc.pages.routes()],
                 idempotency=idempotency,
@@ -245,6 +262,7 @@ def _readiness(
     prices: PriceWatch,
     answers: RedisAnswers,
     admission: RunningAdmission,
+    overload: RunningOverload,
 ) -> Readiness:
     return Readiness(
         required=lambda: {"catalogue": catalogue.loaded, "usage_outbox": not usage.full},
@@ -254,6 +272,7 @@ def _readiness(
             **{f"watch_{name}": lost for name, lost in watches.lost.items()},
             "watch_prices": prices.lost,
             "idempotency": answers.away,
+            "reserved_capacity": overload.away,
             "admission": admission.away,
         },
     )

@@ -92,18 +92,29 @@ class Admission:
         pipe.on_down = self._redis_is_gone
 
     async def admit(
-        self, *, request_id: str, principal: Principal, model: Model, body: InferenceBody, raw: bytes, api: str
+        self,
+        *,
+        request_id: str,
+        principal: Principal,
+        model: Model,
+        body: InferenceBody,
+        raw: bytes,
+        api: str,
+        reserved: bool = False,
     ) -> HeldTicket:
-        """Lets a request in and holds what it may use. Raises RefusedError and what `demand_of` raises."""
+        """Lets a request in and holds what it may use. Raises RefusedError and what `demand_of` raises.
+
+        A `reserved` one, within its organisation's reserved capacity, is not held to the whole service's limits.
+        """
         view = self._view(principal)
         ticket = self._ticket(request_id, view, principal, model, body, raw, api)
         try:
-            if self._global is not None:
+            if self._global is not None and not reserved:
                 await self._global.take(ticket.prompt_tokens + ticket.completion_tokens)
             await self._hold(ticket, view)
         except RefusedError as refused:
             self._metrics.refused(refused.layer, refused.reason)
-            if self._global is not None and refused.layer != "global":
+            if self._global is not None and not reserved and refused.layer != "global":
                 self._global.put_back(ticket.prompt_tokens + ticket.completion_tokens)
             raise
         return ticket

@@ -1,0 +1,1 @@
+"""Who is served when not everybody can be (ADR 18)."""

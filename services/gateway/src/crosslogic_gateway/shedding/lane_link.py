@@ -1,0 +1,99 @@
+"""Tells the scheduler what this worker uses of each lane, and the gate what it may use."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from crosslogic.scheduler.v1 import scheduler_pb2 as pb
+from crosslogic_common.batched import BatchLink
+from crosslogic_common.batched.link import BidiStream
+from crosslogic_common.errors import CodedError
+from crosslogic_gateway.shedding.gate import Gate, Lane, LaneKey
+
+REFRESH_S = 1.0
+PAUSE_S = 0.05
+PAUSE_WAITING_S = 0.02
+"""While requests wait for their turn, room is asked for more often."""
+MENTIONED_S = 5.0
+"""How long a lane is told of that nothing is under way in."""
+LaneStream = BidiStream[bytes, pb.LaneStreamResponse]
+
+
+class LaneLink:
+    """One stream to the scheduler. While it is away lanes keep their limits."""
+
+    def __init__(self, *, gate: Gate, open_stream: Callable[[], LaneStream], now: Callable[[], float]) -> None:
+        """`open_stream` opens SchedulerService.LaneStream; `now` is the event loop's clock."""
+        self._gate = gate
+        self._now = now
+        self._dirty = asyncio.Event()
+        gate.changed = self._dirty.set
+        self._link: BatchLink[bytes, bytes, pb.LaneStreamResponse] = BatchLink(
+            name="lanes",
+            open_stream=open_stream,
+            # Each message is the whole state: the last one says it all.
+            encode=lambda messages: messages[-1],
+            on_message=self._take,
+            on_broken=_ignore,
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Tells for as long as the block lasts."""
+        async with self._link.running():
+            task = asyncio.create_task(self._tell(), name="lanes")
+            try:
+                yield
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    async def _tell(self) -> None:
+        told = False
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_S):
+                    await self._dirty.wait()
+            self._dirty.clear()
+            uses = self._uses()
+            if self._link.connected.is_set() and (uses or told):
+                with contextlib.suppress(CodedError):
+                    self._link.send(pb.LaneStreamRequest(uses=uses).SerializeToString())
+                told = bool(uses)
+            await asyncio.sleep(PAUSE_WAITING_S if self._gate.waiting else PAUSE_S)
+
+    def _uses(self) -> list[pb.LaneUse]:
+        recent = self._now() - MENTIONED_S
+        return [
+            use_of(lane) for lane in self._gate.lanes if lane.used_at > recent or lane.reservations or not lane.idle
+        ]
+
+    def _take(self, message: pb.LaneStreamResponse) -> None:
+        for share in message.shares:
+            self._gate.limit(
+                LaneKey(share.model, share.region, share.org_id),
+                share.limit if share.HasField("limit") else None,
+                frozenset(share.dedicated_org_ids),
+            )
+
+
+def use_of(lane: Lane) -> pb.LaneUse:
+    """A lane in the scheduler's words."""
+    key, queue = lane.key, lane.queue
+    return pb.LaneUse(
+        model=key.model,
+        region=key.region,
+        org_id=key.org_id,
+        in_flight=max(queue.in_flight, 0),
+        ended_per_sec=lane.ended_per_s,
+        waiting=len(queue),
+        reserved_in_flight=max(lane.reserved_in_flight, 0),
+        reservations=[
+            pb.LaneReservation(org_id=org_id, capacity_units=units) for org_id, (units, _) in lane.reservations.items()
+        ],
+    )
+
+
+def _ignore(_error: CodedError) -> None:
+    """The limits stay as they are."""
