@@ -6,7 +6,7 @@ import random
 import signal
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ IDLE_TIMEOUT_S = 3.0
 FIRST_BYTE_TIMEOUT_S = 5.0
 WITNESS_GRACE_S = 2.0
 BACK_WITHIN_S = 60.0
+STEADY_S = 1.0
 
 
 def chaos_suite(*, nodes: int = NODES, step_ms: float = STEP_MS) -> Suite:
@@ -117,10 +118,26 @@ class World:
             self.wait_active()
 
     def wait_active(self, *, timeout_s: float = BACK_WITHIN_S) -> None:
-        """Returns when every node takes requests."""
+        """Returns when every node has taken requests for a second: the registry may take a dead one to be alive."""
         wanted = {self.suite.target(f"node_agent-{number}") for number in self.node_numbers()}
         with self.suite.operator() as client:
-            self._until(lambda: wanted <= _active(client, self.suite), "a node is not back", timeout_s)
+            until = time.monotonic() + timeout_s
+            well_since = time.monotonic()
+            while time.monotonic() - well_since < STEADY_S:
+                if not (wanted <= _active(client, self.suite) and self._engines_answer()):
+                    well_since = time.monotonic()
+                assert time.monotonic() < until, f"a node is not back after {timeout_s:.0f} s"
+                time.sleep(0.05)
+
+    def _engines_answer(self) -> bool:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            for number in self.node_numbers():
+                with opener.open(f"http://{self.suite.target(f'engine-{number}')}/health", timeout=2) as answer:
+                    answer.read()
+        except OSError:
+            return False
+        return True
 
     def signal_node(self, number: int, signal_number: signal.Signals) -> None:
         """To the agent and to its engine, as if the machine stopped."""
@@ -149,13 +166,6 @@ class World:
         with opener.open(f"{self.suite.base_url}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
-
-    @staticmethod
-    def _until(check: Callable[[], bool], why: str, timeout_s: float) -> None:
-        until = time.monotonic() + timeout_s
-        while not check():
-            assert time.monotonic() < until, f"{why} after {timeout_s:.0f} s"
-            time.sleep(0.05)
 
 
 def _active(client: Any, suite: Suite) -> set[str]:

@@ -17,8 +17,9 @@ from crosslogic_gateway.answers import Answer, StreamedAnswer, WholeAnswer
 from crosslogic_gateway.domain import Route
 from crosslogic_gateway.engine_errors import client_error, error_event
 from crosslogic_gateway.failover import (
+    BACK_WITHIN_S,
     MAX_ATTEMPTS,
-    MAX_TRIED,
+    MAX_UNREACHED,
     RETRY_AFTER_S,
     FailedAttempt,
     FailoverCounts,
@@ -101,17 +102,44 @@ class Attempts:
 
     async def _reach(self, run: Run) -> Attempt:
         """Asks nodes until one answers. Raises what the last one that may be asked said."""
+        unreached: list[Route] = []
+        waits = 0
         while True:
-            route = await self._pick(run)
-            run.tried = (*run.tried, route.node_id)
+            try:
+                route = await self._pick(run, unreached)
+            except CodedError as error:
+                if error.code is not ErrorCode.NO_CAPACITY or not unreached or waits >= MAX_ATTEMPTS:
+                    raise
+                waits += 1
+                route = await self._first_back(unreached, error)
+                unreached.remove(route)
             try:
                 attempt = self._open(run, route)
                 await self._head(run, attempt)
                 return attempt
             except FailedAttempt as failed:
-                self._may_go_on(run, failed)
+                self._may_go_on(run, route, failed)
+                if failed.failure is Failure.UNREACHED:
+                    if len(unreached) >= MAX_UNREACHED:
+                        raise failed.error from None
+                    unreached.append(route)
 
-    async def _pick(self, run: Run) -> Route:
+    async def _first_back(self, unreached: list[Route], error: CodedError) -> Route:
+        """The first of nodes that could not be reached to be so again: the scheduler knows them to live.
+
+        Raises `error` when none is soon.
+        """
+        waits = {asyncio.create_task(self._relays.link(route).back()): route for route in unreached}
+        try:
+            done, _ = await asyncio.wait(waits, timeout=BACK_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not done:
+            raise error
+        return waits[done.pop()]
+
+    async def _pick(self, run: Run, unreached: list[Route]) -> Route:
         job = run.job
         body, principal = job.body, job.principal
         wanted = (body.max_tokens or 0) * body.choices * body.inputs
@@ -121,7 +149,7 @@ class Attempts:
                 org_id=principal.org_id,
                 region=principal.region,
                 estimated_tokens=wanted + len(job.raw) // 4,
-                excluded=run.tried,
+                excluded=(*run.tried, *(route.node_id for route in unreached)) if unreached else run.tried,
                 hints=self._hinter.hints(job.request.headers, principal, job.model, job.raw),
             )
         except CodedError as error:
@@ -148,7 +176,8 @@ class Attempts:
             sealed_context=self._sealer.seal(context, aad=route.node_id.encode()),
             first_byte_timeout_ms=self._first_byte_timeout_ms,
             idle_timeout_ms=self._idle_timeout_ms,
-            org_id=job.principal.org_id,
+            # A node learns no tenant's name but that of its own organisation.
+            org_id=job.principal.org_id if route.org_id else "",
             resume=None if run.relayed is None else run.relayed.resume(job.model.context_length),
         )
         try:
@@ -157,9 +186,8 @@ class Attempts:
             raise unreached(error) from None
         attempt = Attempt(context, rate, route, link, call_id, answer, self._loop.time())
         run.attempt = attempt
-        run.attempts += 1
+        run.tried = (*run.tried, route.node_id)
         self.counts.attempts += 1
-        run.first_node = run.first_node or route.node_id
         return attempt
 
     def _context(self, run: Run, route: Route) -> tuple[bytes, Rate]:
@@ -193,7 +221,7 @@ class Attempts:
         """Returns once the engine has answered. Raises FailedAttempt with what it or its node said instead."""
         answer = attempt.answer
         try:
-            if run.attempts == 1:
+            if len(run.tried) == 1:
                 await answer.head
             else:
                 async with asyncio.timeout_at(run.deadline):
@@ -209,24 +237,23 @@ class Attempts:
             await answer.wait_ended()
             raise refused(client_error(status, _gathered(answer)), status)
 
-    def _may_go_on(self, run: Run, failed: FailedAttempt) -> None:
+    def _may_go_on(self, run: Run, route: Route, failed: FailedAttempt) -> None:
         """Returns when another node may be asked. Raises the attempt's error when not."""
-        node_id, error, failure = run.tried[-1], failed.error, failed.failure
+        error, failure = failed.error, failed.failure
         if failed.blames_node:
-            self._picker.reports.failed(node_id)
+            self._picker.reports.failed(route.node_id)
         now = self._loop.time()
         if error.retry_after_s is None and failure in (Failure.UNREACHED, Failure.LOST):
             error.retry_after_s = RETRY_AFTER_S
         if (
             failure is Failure.FINAL
-            or (failure is not Failure.UNREACHED and run.attempts >= MAX_ATTEMPTS)
-            or len(run.tried) >= MAX_TRIED
+            or (failure is not Failure.UNREACHED and len(run.tried) >= MAX_ATTEMPTS)
             or now >= run.deadline
             or (failure is Failure.REFUSED and not self._budget_allows(now))
         ):
             raise error
         self.counts.failovers += 1
-        self._log.warning("attempt failed", node_id=node_id, code=error.code, reason=error.private)
+        self._log.warning("attempt failed", node_id=route.node_id, code=error.code, reason=error.private)
 
     def _budget_allows(self, now: float) -> bool:
         allowed = self._budget.take(now)
@@ -246,7 +273,7 @@ class Attempts:
                 run.http_status = answer.head.result().status
                 if answer.error is None:
                     break
-                self._may_go_on(run, broken(answer.error))
+                self._may_go_on(run, attempt.route, broken(answer.error))
                 attempt = await self._reach(run)
         except CodedError as error:
             self._settlement.record(run, outcome_of(error))
@@ -292,21 +319,20 @@ class Attempts:
                 self._succeeded(run, attempt)
                 return response
             try:
-                attempt = await self._go_on(run, answer, answer.error)
+                attempt = await self._go_on(run, attempt, answer, answer.error)
             except CodedError as error:
                 self._settlement.record(run, outcome_of(error))
                 await response.write(error_event(error, request[SHOWN_REQUEST_ID], to_openai_body))
-                response.force_close()
                 return response
 
-    async def _go_on(self, run: Run, answer: StreamedAnswer, error: CodedError) -> Attempt:
+    async def _go_on(self, run: Run, attempt: Attempt, answer: StreamedAnswer, error: CodedError) -> Attempt:
         """The attempt that goes on with a stream that broke. Raises what ends it."""
         run.relayed = answer.relayed()
         run.deadline = self._loop.time() + self._policy.window_s
         failed = given_up(error) if answer.given_up else broken(error)
         if run.relayed is None:
             failed = FailedAttempt(error, Failure.FINAL, blames_node=failed.blames_node)
-        self._may_go_on(run, failed)
+        self._may_go_on(run, attempt.route, failed)
         attempt = await self._reach(run)
         run.resumed = True
         self.counts.resumed += 1
@@ -314,7 +340,7 @@ class Attempts:
 
     def _succeeded(self, run: Run, attempt: Attempt) -> None:
         self._settlement.record(run, common_pb.OUTCOME_SUCCEEDED)
-        first_byte_s = 0.0 if run.attempts > 1 else run.first_byte_at - attempt.opened_at
+        first_byte_s = 0.0 if len(run.tried) > 1 else run.first_byte_at - attempt.opened_at
         self._picker.reports.succeeded(attempt.route.node_id, first_byte_s)
 
 

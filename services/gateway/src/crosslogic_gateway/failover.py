@@ -9,8 +9,10 @@ from crosslogic_common.errors import CodedError, ErrorCode
 
 MAX_ATTEMPTS = 3
 """Nodes that may work on one request."""
-MAX_TRIED = 16
-"""Nodes that may be named as tried: as many as a pick may exclude."""
+MAX_UNREACHED = 12
+"""Nodes that are skipped in one search because they are out of reach: a pick may exclude 16 in all."""
+BACK_WITHIN_S = 1.0
+"""How long a request waits, when there is no other node, for the way to one that could not be reached."""
 RETRY_AFTER_S = 1.0
 """What a client is told whose request found no node: nodes that come back do so in seconds."""
 

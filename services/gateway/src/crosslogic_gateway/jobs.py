@@ -63,11 +63,8 @@ class Run:
     """The loop's time until which another node may be asked."""
     attempt: Attempt | None = None
     """The last one. None until a node was asked."""
-    attempts: int = 0
     tried: tuple[str, ...] = ()
-    """Nodes that are not asked again, some of which could not even be reached."""
-    first_node: str = ""
-    """The first that worked on it."""
+    """Nodes that worked on it, in their order; none is asked twice."""
     relayed: Relayed | None = None
     """What the client has of a stream that broke."""
     resumed: bool = False

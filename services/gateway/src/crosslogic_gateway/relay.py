@@ -8,7 +8,7 @@ from functools import partial
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.batched import BatchLink
-from crosslogic_common.batched.link import BidiStream
+from crosslogic_common.batched.link import HURRY_AFTER_S, BidiStream
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_common.wire import repeated_messages
@@ -69,6 +69,8 @@ class NodeLink:
         """
         down = self._link.down
         if down is not None:
+            # It was picked, so it may just have come back.
+            self._link.hurry()
             raise CodedError(ErrorCode.UNAVAILABLE, private=down.private or down.public)
         call_id = self._next_call_id
         self._next_call_id = call_id + 1
@@ -81,6 +83,14 @@ class NodeLink:
         """Tells the node that the answer is no longer wanted. Its end still comes, with the count."""
         if call_id in self._calls:
             self._send_control(agent_pb.RelayRequestFrame(call_id=call_id, cancel=True))
+
+    async def back(self) -> None:
+        """Returns once the node is in reach."""
+        while not self._link.connected.is_set():
+            self._link.hurry()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HURRY_AFTER_S):
+                    await self._link.connected.wait()
 
     def supersede(self, call_id: int) -> None:
         """Another node does the work: this one is to stop and to bill nothing. Whatever it still says is not heard."""

@@ -47,9 +47,9 @@ class Settlement:
             time_to_first_token_us=round((run.first_byte_at - run.received_at) * 1e6) if run.first_byte_at else 0,
             http_status=run.http_status,
         )
-        if run.attempts > 1:
-            rest.attempts = run.attempts
-            rest.failed_over = run.first_node != attempt.route.node_id
+        if len(run.tried) > 1:
+            rest.attempts = len(run.tried)
+            rest.failed_over = True
             rest.resumed = run.resumed
         if attempt.route.region_failover:
             rest.region_failover = True

@@ -19,6 +19,9 @@ In = TypeVar("In")
 Out_contra = TypeVar("Out_contra", contravariant=True)
 In_co = TypeVar("In_co", covariant=True)
 
+HURRY_AFTER_S = 0.1
+"""How soon after a failed attempt to connect another may be asked for."""
+
 
 class BidiStream(Protocol[Out_contra, In_co]):
     """What is used of a grpc.aio stream-stream call."""
@@ -78,12 +81,19 @@ class BatchLink(Generic[Item, Out, In]):
         self._last_error: CodedError | None = None
         self._answered = False
         self._log = get_logger(__name__)
+        self._hurry = asyncio.Event()
+        self._lost_at = 0.0
         self.connected = asyncio.Event()
 
     @property
     def down(self) -> CodedError | None:
         """Why the peer cannot be reached right now. None while connected and before the first attempt has failed."""
         return self._last_error
+
+    def hurry(self) -> None:
+        """The peer is wanted and said to be back: connects now rather than when the wait is over."""
+        if self._last_error is not None and asyncio.get_running_loop().time() - self._lost_at >= HURRY_AFTER_S:
+            self._hurry.set()
 
     def send(self, item: Item) -> None:
         """Queues `item` for the next write. Raises OVERLOADED when too many wait."""
@@ -105,7 +115,10 @@ class BatchLink(Generic[Item, Out, In]):
         while True:
             error = await self._live_once()
             self._lost(error)
-            await asyncio.sleep(self._backoff.next_s())
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._backoff.next_s()):
+                    await self._hurry.wait()
 
     def _new_writer(self, stream: BidiStream[Out, In] | None) -> GatheringWriter[Item]:
         encode = self._encode
@@ -176,6 +189,7 @@ class BatchLink(Generic[Item, Out, In]):
 
     def _lost(self, error: CodedError) -> None:
         self._last_error = error
+        self._lost_at = asyncio.get_running_loop().time()
         self._take_queued()
         self._writer = self._new_writer(None)
         self._log.warning("stream lost", link=self._name, code=error.code, reason=error.private or error.public)
