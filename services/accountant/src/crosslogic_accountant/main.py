@@ -34,6 +34,7 @@ from crosslogic_accountant.policy import WitnessRing
 from crosslogic_accountant.ports import PreparedRecord, Stored
 from crosslogic_accountant.record_log_store import RecordLog
 from crosslogic_accountant.record_reader import RecordReader, WitnessReader
+from crosslogic_accountant.rollups.compare_store import UsageComparer
 from crosslogic_accountant.rollups.roller import Roller, RollupChecker
 from crosslogic_accountant.rollups.store import RollupStore
 from crosslogic_accountant.service import AccountantService
@@ -172,6 +173,8 @@ async def accountant(
                 queries=UsageQueries(pool=pool),
                 log=RecordLog(pool=pool),
                 corrections=Corrections(pool=pool),
+                comparer=UsageComparer(pool=pool),
+                rollups=checking,
                 stopping=stopping,
             ),
             budgets=BudgetServicer(

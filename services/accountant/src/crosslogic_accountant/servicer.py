@@ -12,12 +12,16 @@ from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
 from crosslogic_accountant.correction_store import Corrections
 from crosslogic_accountant.ports import Stored
 from crosslogic_accountant.record_log_store import BILLING, RecordLog
+from crosslogic_accountant.rollups.compare_store import UsageComparer
+from crosslogic_accountant.rollups.messages import comparison, read_days, read_period
+from crosslogic_accountant.rollups.store import RollupStore
 from crosslogic_accountant.service import AccountantService
 from crosslogic_accountant.usage_messages import (
     ledger_entry,
     read_correction,
     read_filter,
     read_groups,
+    read_uuid,
     stored_record,
     usage_row,
 )
@@ -44,12 +48,16 @@ class AccountantServicer(rpc.AccountantServiceServicer):
         queries: UsageQueries,
         log: RecordLog,
         corrections: Corrections,
+        comparer: UsageComparer,
+        rollups: RollupStore,
         stopping: asyncio.Event,
     ) -> None:
         self._service = service
         self._queries = queries
         self._log = log
         self._corrections = corrections
+        self._comparer = comparer
+        self._rollups = rollups
         self._stopping = stopping
 
     async def RecordUsage(self, request: pb.RecordUsageRequest, context: Context) -> pb.RecordUsageResponse:
@@ -123,10 +131,15 @@ class AccountantServicer(rpc.AccountantServiceServicer):
         return pb.CorrectRecordResponse(record=stored_record(listed), duplicate=made.duplicate)
 
     async def CompareUsage(self, request: pb.CompareUsageRequest, context: Context) -> pb.CompareUsageResponse:
-        raise CodedError(ErrorCode.NOT_SUPPORTED)
+        low, high = read_period(request)
+        found = await self._comparer.compare(
+            low, high, read_uuid(request.org_id, "org_id"), limit=page_limit(request.page_size)
+        )
+        return comparison(found)
 
     async def RebuildRollups(self, request: pb.RebuildRollupsRequest, context: Context) -> pb.RebuildRollupsResponse:
-        raise CodedError(ErrorCode.NOT_SUPPORTED)
+        low, high = read_days(request)
+        return pb.RebuildRollupsResponse(repaired=await self._rollups.rebuild(low, high))
 
 
 @contextlib.asynccontextmanager
