@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVICES = ("accountant", "billing", "gateway", "identity", "node_agent", "registry", "scheduler")
+SERVICES = ("accountant", "billing", "gateway", "identity", "node_agent", "orchestrator", "registry", "scheduler")
 MAX_LINES = 600
 GENERATED = "libs/protos/src/"
 VAGUE_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "manager.py", "misc.py"}

@@ -28,8 +28,8 @@ _TINY_TIMEOUT_S = 300.0
 class EngineCommand:
     """How an engine is started, and what it serves."""
 
-    argv: Callable[[int], list[str]]
-    """The command line for a port."""
+    argv: Callable[[int | str], list[str]]
+    """The command line for a port, or for a word that a port replaces later."""
     model: str
     """Its name in the catalogue and in requests."""
     context_length: int
@@ -63,7 +63,7 @@ def prepare_engine(
 def _sim_engine(plan: Plan, arguments: tuple[str, ...]) -> EngineCommand:
     model = plan.model or SIM_MODEL
 
-    def argv(port: int) -> list[str]:
+    def argv(port: int | str) -> list[str]:
         return [sys.executable, "-m", "crosslogic_sim_engine", "--port", str(port), "--model", model, *arguments]
 
     return EngineCommand(
@@ -76,7 +76,7 @@ def _vllm_engine(
 ) -> EngineCommand:
     context_length = _context_length(Path(model))
 
-    def argv(port: int) -> list[str]:
+    def argv(port: int | str) -> list[str]:
         return engine_command(python, model, served_name, port=port, max_model_len=context_length, gpu=gpu)
 
     return EngineCommand(

@@ -16,6 +16,7 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "accountant": 7105,
     "billing": 7106,
     "billing_webhook": 7107,
+    "orchestrator": 7108,
     "postgres": 7132,
     "redis": 7179,
     "identity_metrics": 7201,
@@ -23,6 +24,7 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "scheduler_metrics": 7204,
     "accountant_metrics": 7205,
     "billing_metrics": 7206,
+    "orchestrator_metrics": 7208,
 }
 _PER_NODE: Mapping[str, int] = {"node_agent": 7300, "engine": 7400, "node_agent_metrics": 7500}
 MAX_NODES = 64

@@ -15,7 +15,7 @@ from crosslogic_dev.run_dir import RunDir
 _POLL_S = 0.05
 _CLOCK_SLACK_S = 2.0
 _TAIL_BYTES = 4096
-_MARK = "CROSSLOGIC_RUN_DIR"
+RUN_DIR_MARK = "CROSSLOGIC_RUN_DIR"
 """In the environment of every process started here, and of their children: whose they are."""
 
 
@@ -75,7 +75,7 @@ class ProcessTable:
             try:
                 child = subprocess.Popen(
                     spec.argv,
-                    env={**spec.environ, _MARK: str(self._run_dir.path)},
+                    env={**spec.environ, RUN_DIR_MARK: str(self._run_dir.path)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -128,7 +128,7 @@ class ProcessTable:
             session = int(self._run_dir.pid_file(name).read_text())
         except (OSError, ValueError):
             return
-        mark = f"{_MARK}={self._run_dir.path}".encode()
+        mark = f"{RUN_DIR_MARK}={self._run_dir.path}".encode()
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError, IndexError):
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()

@@ -27,6 +27,11 @@ class RunDir:
         """Certificates and keys."""
         return self.path / "tls"
 
+    @property
+    def machines(self) -> Path:
+        """What the orchestrator's provider `local` keeps of its machines."""
+        return self.path / "machines"
+
     def pid_file(self, name: str) -> Path:
         """The process's number, while it runs."""
         return self.path / f"{name}.pid"

@@ -4,6 +4,7 @@ import fcntl
 import signal
 
 from crosslogic_dev.failure import DevError
+from crosslogic_dev.machines import stop_machines
 from crosslogic_dev.processes import ProcessTable
 from crosslogic_dev.progress import Progress
 from crosslogic_dev.run_dir import RunDir
@@ -24,11 +25,13 @@ def take_down(run_dir: RunDir, progress: Progress, *, table: ProcessTable | None
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DevError("Another `make up` or `make down` is at work here: wait for it.") from None
-        return _stop_all(table or ProcessTable(run_dir), progress)
+        return _stop_all(table or ProcessTable(run_dir), progress, run_dir)
 
 
-def _stop_all(table: ProcessTable, progress: Progress) -> int:
-    stopped = 0
+def _stop_all(table: ProcessTable, progress: Progress, run_dir: RunDir) -> int:
+    stopped = stop_machines(run_dir, grace_s=_GRACE_S)
+    if stopped:
+        progress(f"stopped {stopped} machine{'s' if stopped > 1 else ''} of the orchestrator")
     for group in _in_order(table.names()):
         running = [name for name in group if table.pid(name) is not None]
         # PostgreSQL waits for its clients on SIGTERM and disconnects them on SIGINT.

@@ -11,10 +11,10 @@ from crosslogic_common.tls import TLS13_ENVIRONMENT
 from crosslogic_dev.certificates import CaFiles, service_files
 from crosslogic_dev.engines import EngineCommand
 from crosslogic_dev.plan import Plan
-from crosslogic_dev.processes import ProcessSpec
+from crosslogic_dev.processes import RUN_DIR_MARK, ProcessSpec
 from crosslogic_dev.run_dir import RunDir
 
-SERVICES = ("identity", "registry", "scheduler", "accountant", "billing")
+SERVICES = ("identity", "registry", "scheduler", "accountant", "billing", "orchestrator")
 GATEWAY = "gateway"
 REGION = "local"
 # A shell that read `.run/env` must not pass these on: each process is told its own.
@@ -62,6 +62,9 @@ class Topology:
             own["CROSSLOGIC_JOIN_LISTEN"] = self.plan.target("registry_join")
             own["CROSSLOGIC_NODE_CA_CERT_FILE"] = str(self.node_ca.cert_file)
             own["CROSSLOGIC_NODE_CA_KEY_FILE"] = str(self.node_ca.key_file)
+        if name == "orchestrator":
+            own["CROSSLOGIC_LOCAL_DIR"] = str(self.run_dir.machines)
+            own["CROSSLOGIC_LOCAL_AGENT_ENV"] = json.dumps(self._machine_environ())
         if name in (GATEWAY, "accountant"):
             own["CROSSLOGIC_SEAL_KEY_FILE"] = str(self.run_dir.secret_file("seal_key"))
         return self._spec(name, name, own)
@@ -87,6 +90,21 @@ class Topology:
             "CROSSLOGIC_ENGINE_ENV": json.dumps(dict(self.engine.environ)),
         }
         return self._spec(f"node_agent-{number}", "node_agent", own)
+
+    def _machine_environ(self) -> dict[str, str]:
+        """What every agent has that the orchestrator starts; `{port}` is for its engine's port."""
+        return {
+            "PATH": self.environ.get("PATH", os.defpath),
+            "PYTHONUNBUFFERED": "1",
+            **TLS13_ENVIRONMENT,
+            RUN_DIR_MARK: str(self.run_dir.path),
+            "CROSSLOGIC_TLS_CA_FILE": str(self.run_dir.tls / "ca.pem"),
+            "CROSSLOGIC_REGISTRY_TARGET": self.plan.target("registry"),
+            "CROSSLOGIC_REGISTRY_JOIN_TARGET": self.plan.target("registry_join"),
+            "CROSSLOGIC_ENGINE_URL": "http://127.0.0.1:{port}",
+            "CROSSLOGIC_ENGINE_COMMAND": json.dumps(self.engine.argv("{port}")),
+            "CROSSLOGIC_ENGINE_ENV": json.dumps(dict(self.engine.environ)),
+        }
 
     def join_token_file(self, number: int) -> Path:
         """Where a node finds its join token."""

@@ -12,7 +12,7 @@ def engine_command(
     model: str,
     served_name: str,
     *,
-    port: int | None = None,
+    port: int | str | None = None,
     uds: Path | None = None,
     host: str = "127.0.0.1",
     max_model_len: int | None = DEFAULT_CONTEXT_TOKENS,

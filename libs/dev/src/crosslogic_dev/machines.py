@@ -1,0 +1,47 @@
+"""The machines that the suite's orchestrator started here: they outlive it, and `make down` ends them."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+from crosslogic_dev.run_dir import RunDir
+
+_POLL_S = 0.05
+
+
+def stop_machines(run_dir: RunDir, *, grace_s: float) -> int:
+    """Ends every agent with its engine: asked first, killed after `grace_s`. Returns how many ran."""
+    running = {folder: pid for folder in _folders(run_dir) if (pid := _pid(folder)) is not None}
+    for pid in running.values():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + grace_s
+    for folder, pid in running.items():
+        while _pid(folder) is not None and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        if _pid(folder) is not None:
+            _kill(folder, pid)
+    return len(running)
+
+
+def _folders(run_dir: RunDir) -> list[Path]:
+    return sorted(run_dir.machines.iterdir()) if run_dir.machines.is_dir() else []
+
+
+def _pid(folder: Path) -> int | None:
+    """The agent's process, if it runs: a number alone may be somebody else's by now."""
+    try:
+        pid, _, started = (folder / "pid").read_text().partition(" ")
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(pid) if fields[0] != "Z" and fields[19] == started else None
+
+
+def _kill(folder: Path, pid: int) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(int((folder / "state/engine.pid").read_text()), signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""Machines: launched, watched while they load, replaced, ended."""

@@ -1,0 +1,115 @@
+"""The words of the orchestrator."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import Literal
+
+JobKind = Literal["launch", "terminate"]
+JobStatus = Literal["running", "succeeded", "failed"]
+InstanceState = Literal["launching", "active", "terminating", "terminated", "lost"]
+MachineState = Literal["absent", "pending", "running", "gone"]
+NodeStatus = Literal["registering", "warming", "active", "draining", "dead"]
+
+
+class Step(IntEnum):
+    """Steps of jobs; the numbers are those of the contract's JobStep."""
+
+    VALIDATED = 1
+    TASK_WRITTEN = 2
+    REQUESTED = 3
+    PROVISIONING = 4
+    AGENT_REGISTERED = 5
+    WEIGHTS_LOADING = 6
+    WARM_UP = 7
+    BENCHMARK = 8
+    ACTIVE = 9
+    DRAINING = 10
+    DELETING = 11
+    TERMINATED = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A machine that is asked for."""
+
+    model: str
+    provider: str
+    region: str
+    instance_type: str = ""
+    use_spot: bool = False
+    org_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A machine as the database keeps it."""
+
+    id: str
+    spec: Spec
+    state: InstanceState
+    hourly_price_picodollars: int
+    job_id: str
+    created_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """One step that was begun."""
+
+    step: Step
+    started_at: datetime
+    ended_at: datetime | None
+    detail: str
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as the database keeps it."""
+
+    id: str
+    kind: JobKind
+    instance: Instance
+    status: JobStatus
+    step: Step
+    step_at: datetime
+    """When its current step began."""
+    task: str
+    """What the provider is asked for. Never a secret."""
+    error: str
+    drain_timeout_s: float
+    created_at: datetime
+    updated_at: datetime
+    epoch: int
+    """Raised each time that somebody takes the job: what an older holder writes is refused."""
+    steps: tuple[StepRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine as its provider knows it."""
+
+    name: str
+    state: MachineState
+    detail: str = ""
+    """In words, for people: what it waits for, or why it is gone."""
+    hourly_price_picodollars: int = 0
+
+
+ABSENT = Machine("", "absent")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A machine's node as the registry knows it."""
+
+    id: str
+    status: NodeStatus
+    reason: str
+    running: int
+    """Requests under way on it."""
+    bytes_done: int = 0
+    bytes_total: int = 0

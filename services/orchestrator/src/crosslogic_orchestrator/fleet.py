@@ -1,0 +1,102 @@
+"""The registry as the orchestrator sees it: its nodes by a watch, its catalogue and tokens by asking."""
+
+import asyncio
+from collections.abc import AsyncIterable, Mapping
+from types import MappingProxyType
+
+import grpc.aio
+
+from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic.registry.v1 import registry_pb2_grpc as rpc
+from crosslogic_common.batched import Backoff
+from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
+from crosslogic_common.logs import get_logger
+from crosslogic_common.tls import Channels
+from crosslogic_orchestrator.domain import NodeStatus, NodeView
+
+_TIMEOUT_S = 5.0
+_TOKEN_TTL_S = 3_600
+_STATUS: Mapping[int, NodeStatus] = MappingProxyType(
+    {
+        pb.NODE_STATUS_REGISTERING: "registering",
+        pb.NODE_STATUS_WARMING: "warming",
+        pb.NODE_STATUS_ACTIVE: "active",
+        pb.NODE_STATUS_DRAINING: "draining",
+        pb.NODE_STATUS_DEAD: "dead",
+    }
+)
+
+
+class RegistryFleet:
+    """See ports.Fleet."""
+
+    def __init__(self, *, channels: Channels, target: str, changed: asyncio.Event) -> None:
+        """`target` is host:port of the registry; `changed` is set when a node is not what it was."""
+        self._channels = channels
+        self._target = target
+        self._changed = changed
+        self._nodes: dict[str, NodeView] = {}
+        self._known = False
+        self._models: frozenset[str] = frozenset()
+        self._log = get_logger(__name__)
+
+    def node(self, node_id: str) -> NodeView | None:
+        """See ports.Fleet."""
+        if not self._known:
+            raise CodedError(ErrorCode.UNAVAILABLE, private="the registry has told of no nodes yet")
+        return self._nodes.get(node_id)
+
+    async def join_token(self, *, node_id: str, org_id: str) -> str:
+        """See ports.Fleet."""
+        request = pb.CreateJoinTokenRequest(org_id=org_id, ttl_s=_TOKEN_TTL_S, node_id=node_id)
+        try:
+            return (await self._stub().CreateJoinToken(request, timeout=_TIMEOUT_S)).join_token
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+    async def drain(self, node_id: str) -> None:
+        """See ports.Fleet."""
+        try:
+            await self._stub().DrainNode(pb.DrainNodeRequest(node_id=node_id), timeout=_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+    async def has_model(self, name: str) -> bool:
+        """See ports.Fleet."""
+        try:
+            stream = self._stub().WatchModels(pb.WatchModelsRequest(), timeout=_TIMEOUT_S)
+            async for message in stream:
+                return any(model.name == name for model in message.models)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        return False
+
+    async def follow(self) -> None:
+        """Follows the registry for ever. While it is away, nodes stay as they were."""
+        backoff = Backoff(cap_s=2.0)
+        while True:
+            try:
+                async for message in self._watch():
+                    self._take(message)
+                    backoff.reset()
+            except grpc.aio.AioRpcError as error:
+                self._log.warning("the registry is away", reason=error.details())
+            await asyncio.sleep(backoff.next_s())
+
+    def _watch(self) -> AsyncIterable[pb.WatchNodesResponse]:
+        stream: AsyncIterable[pb.WatchNodesResponse] = self._stub().WatchNodes(pb.WatchNodesRequest())
+        return stream
+
+    def _take(self, message: pb.WatchNodesResponse) -> None:
+        if message.snapshot_start:
+            self._nodes = {}
+        for node in message.nodes:
+            status = _STATUS.get(node.status, "registering")
+            self._nodes[node.id] = NodeView(node.id, status, node.status_reason, node.load.running)
+        for node_id in message.removed_node_ids:
+            self._nodes.pop(node_id, None)
+        self._known = self._known or message.snapshot_complete
+        self._changed.set()
+
+    def _stub(self) -> "rpc.RegistryServiceAsyncStub":
+        return rpc.RegistryServiceStub(self._channels.service("registry", self._target))

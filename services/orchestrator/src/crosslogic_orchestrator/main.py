@@ -1,0 +1,123 @@
+"""Wires the orchestrator together and serves it."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from importlib.resources import files
+from typing import Any
+
+from crosslogic.orchestrator.v1 import orchestrator_pb2 as pb
+from crosslogic.orchestrator.v1 import orchestrator_pb2_grpc as rpc
+from crosslogic_common.clock import SystemClock
+from crosslogic_common.grpc_server import GrpcServer, method_names, read_settings, run_service
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.logs import configure_logging
+from crosslogic_common.metrics import Metrics
+from crosslogic_common.postgres import migrate, open_pool
+from crosslogic_common.tls import Channels
+from crosslogic_common.tracing import tracing
+from crosslogic_orchestrator.fleet import RegistryFleet
+from crosslogic_orchestrator.metrics import OrchestratorMetrics
+from crosslogic_orchestrator.policy import Limits
+from crosslogic_orchestrator.ports import Provider
+from crosslogic_orchestrator.providers.local import LocalProvider, LocalSettings
+from crosslogic_orchestrator.service import OrchestratorService
+from crosslogic_orchestrator.servicer import OrchestratorServicer
+from crosslogic_orchestrator.settings import OrchestratorSettings
+from crosslogic_orchestrator.store import SCHEMA, PostgresStore
+from crosslogic_orchestrator.sweeper import Sweeper
+from crosslogic_orchestrator.watching import JobChanges
+from crosslogic_orchestrator.worker import Worker
+
+SERVICE = "crosslogic.orchestrator.v1.OrchestratorService"
+_ADMIN = frozenset({"service:gateway", "service:operator"})
+
+
+def rules() -> dict[str, frozenset[str]]:
+    """Who may call what."""
+    return {f"/{SERVICE}/{method}": _ADMIN for method in method_names(pb, SERVICE)}
+
+
+async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set."""
+    dsn = settings.database_url.reveal()
+    if settings.migrate:
+        await migrate(dsn, schema=SCHEMA, migrations=files("crosslogic_orchestrator.migrations"))
+    metrics, clock = Metrics(), SystemClock()
+    own_metrics = OrchestratorMetrics(metrics)
+    stopping, wake = asyncio.Event(), asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(metrics.served(settings.metrics_listen))
+        tracer = stack.enter_context(tracing("orchestrator"))
+        channels = Channels(settings.tls)
+        stack.push_async_callback(channels.close)
+        pool = await stack.enter_async_context(open_pool(dsn, schema=SCHEMA, max_size=settings.pool_size))
+        store = PostgresStore(pool, dsn=dsn)
+        fleet = RegistryFleet(channels=channels, target=settings.registry_target, changed=wake)
+        providers = _providers(settings)
+        limits = Limits(provision_s=settings.provision_s, load_s=settings.load_s)
+        changes = JobChanges(wake=wake)
+        worker = Worker(store=store, fleet=fleet, providers=providers, clock=clock, limits=limits, metrics=own_metrics)
+        sweeper = Sweeper(
+            store=store, providers=providers, clock=clock, metrics=own_metrics, interval_s=settings.sweep_s
+        )
+        service = OrchestratorService(
+            store=store, fleet=fleet, providers=providers.keys(), clock=clock, ids=Uuid7Source()
+        )
+        servicer = OrchestratorServicer(service=service, changes=changes)
+        server = GrpcServer(
+            listen=settings.listen,
+            tls=settings.tls,
+            rules=rules(),
+            metrics=metrics,
+            stopping=stopping,
+            tracer=tracer,
+            shutdown_grace_s=settings.shutdown_grace_s,
+        )
+        server.add(pb, SERVICE, lambda target: rpc.add_OrchestratorServiceServicer_to_server(servicer, target))
+        loops = [
+            fleet.follow(),
+            changes.follow(store.changes()),
+            sweeper.run(),
+            *(worker.run(wake=wake) for _ in range(settings.workers)),
+        ]
+        async with _running(loops), server.serving():
+            await stop.wait()
+            changes.close()
+
+
+@contextlib.asynccontextmanager
+async def _running(loops: list[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Runs what runs for ever, for as long as the block lasts. One that ends takes the process with it."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(loop) for loop in loops]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _providers(settings: OrchestratorSettings) -> dict[str, Provider]:
+    providers: dict[str, Provider] = {}
+    if settings.local_path is not None:
+        local = LocalSettings(
+            folder=settings.local_path, agent_environ=settings.local_environ, max_machines=settings.local_max
+        )
+        providers["local"] = LocalProvider(local, free_port=_free_port)
+    return providers
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def main() -> None:
+    """The process."""
+    settings = read_settings(OrchestratorSettings, os.environ)
+    configure_logging("orchestrator", settings.log_level)
+    run_service(lambda stop: serve(settings, stop))

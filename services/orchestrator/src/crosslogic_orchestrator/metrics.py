@@ -1,0 +1,25 @@
+"""What the orchestrator tells Prometheus."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from crosslogic_common.metrics import Metrics
+
+_BUCKETS_S = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_200, 2_400)
+
+
+class OrchestratorMetrics:
+    """Jobs, their steps, and machines that nobody knew of."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        registry = metrics.registry
+        self.jobs = Counter("crosslogic_jobs", "Jobs that ended.", ["kind", "outcome"], registry=registry)
+        self.step_seconds = Histogram(
+            "crosslogic_job_step_seconds", "Time in a step.", ["kind", "step"], buckets=_BUCKETS_S, registry=registry
+        )
+        self.swept = Counter(
+            "crosslogic_machines_swept", "Machines deleted that no job knew of.", ["provider"], registry=registry
+        )
+        self.lost = Counter("crosslogic_machines_lost", "Machines gone by themselves.", ["provider"], registry=registry)
+        self.instances = Gauge(
+            "crosslogic_instances", "Machines that are not ended, at the last sweep.", ["provider"], registry=registry
+        )

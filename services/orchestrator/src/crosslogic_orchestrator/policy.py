@@ -1,0 +1,158 @@
+"""What a job does next, from what is known of its machine and its node. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+from crosslogic_orchestrator.domain import Job, Machine, NodeView, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long steps may take, in seconds."""
+
+    provision_s: float = 1_800.0
+    """From the request to the agent's joining."""
+    load_s: float = 3_600.0
+    """From the joining to the first served request: weights, warm-up and measurement together."""
+    ended_s: float = 900.0
+    """Until a machine that was to be deleted must be gone; then people are told, and it is tried on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write down what the provider will be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask the provider for the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take the node out of picking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Ask the provider to delete the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The job has reached a step: it and those before it are noted."""
+
+    step: Step
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Look again later."""
+
+    seconds: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The launch fails: what was made is deleted first."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The job is over."""
+
+
+Decision = Write | Request | Drain | Delete | Reach | Wait | GiveUp | End
+
+_LOOK_S = 1.0
+_LOOK_LOADING_S = 0.5
+# What an agent says while it warms, by how its reasons begin (services/node_agent, supervisor.py).
+_WARMING: Mapping[str, Step] = MappingProxyType(
+    {"the engine is warming up": Step.WARM_UP, "the engine is being measured": Step.BENCHMARK}
+)
+
+
+def decide(job: Job, machine: Machine, node: NodeView | None, *, now: datetime, limits: Limits) -> Decision:
+    """What to do next. `machine` is the provider's word, `node` the registry's; None: it has not joined."""
+    if job.kind == "terminate":
+        return _terminate(job, machine, node, now=now)
+    if job.error:
+        return _clean_up(machine)
+    return _launch(job, machine, node, waited_s=(now - job.step_at).total_seconds(), limits=limits)
+
+
+def _launch(job: Job, machine: Machine, node: NodeView | None, *, waited_s: float, limits: Limits) -> Decision:
+    if job.step == Step.VALIDATED:
+        return Write()
+    if job.step in (Step.TASK_WRITTEN, Step.REQUESTED):
+        # A machine that is there was asked for by whoever held this job before.
+        return Request() if machine.state == "absent" else Reach(Step.PROVISIONING, machine.detail)
+    if machine.state in ("gone", "absent"):
+        return GiveUp(f"The machine went away while it was made. {machine.detail}".strip())
+    if node is None:
+        return _not_joined(machine, waited_s=waited_s, limits=limits)
+    return _joined(job, node, waited_s=waited_s, limits=limits)
+
+
+def _not_joined(machine: Machine, *, waited_s: float, limits: Limits) -> Decision:
+    if waited_s <= limits.provision_s:
+        return Wait(_LOOK_S, machine.detail)
+    return GiveUp(
+        f"No agent has joined from the machine within {limits.provision_s:g} s. Does it reach the registry? "
+        f"{machine.detail}".strip()
+    )
+
+
+def _joined(job: Job, node: NodeView, *, waited_s: float, limits: Limits) -> Decision:
+    if node.status == "dead":
+        return GiveUp(f"The node died before it served: {node.reason or 'no reason was given'}.")
+    reached = _reached(node)
+    if reached > job.step:
+        return Reach(reached, node.reason)
+    if job.step == Step.ACTIVE:
+        return End()
+    if waited_s > limits.load_s:
+        return GiveUp(f"The engine did not serve within {limits.load_s:g} s of its last step: {node.reason}.")
+    return Wait(_LOOK_LOADING_S, node.reason)
+
+
+def _reached(node: NodeView) -> Step:
+    if node.status in ("active", "draining"):
+        return Step.ACTIVE
+    if node.status == "registering":
+        return Step.AGENT_REGISTERED
+    for words, step in _WARMING.items():
+        if node.reason.startswith(words):
+            return step
+    return Step.WEIGHTS_LOADING
+
+
+def _clean_up(machine: Machine) -> Decision:
+    return End() if machine.state in ("gone", "absent") else Delete()
+
+
+def _terminate(job: Job, machine: Machine, node: NodeView | None, *, now: datetime) -> Decision:
+    gone = machine.state in ("gone", "absent")
+    if job.step == Step.DRAINING:
+        if gone or node is None or node.status == "dead":
+            return Reach(Step.DELETING)
+        return _draining(job, node, waited_s=(now - job.step_at).total_seconds())
+    if job.step == Step.DELETING:
+        return Reach(Step.TERMINATED) if gone else Delete()
+    return End()
+
+
+def _draining(job: Job, node: NodeView, *, waited_s: float) -> Decision:
+    if node.status != "draining" and waited_s < job.drain_timeout_s:
+        return Drain()
+    if node.running == 0:
+        return Reach(Step.DELETING)
+    if waited_s >= job.drain_timeout_s:
+        return Reach(Step.DELETING, f"{node.running} requests go on elsewhere")
+    return Wait(_LOOK_LOADING_S, f"{node.running} requests under way")

@@ -1,0 +1,100 @@
+"""What the orchestrator needs of the world."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Protocol
+
+from crosslogic_orchestrator.domain import Instance, Job, Machine, NodeView, Spec, Step
+
+
+class Provider(Protocol):
+    """Makes and deletes machines. A machine's name is its instance's id; every call may be repeated.
+
+    Each raises ProviderError with words for people; `temporary` says whether to try again.
+    """
+
+    async def task_for(self, spec: Spec, name: str) -> str:
+        """What will be asked for, as text for people and for `launch`. Never holds a secret."""
+
+    async def launch(self, *, name: str, task: str, join_token: str) -> None:
+        """Asks for the machine, unless it is there, or was and is deleted."""
+
+    async def find(self, name: str) -> Machine:
+        """The machine; `absent` when it was never asked for."""
+
+    async def delete(self, name: str) -> None:
+        """Asks for the machine's end. Returns before it is gone; deleting what is gone does nothing."""
+
+    async def machines(self) -> list[Machine]:
+        """Every machine that this orchestrator has made and that is not gone, also those it has forgotten."""
+
+
+class ProviderError(Exception):
+    """The provider refused or failed; the message is for people, without secrets."""
+
+    def __init__(self, message: str, *, temporary: bool) -> None:
+        """`temporary`: the same call may succeed later."""
+        super().__init__(message)
+        self.temporary = temporary
+
+
+class Fleet(Protocol):
+    """The registry. Raises CodedError UNAVAILABLE while it is away."""
+
+    def node(self, node_id: str) -> NodeView | None:
+        """A node as last heard of. None: it is not there. Raises UNAVAILABLE while nothing was heard yet."""
+
+    async def join_token(self, *, node_id: str, org_id: str) -> str:
+        """A token that lets one machine in as that node."""
+
+    async def drain(self, node_id: str) -> None:
+        """Takes a node out of picking."""
+
+    async def has_model(self, name: str) -> bool:
+        """Whether the catalogue has the model."""
+
+
+class Store(Protocol):
+    """Jobs and machines. Every method raises UNAVAILABLE while the store is away."""
+
+    async def add_launch(self, job: Job, *, request_id: str) -> Job:
+        """Keeps a new launch and its instance. With a `request_id` that is known: the job of then."""
+
+    async def add_terminate(self, job: Job) -> Job:
+        """Keeps the end of a machine, unless it has one: then that. A launch under way ends as failed."""
+
+    async def claim(self, *, now: datetime, lease_s: float) -> Job | None:
+        """The job that waits longest and that nobody holds. None: there is none to do now."""
+
+    async def renew(self, job: Job, *, until: datetime) -> bool:
+        """Keeps holding a job. False: somebody else has it."""
+
+    async def reach(self, job: Job, step: Step, *, detail: str, task: str | None, now: datetime) -> bool:
+        """Notes that the job is at `step` now. False: somebody else has the job."""
+
+    async def wait(self, job: Job, *, detail: str, progress: tuple[int, int], now: datetime, wake_at: datetime) -> bool:
+        """Lets the job rest. False: somebody else has it."""
+
+    async def give_up(self, job: Job, error: str, *, now: datetime) -> bool:
+        """Notes why the launch fails; its machine is still to be deleted. False: somebody else has the job."""
+
+    async def end(self, job: Job, *, price_picodollars: int, now: datetime) -> bool:
+        """Ends the job, and moves its machine to where that leaves it. False: somebody else has the job."""
+
+    async def job(self, job_id: str) -> Job | None:
+        """A job with its steps."""
+
+    async def instance(self, instance_id: str) -> Instance | None:
+        """A machine."""
+
+    async def instances(self, *, after: str, limit: int, include_ended: bool) -> list[Instance]:
+        """Machines, newest first, older than `after` (empty: all)."""
+
+    async def alive(self, provider: str) -> list[Instance]:
+        """The provider's machines that are not ended."""
+
+    async def lose(self, instance_id: str, *, now: datetime) -> bool:
+        """Notes that an active machine is gone by itself. False: it was not active."""
+
+    def changes(self) -> AsyncIterator[str | None]:
+        """Ids of jobs that changed, for ever. None: some may have been missed."""

@@ -1,0 +1,183 @@
+"""Machines that are processes on this one: an agent each, with the engine that it starts.
+
+What is known of them lies in a folder, so that an orchestrator that was killed finds them again:
+
+    <folder>/<name>/task.json   what was asked for
+                    pid         the agent's process and when it started: a pid alone may be somebody else's by now
+                    lock        held by the agent, so that there is never a second
+                    deleting    when the agent was told to end
+                    ended       it is gone, and a launch that comes late must not bring it back
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from crosslogic_common.logs import get_logger
+from crosslogic_orchestrator.domain import ABSENT, Machine, Spec
+from crosslogic_orchestrator.ports import ProviderError
+
+_GRACE_S = 15.0
+_START_S = 20.0
+_PORT_WORD = "{port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """How agents are started here."""
+
+    folder: Path
+    agent_environ: Mapping[str, str]
+    """Settings of every agent: the registry's address, what to trust, how its engine is started. `{port}` in
+    CROSSLOGIC_ENGINE_COMMAND and CROSSLOGIC_ENGINE_URL is the engine's own port."""
+    max_machines: int = 16
+
+
+class LocalProvider:
+    """See ports.Provider."""
+
+    def __init__(self, settings: LocalSettings, *, free_port: Callable[[], int]) -> None:
+        """`free_port` finds a port that nobody listens on."""
+        self._settings = settings
+        self._free_port = free_port
+        self._children: dict[str, asyncio.subprocess.Process] = {}
+        self._log = get_logger(__name__)
+
+    async def task_for(self, spec: Spec, name: str) -> str:
+        """See ports.Provider."""
+        if spec.use_spot:
+            raise ProviderError("Machines of `local` are never taken away: ask without `use_spot`.", temporary=False)
+        return json.dumps({"name": name, "model": spec.model, "region": spec.region}, sort_keys=True)
+
+    async def launch(self, *, name: str, task: str, join_token: str) -> None:
+        """See ports.Provider."""
+        there = await self.machines()
+        if any(machine.name == name for machine in there) or self._ended(name):
+            return
+        if len(there) >= self._settings.max_machines:
+            raise ProviderError(
+                f"There are {len(there)} machines here already, and CROSSLOGIC_LOCAL_MAX_MACHINES allows no more.",
+                temporary=False,
+            )
+        folder = self._settings.folder / name
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        (folder / "task.json").write_text(task)
+        token = folder / "join_token"
+        token.touch(mode=0o600)
+        token.write_text(join_token)
+        await self._start(folder, json.loads(task))
+
+    async def _start(self, folder: Path, task: Mapping[str, str]) -> None:
+        engine_port, agent_port = self._free_port(), self._free_port()
+        environ = {
+            **self._settings.agent_environ,
+            "CROSSLOGIC_LISTEN": f"127.0.0.1:{agent_port}",
+            "CROSSLOGIC_ADVERTISE": f"127.0.0.1:{agent_port}",
+            "CROSSLOGIC_JOIN_TOKEN_FILE": str(folder / "join_token"),
+            "CROSSLOGIC_STATE_DIR": str(folder / "state"),
+            "CROSSLOGIC_REGION": task["region"],
+            "CROSSLOGIC_MODEL": task["model"],
+        }
+        environ = {key: value.replace(_PORT_WORD, str(engine_port)) for key, value in environ.items()}
+        with (folder / "agent.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "crosslogic_orchestrator.providers.local_start",
+                str(folder),
+                env=environ,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # It outlives this process, as a machine outlives whoever asked for it.
+                start_new_session=True,
+            )
+        self._children[folder.name] = process
+        async with asyncio.timeout(_START_S):
+            while not (folder / "pid").exists() and process.returncode is None:
+                await asyncio.sleep(0.02)
+        self._log.info("agent started", machine=folder.name, pid=process.pid)
+
+    async def find(self, name: str) -> Machine:
+        """See ports.Provider."""
+        folder = self._settings.folder / name
+        if not folder.is_dir():
+            return ABSENT
+        if self._ended(name):
+            return Machine(name, "gone", "it was ended")
+        pid = self._pid(folder)
+        if pid is None:
+            if (folder / "pid").exists():
+                return Machine(name, "gone", f"its agent ended: {_last_line(folder / 'agent.log')}")
+            return ABSENT
+        return Machine(name, "running", "its agent runs")
+
+    async def delete(self, name: str) -> None:
+        """See ports.Provider."""
+        folder = self._settings.folder / name
+        if not folder.is_dir():
+            # A launch that is under way elsewhere finds this and leaves it.
+            folder.mkdir(parents=True, mode=0o700)
+        pid = self._pid(folder)
+        if pid is None:
+            self._kill_engine(folder)
+            (folder / "ended").touch()
+            shutil.rmtree(folder / "state", ignore_errors=True)
+            (folder / "join_token").unlink(missing_ok=True)
+            return
+        told = folder / "deleting"
+        if not told.exists():
+            told.touch()
+            os.kill(pid, signal.SIGTERM)
+        elif time.time() - told.stat().st_mtime > _GRACE_S:
+            self._kill_engine(folder)
+            os.killpg(pid, signal.SIGKILL)
+
+    async def machines(self) -> list[Machine]:
+        """See ports.Provider."""
+        if not self._settings.folder.is_dir():
+            return []
+        found = [await self.find(folder.name) for folder in self._settings.folder.iterdir() if folder.is_dir()]
+        return [machine for machine in found if machine.state == "running"]
+
+    def _ended(self, name: str) -> bool:
+        return (self._settings.folder / name / "ended").exists()
+
+    def _pid(self, folder: Path) -> int | None:
+        """The agent's process, if it runs."""
+        try:
+            pid, _, started = (folder / "pid").read_text().partition(" ")
+        except OSError:
+            return None
+        return int(pid) if _started_at(int(pid)) == started else None
+
+    def _kill_engine(self, folder: Path) -> None:
+        """An agent that is killed cannot end its engine."""
+        try:
+            os.kill(int((folder / "state/engine.pid").read_text()), signal.SIGKILL)
+        except (OSError, ValueError):
+            return
+
+
+def _started_at(pid: int) -> str:
+    """When a process started, in the kernel's ticks; empty when there is none, or only what is left of one."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if after_name[0] == "Z" else after_name[19]
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return "it left no log"
+    return lines[-1][:500] if lines else "it said nothing"

@@ -1,0 +1,134 @@
+"""What callers ask of the orchestrator."""
+
+from collections.abc import Collection
+from uuid import UUID
+
+from crosslogic_common.clock import Clock
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.paging import page_limit, unwrap, wrap
+from crosslogic_orchestrator.domain import Instance, Job, Spec, Step
+from crosslogic_orchestrator.ports import Fleet, Store
+
+MAX_DRAIN_S = 3_600.0
+MAX_TEXT = 200
+
+
+class OrchestratorService:
+    """Takes requests; the workers carry them out."""
+
+    def __init__(
+        self, *, store: Store, fleet: Fleet, providers: Collection[str], clock: Clock, ids: Uuid7Source
+    ) -> None:
+        """`providers` are the names that a spec may give."""
+        self._store = store
+        self._fleet = fleet
+        self._providers = providers
+        self._clock = clock
+        self._ids = ids
+
+    async def launch(self, spec: Spec, *, request_id: str) -> Job:
+        """A job that sees to the machine. Raises INVALID_ARGUMENT, NOT_FOUND, CONFLICT."""
+        self._check(spec)
+        if request_id:
+            _check_uuid(request_id, "request_id")
+        if not await self._fleet.has_model(spec.model):
+            raise CodedError(ErrorCode.NOT_FOUND, f"The catalogue has no model {spec.model}.", param="model_name")
+        now = self._clock.now()
+        job_id, instance_id = self._ids.next_text(), self._ids.next_text()
+        instance = Instance(
+            id=instance_id,
+            spec=spec,
+            state="launching",
+            hourly_price_picodollars=0,
+            job_id=job_id,
+            created_at=now,
+            ended_at=None,
+        )
+        job = Job(
+            id=job_id,
+            kind="launch",
+            instance=instance,
+            status="running",
+            step=Step.VALIDATED,
+            step_at=now,
+            task="",
+            error="",
+            drain_timeout_s=0.0,
+            created_at=now,
+            updated_at=now,
+            epoch=0,
+        )
+        return await self._store.add_launch(job, request_id=request_id)
+
+    async def terminate(self, instance_id: str, *, drain_timeout_s: float) -> Job:
+        """A job that sees to the machine's end. Raises INVALID_ARGUMENT, NOT_FOUND."""
+        if not 0 <= drain_timeout_s <= MAX_DRAIN_S:
+            raise CodedError(
+                ErrorCode.INVALID_ARGUMENT, f"`drain_timeout` must be 0 to {MAX_DRAIN_S:g} s.", param="drain_timeout"
+            )
+        instance = await self.instance(instance_id)
+        now = self._clock.now()
+        job = Job(
+            id=self._ids.next_text(),
+            kind="terminate",
+            instance=instance,
+            status="running",
+            step=Step.DRAINING,
+            step_at=now,
+            task="",
+            error="",
+            drain_timeout_s=drain_timeout_s,
+            created_at=now,
+            updated_at=now,
+            epoch=0,
+        )
+        return await self._store.add_terminate(job)
+
+    async def job(self, job_id: str) -> Job:
+        """A job with its steps. Raises NOT_FOUND."""
+        job = await self._store.job(job_id)
+        if job is None:
+            raise CodedError(ErrorCode.NOT_FOUND, "There is no such job.")
+        return job
+
+    async def instance(self, instance_id: str) -> Instance:
+        """A machine. Raises NOT_FOUND."""
+        instance = await self._store.instance(instance_id)
+        if instance is None:
+            raise CodedError(ErrorCode.NOT_FOUND, "There is no such machine.")
+        return instance
+
+    async def instances(self, *, page_size: int, page_token: str, include_ended: bool) -> tuple[list[Instance], str]:
+        """A page of machines, newest first, and the next page's token."""
+        limit = page_limit(page_size)
+        after = unwrap(page_token) if page_token else ""
+        if after:
+            _check_uuid(after, "page_token")
+        found = await self._store.instances(after=after, limit=limit + 1, include_ended=include_ended)
+        return found[:limit], wrap(found[limit - 1].id) if len(found) > limit else ""
+
+    def _check(self, spec: Spec) -> None:
+        if spec.provider not in self._providers:
+            known = ", ".join(f"`{name}`" for name in sorted(self._providers))
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`provider` must be one of {known}.", param="provider")
+        for name, value in (("model_name", spec.model), ("region", spec.region)):
+            if not value or len(value) > MAX_TEXT:
+                raise CodedError(
+                    ErrorCode.INVALID_ARGUMENT, f"`{name}` must have 1 to {MAX_TEXT} characters.", param=name
+                )
+        if len(spec.instance_type) > MAX_TEXT:
+            raise CodedError(
+                ErrorCode.INVALID_ARGUMENT,
+                f"`instance_type` must have at most {MAX_TEXT} characters.",
+                param="instance_type",
+            )
+        if spec.org_id:
+            _check_uuid(spec.org_id, "org_id")
+
+
+def _check_uuid(text: str, name: str) -> None:
+    try:
+        UUID(text)
+    except ValueError:
+        raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` must be a UUID.", param=name) from None

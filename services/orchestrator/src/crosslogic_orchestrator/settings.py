@@ -1,0 +1,67 @@
+"""The orchestrator's settings."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from crosslogic_common.settings import Secret, integer, number, secret_setting, setting
+from crosslogic_common.standard_settings import StandardSettings
+
+
+def _environ(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        raise ValueError("must be a JSON object of texts") from None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError("must be a JSON object of texts")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrchestratorSettings(StandardSettings):
+    """Read from the environment once, at start."""
+
+    database_url: Secret = secret_setting("DATABASE_URL", doc="PostgreSQL, as a libpq address")
+    pool_size: int = setting(
+        "CROSSLOGIC_POOL_SIZE", default="10", parse=integer(2, 200), doc="most database connections, 2 to 200"
+    )
+    registry_target: str = setting("CROSSLOGIC_REGISTRY_TARGET", doc="host:port of the registry")
+    workers: int = setting(
+        "CROSSLOGIC_JOB_WORKERS", default="4", parse=integer(1, 64), doc="jobs that are worked on at a time, 1 to 64"
+    )
+    sweep_s: float = setting(
+        "CROSSLOGIC_SWEEP_S",
+        default="30",
+        parse=number(1, 3600),
+        doc="seconds between two looks for machines that nobody knows of",
+    )
+    provision_s: float = setting(
+        "CROSSLOGIC_PROVISION_TIMEOUT_S",
+        default="1800",
+        parse=number(1, 86_400),
+        doc="seconds from the request for a machine until its agent must have joined",
+    )
+    load_s: float = setting(
+        "CROSSLOGIC_LOAD_TIMEOUT_S",
+        default="3600",
+        parse=number(1, 86_400),
+        doc="seconds that a step of the engine's start may take",
+    )
+    local_folder: str = setting(
+        "CROSSLOGIC_LOCAL_DIR", default="", doc="folder of the machines of provider `local`; empty: there is none"
+    )
+    local_environ: dict[str, str] = setting(
+        "CROSSLOGIC_LOCAL_AGENT_ENV",
+        default="{}",
+        parse=_environ,
+        doc="JSON object: settings of every agent that `local` starts; `{port}` in them is its engine's port",
+    )
+    local_max: int = setting(
+        "CROSSLOGIC_LOCAL_MAX_MACHINES", default="16", parse=integer(1, 1_000), doc="most machines of `local`"
+    )
+
+    @property
+    def local_path(self) -> Path | None:
+        """Where machines of `local` are kept. None: there is no such provider."""
+        return Path(self.local_folder) if self.local_folder else None

@@ -1,0 +1,340 @@
+"""Jobs and machines in PostgreSQL. Transactions are short, and nothing is asked of anybody else inside one."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any, LiteralString, cast
+from uuid import UUID
+
+from psycopg import errors
+from psycopg.rows import TupleRow
+
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.postgres import Connection, Pool, notifications, transaction
+from crosslogic_orchestrator.domain import Instance, Job, JobKind, JobStatus, Spec, Step, StepRow
+
+CHANNEL = "fleet_jobs"
+SCHEMA = "fleet"
+
+_INSTANCE: LiteralString = (
+    "i.id, i.model, i.provider, i.region, i.instance_type, i.use_spot, i.org_id, i.state, "
+    "i.hourly_price_picodollars, i.job_id, i.created_at, i.ended_at"
+)
+_JOB: LiteralString = (
+    "j.id, j.kind, j.status, j.step, j.step_at, j.task, j.error, j.drain_timeout_s, j.created_at, j.updated_at, "
+    "j.lease_epoch"
+)
+_SELECT: LiteralString = f"SELECT {_JOB}, {_INSTANCE} FROM jobs j JOIN instances i ON i.id = j.instance_id"
+# Rows of whoever holds the job: one that was taken over matches nothing.
+_HELD: LiteralString = "id = %s AND lease_epoch = %s AND status = 'running'"
+
+
+class PostgresStore:
+    """See ports.Store."""
+
+    def __init__(self, pool: Pool, *, dsn: str) -> None:
+        """`dsn` is for listening, which a pooled connection cannot do."""
+        self._pool = pool
+        self._dsn = dsn
+
+    async def add_launch(self, job: Job, *, request_id: str) -> Job:
+        """See ports.Store."""
+        instance, spec = job.instance, job.instance.spec
+        try:
+            async with transaction(self._pool) as connection:
+                await connection.execute(
+                    "INSERT INTO instances (id, model, provider, region, instance_type, use_spot, org_id, state, "
+                    "job_id, created_at) VALUES (%s, %s, %s, %s, %s, %s, %s, 'launching', %s, %s)",
+                    (
+                        instance.id,
+                        spec.model,
+                        spec.provider,
+                        spec.region,
+                        spec.instance_type,
+                        spec.use_spot,
+                        spec.org_id or None,
+                        job.id,
+                        instance.created_at,
+                    ),
+                )
+                await _insert_job(connection, job, request_id)
+        except errors.UniqueViolation:
+            return await self._requested(request_id, spec)
+        return await self._whole(job.id)
+
+    async def _requested(self, request_id: str, spec: Spec) -> Job:
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(f"{_SELECT} WHERE j.request_id = %s", (request_id,))
+            row = await cursor.fetchone()
+        known = _job(cast("TupleRow", row))
+        if known.instance.spec != spec:
+            raise CodedError(ErrorCode.CONFLICT, "`request_id` was used for another machine.", param="request_id")
+        return await self._whole(known.id)
+
+    async def add_terminate(self, job: Job) -> Job:
+        """See ports.Store."""
+        try:
+            async with transaction(self._pool) as connection:
+                # Whoever launches it now is too late: the epoch refuses what they still write.
+                await connection.execute(
+                    "UPDATE jobs SET status = 'failed', error = 'The machine was terminated before it served.', "
+                    "lease_epoch = lease_epoch + 1, updated_at = %s "
+                    "WHERE instance_id = %s AND kind = 'launch' AND status = 'running'",
+                    (job.created_at, job.instance.id),
+                )
+                await connection.execute(
+                    "UPDATE instances SET state = 'terminating', job_id = %s WHERE id = %s AND ended_at IS NULL",
+                    (job.id, job.instance.id),
+                )
+                await _insert_job(connection, job, "")
+        except errors.UniqueViolation:
+            async with transaction(self._pool) as connection:
+                cursor = await connection.execute(
+                    f"{_SELECT} WHERE j.instance_id = %s AND j.kind = 'terminate'", (job.instance.id,)
+                )
+                row = await cursor.fetchone()
+            return await self._whole(_job(cast("TupleRow", row)).id)
+        return await self._whole(job.id)
+
+    async def claim(self, *, now: datetime, lease_s: float) -> Job | None:
+        """See ports.Store."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "UPDATE jobs SET lease_epoch = lease_epoch + 1, lease_until = %s WHERE id = ("
+                "SELECT id FROM jobs WHERE status = 'running' AND wake_at <= %s AND lease_until <= %s "
+                "ORDER BY wake_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id",
+                (now + timedelta(seconds=lease_s), now, now),
+            )
+            taken = await cursor.fetchone()
+            if taken is None:
+                return None
+            cursor = await connection.execute(f"{_SELECT} WHERE j.id = %s", (taken[0],))
+            return _job(cast("TupleRow", await cursor.fetchone()))
+
+    async def renew(self, job: Job, *, until: datetime) -> bool:
+        """See ports.Store."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                f"UPDATE jobs SET lease_until = %s WHERE {_HELD}", (until, job.id, job.epoch)
+            )
+            return cursor.rowcount == 1
+
+    async def reach(self, job: Job, step: Step, *, detail: str, task: str | None, now: datetime) -> bool:
+        """See ports.Store."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "UPDATE jobs SET step = %s, step_at = %s, task = coalesce(%s, task), updated_at = %s, wake_at = %s, "
+                f"lease_until = '-infinity' WHERE {_HELD}",
+                (step, now, task, now, now, job.id, job.epoch),
+            )
+            if cursor.rowcount != 1:
+                return False
+            await _begin_steps(connection, job, step, detail=detail, now=now)
+            await _tell(connection, job.id)
+            return True
+
+    async def wait(self, job: Job, *, detail: str, progress: tuple[int, int], now: datetime, wake_at: datetime) -> bool:
+        """See ports.Store."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                f"UPDATE jobs SET wake_at = %s, lease_until = '-infinity' WHERE {_HELD}", (wake_at, job.id, job.epoch)
+            )
+            if cursor.rowcount != 1:
+                return False
+            cursor = await connection.execute(
+                "UPDATE job_steps SET detail = %s, bytes_done = %s, bytes_total = %s WHERE job_id = %s AND step = %s "
+                "AND (detail, bytes_done, bytes_total) IS DISTINCT FROM (%s, %s, %s)",
+                (detail, *progress, job.id, job.step, detail, *progress),
+            )
+            if cursor.rowcount:
+                await connection.execute("UPDATE jobs SET updated_at = %s WHERE id = %s", (now, job.id))
+                await _tell(connection, job.id)
+            return True
+
+    async def give_up(self, job: Job, error: str, *, now: datetime) -> bool:
+        """See ports.Store."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "UPDATE jobs SET error = %s, updated_at = %s, wake_at = %s, lease_until = '-infinity' "
+                f"WHERE {_HELD} AND error = ''",
+                (error, now, now, job.id, job.epoch),
+            )
+            if cursor.rowcount == 1:
+                await _tell(connection, job.id)
+            return cursor.rowcount == 1
+
+    async def end(self, job: Job, *, price_picodollars: int, now: datetime) -> bool:
+        """See ports.Store."""
+        failed = bool(job.error)
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "UPDATE jobs SET status = %s, updated_at = %s, lease_until = '-infinity' " + f"WHERE {_HELD}",
+                ("failed" if failed else "succeeded", now, job.id, job.epoch),
+            )
+            if cursor.rowcount != 1:
+                return False
+            await connection.execute(
+                "UPDATE job_steps SET ended_at = %s WHERE job_id = %s AND ended_at IS NULL", (now, job.id)
+            )
+            if job.kind == "terminate" or failed:
+                await connection.execute(
+                    "UPDATE instances SET state = 'terminated', ended_at = %s WHERE id = %s AND ended_at IS NULL",
+                    (now, job.instance.id),
+                )
+            else:
+                await connection.execute(
+                    "UPDATE instances SET state = 'active', hourly_price_picodollars = %s "
+                    "WHERE id = %s AND state = 'launching'",
+                    (price_picodollars, job.instance.id),
+                )
+            await _tell(connection, job.id)
+            return True
+
+    async def job(self, job_id: str) -> Job | None:
+        """See ports.Store."""
+        if not _is_uuid(job_id):
+            return None
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(f"{_SELECT} WHERE j.id = %s", (job_id,))
+            row = await cursor.fetchone()
+            if row is None:
+                return None
+            cursor = await connection.execute(
+                "SELECT step, started_at, ended_at, detail, bytes_done, bytes_total FROM job_steps "
+                "WHERE job_id = %s ORDER BY step",
+                (job_id,),
+            )
+            return _job(row, tuple(_step(each) for each in await cursor.fetchall()))
+
+    async def _whole(self, job_id: str) -> Job:
+        job = await self.job(job_id)
+        assert job is not None  # noqa: S101  # jobs are never deleted
+        return job
+
+    async def instance(self, instance_id: str) -> Instance | None:
+        """See ports.Store."""
+        if not _is_uuid(instance_id):
+            return None
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(f"SELECT {_INSTANCE} FROM instances i WHERE i.id = %s", (instance_id,))
+            row = await cursor.fetchone()
+            return None if row is None else _instance(row)
+
+    async def instances(self, *, after: str, limit: int, include_ended: bool) -> list[Instance]:
+        """See ports.Store."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                f"SELECT {_INSTANCE} FROM instances i WHERE (%s::uuid IS NULL OR i.id < %s::uuid) "
+                "AND (%s OR i.ended_at IS NULL) ORDER BY i.id DESC LIMIT %s",
+                (after or None, after or None, include_ended, limit),
+            )
+            return [_instance(row) for row in await cursor.fetchall()]
+
+    async def alive(self, provider: str) -> list[Instance]:
+        """See ports.Store."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                f"SELECT {_INSTANCE} FROM instances i WHERE i.provider = %s AND i.ended_at IS NULL", (provider,)
+            )
+            return [_instance(row) for row in await cursor.fetchall()]
+
+    async def lose(self, instance_id: str, *, now: datetime) -> bool:
+        """See ports.Store."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "UPDATE instances SET state = 'lost', ended_at = %s WHERE id = %s AND state = 'active'",
+                (now, instance_id),
+            )
+            return cursor.rowcount == 1
+
+    def changes(self) -> AsyncIterator[str | None]:
+        """See ports.Store."""
+        return notifications(self._dsn, schema=SCHEMA, channel=CHANNEL)
+
+
+async def _insert_job(connection: Connection, job: Job, request_id: str) -> None:
+    await connection.execute(
+        "INSERT INTO jobs (id, kind, instance_id, status, step, step_at, drain_timeout_s, request_id, created_at, "
+        "updated_at, wake_at) VALUES (%s, %s, %s, 'running', %s, %s, %s, %s, %s, %s, %s)",
+        (
+            job.id,
+            job.kind,
+            job.instance.id,
+            job.step,
+            job.created_at,
+            job.drain_timeout_s,
+            request_id or None,
+            job.created_at,
+            job.created_at,
+            job.created_at,
+        ),
+    )
+    await connection.execute(
+        "INSERT INTO job_steps (job_id, step, started_at) VALUES (%s, %s, %s)", (job.id, job.step, job.created_at)
+    )
+    await _tell(connection, job.id)
+
+
+async def _begin_steps(connection: Connection, job: Job, step: Step, *, detail: str, now: datetime) -> None:
+    """Ends the step that was, begins the one that is, and notes those between, which took no time that was seen."""
+    await connection.execute("UPDATE job_steps SET ended_at = %s WHERE job_id = %s AND ended_at IS NULL", (now, job.id))
+    for passed in range(job.step + 1, step + 1):
+        await connection.execute(
+            "INSERT INTO job_steps (job_id, step, started_at, ended_at, detail) VALUES (%s, %s, %s, %s, %s) "
+            "ON CONFLICT DO NOTHING",
+            (job.id, passed, now, None if passed == step else now, detail if passed == step else ""),
+        )
+
+
+async def _tell(connection: Connection, job_id: str) -> None:
+    await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(job_id)))
+
+
+def _job(row: TupleRow, steps: tuple[StepRow, ...] = ()) -> Job:
+    return Job(
+        id=str(row[0]),
+        kind=cast("JobKind", row[1]),
+        status=cast("JobStatus", row[2]),
+        step=Step(row[3]),
+        step_at=row[4],
+        task=row[5],
+        error=row[6],
+        drain_timeout_s=row[7],
+        created_at=row[8],
+        updated_at=row[9],
+        epoch=row[10],
+        instance=_instance(row[11:]),
+        steps=steps,
+    )
+
+
+def _instance(row: tuple[Any, ...]) -> Instance:
+    return Instance(
+        id=str(row[0]),
+        spec=Spec(
+            model=row[1],
+            provider=row[2],
+            region=row[3],
+            instance_type=row[4],
+            use_spot=row[5],
+            org_id=str(row[6]) if row[6] else "",
+        ),
+        state=row[7],
+        hourly_price_picodollars=row[8],
+        job_id=str(row[9]),
+        created_at=row[10],
+        ended_at=row[11],
+    )
+
+
+def _step(row: TupleRow) -> StepRow:
+    return StepRow(
+        step=Step(row[0]), started_at=row[1], ended_at=row[2], detail=row[3], bytes_done=row[4], bytes_total=row[5]
+    )
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

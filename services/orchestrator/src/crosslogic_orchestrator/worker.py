@@ -1,0 +1,177 @@
+"""Works on jobs: takes one, does the next thing, writes down what came of it, lets it go. Any number at a time."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from crosslogic_common.clock import Clock
+from crosslogic_common.errors import CodedError
+from crosslogic_common.logs import get_logger
+from crosslogic_orchestrator import policy
+from crosslogic_orchestrator.domain import Job, Machine, NodeView, Step
+from crosslogic_orchestrator.metrics import OrchestratorMetrics
+from crosslogic_orchestrator.ports import Fleet, Provider, ProviderError, Store
+
+LEASE_S = 30.0
+_RENEW_S = 10.0
+_IDLE_S = 0.5
+_AWAY_S = 1.0
+_RETRY_S = 5.0
+_CALL_S = 600.0
+"""How long one call to a provider may take: a cloud that hangs must not hold a job for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a decision was made from."""
+
+    machine: Machine
+    node: NodeView | None
+
+
+class Worker:
+    """Takes jobs one after the other."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        fleet: Fleet,
+        providers: Mapping[str, Provider],
+        clock: Clock,
+        limits: policy.Limits,
+        metrics: OrchestratorMetrics,
+    ) -> None:
+        """`providers` by the names that specs give."""
+        self._store = store
+        self._fleet = fleet
+        self._providers = providers
+        self._clock = clock
+        self._limits = limits
+        self._metrics = metrics
+        self._log = get_logger(__name__)
+
+    async def run(self, *, wake: asyncio.Event) -> None:
+        """Works for ever. `wake` is set when there may be something new to do."""
+        while True:
+            try:
+                worked = await self.work_once()
+            except CodedError as error:
+                # The database or the registry is away. What was under way is taken up when the lease ends.
+                self._log.warning("waiting", code=error.code, reason=error.private or error.public)
+                await asyncio.sleep(_AWAY_S)
+                continue
+            if not worked:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_IDLE_S):
+                        await wake.wait()
+                wake.clear()
+
+    async def work_once(self) -> bool:
+        """Does one thing for one job. False: there was nothing to do."""
+        job = await self._store.claim(now=self._clock.now(), lease_s=LEASE_S)
+        if job is None:
+            return False
+        async with self._held(job):
+            try:
+                await self._step(job)
+            except ProviderError as error:
+                await self._refused(job, error)
+            except TimeoutError:
+                await self._rest(job, _RETRY_S, f"The provider did not answer within {_CALL_S:g} s.")
+        return True
+
+    async def _step(self, job: Job) -> None:
+        provider = self._providers.get(job.instance.spec.provider)
+        if provider is None:
+            raise ProviderError(f"There is no provider {job.instance.spec.provider} any more.", temporary=True)
+        name = job.instance.id
+        async with asyncio.timeout(_CALL_S):
+            seen = _Seen(await provider.find(name), self._fleet.node(name))
+            decision = policy.decide(job, seen.machine, seen.node, now=self._clock.now(), limits=self._limits)
+            match decision:
+                case policy.Write():
+                    task = await provider.task_for(job.instance.spec, name)
+                    await self._reach(job, Step.TASK_WRITTEN, task=task)
+                case policy.Request():
+                    await self._request(job, provider)
+                case policy.Drain():
+                    await self._fleet.drain(name)
+                    await self._rest(job, _IDLE_S, "The node is told to drain.")
+                case policy.Delete():
+                    await provider.delete(name)
+                    await self._rest(job, _IDLE_S, "The provider is told to delete it.")
+                case policy.Reach(step, detail):
+                    await self._reach(job, step, detail=detail)
+                case policy.Wait(seconds, detail):
+                    await self._rest(job, seconds, detail, seen.node)
+                case policy.GiveUp(error):
+                    self._log.warning("launch fails", job_id=job.id, reason=error)
+                    await self._store.give_up(job, error, now=self._clock.now())
+                case policy.End():
+                    await self._end(job, seen.machine)
+
+    async def _request(self, job: Job, provider: Provider) -> None:
+        if job.step < Step.REQUESTED:
+            # Noted first: whoever finds the job here knows that the provider may have been asked.
+            await self._reach(job, Step.REQUESTED)
+            return
+        token = await self._fleet.join_token(node_id=job.instance.id, org_id=job.instance.spec.org_id)
+        if not await self._store.renew(job, until=self._clock.now() + timedelta(seconds=LEASE_S)):
+            return
+        await provider.launch(name=job.instance.id, task=job.task, join_token=token)
+        await self._reach(job, Step.PROVISIONING)
+
+    async def _refused(self, job: Job, error: ProviderError) -> None:
+        if error.temporary or job.kind == "terminate" or job.error:
+            # An end is tried for as long as it takes: a machine that is left would be paid for.
+            await self._rest(job, _RETRY_S, str(error))
+            return
+        await self._store.give_up(job, str(error), now=self._clock.now())
+
+    async def _reach(self, job: Job, step: Step, *, detail: str = "", task: str | None = None) -> None:
+        if await self._store.reach(job, step, detail=detail, task=task, now=self._clock.now()):
+            self._metrics.step_seconds.labels(job.kind, job.step.name.lower()).observe(
+                (self._clock.now() - job.step_at).total_seconds()
+            )
+
+    async def _rest(self, job: Job, seconds: float, detail: str, node: NodeView | None = None) -> None:
+        now = self._clock.now()
+        progress = (0, 0) if node is None else (node.bytes_done, node.bytes_total)
+        await self._store.wait(job, detail=detail, progress=progress, now=now, wake_at=now + timedelta(seconds=seconds))
+
+    async def _end(self, job: Job, machine: Machine) -> None:
+        if await self._store.end(job, price_picodollars=machine.hourly_price_picodollars, now=self._clock.now()):
+            outcome = "failed" if job.error else "succeeded"
+            self._metrics.jobs.labels(job.kind, outcome).inc()
+            self._log.info("job ended", job_id=job.id, kind=job.kind, outcome=outcome, instance_id=job.instance.id)
+
+    @contextlib.asynccontextmanager
+    async def _held(self, job: Job) -> AsyncIterator[None]:
+        """Keeps the lease for as long as the block lasts. Once it is lost, the block is cancelled and left quietly."""
+        working = asyncio.current_task()
+        assert working is not None  # noqa: S101  # a coroutine runs in a task
+        lost = False
+
+        async def renew() -> None:
+            nonlocal lost
+            while True:
+                await asyncio.sleep(_RENEW_S)
+                until = self._clock.now() + timedelta(seconds=LEASE_S)
+                with contextlib.suppress(CodedError):
+                    if not await self._store.renew(job, until=until):
+                        lost = True
+                        working.cancel()
+                        return
+
+        renewing = asyncio.create_task(renew(), name="renew lease")
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not lost or working.uncancel() > 0:
+                raise
+            self._log.warning("somebody else has the job", job_id=job.id)
+        finally:
+            renewing.cancel()

@@ -1,0 +1,161 @@
+"""What a job does next: whatever was done before, by whomever, it ends in a true state and asks for one machine."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosslogic_orchestrator import policy
+from crosslogic_orchestrator.domain import Instance, Job, Machine, NodeView, Spec, Step
+from crosslogic_orchestrator.policy import Delete, Drain, End, GiveUp, Limits, Reach, Request, Wait, Write
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+LIMITS = Limits(provision_s=100, load_s=50)
+ABSENT = Machine("m", "absent")
+PENDING = Machine("m", "pending", "the cloud looks for one")
+RUNNING = Machine("m", "running")
+GONE = Machine("m", "gone", "taken away")
+
+
+def job(kind: str = "launch", step: Step = Step.VALIDATED, *, waited_s: float = 0, error: str = "") -> Job:
+    instance = Instance(
+        id="m",
+        spec=Spec(model="x", provider="local", region="r"),
+        state="launching",
+        hourly_price_picodollars=0,
+        job_id="j",
+        created_at=NOW,
+        ended_at=None,
+    )
+    return Job(
+        id="j",
+        kind=kind,  # type: ignore[arg-type]
+        instance=instance,
+        status="running",
+        step=step,
+        step_at=NOW - timedelta(seconds=waited_s),
+        task="",
+        error=error,
+        drain_timeout_s=30.0,
+        created_at=NOW,
+        updated_at=NOW,
+        epoch=1,
+    )
+
+
+def node(status: str, reason: str = "", running: int = 0) -> NodeView:
+    return NodeView("m", status, reason, running)  # type: ignore[arg-type]
+
+
+def decide(job: Job, machine: Machine, node: NodeView | None = None) -> policy.Decision:
+    return policy.decide(job, machine, node, now=NOW, limits=LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("made", "machine", "seen", "wanted"),
+    [
+        (job(), ABSENT, None, Write()),
+        (job(step=Step.TASK_WRITTEN), ABSENT, None, Request()),
+        (job(step=Step.REQUESTED), ABSENT, None, Request()),
+        (job(step=Step.REQUESTED), PENDING, None, Reach(Step.PROVISIONING, "the cloud looks for one")),
+        (job(step=Step.PROVISIONING), PENDING, None, Wait(1.0, "the cloud looks for one")),
+        (job(step=Step.PROVISIONING), RUNNING, node("registering"), Reach(Step.AGENT_REGISTERED, "")),
+        (
+            job(step=Step.PROVISIONING),
+            RUNNING,
+            node("warming", "the engine is starting"),
+            Reach(Step.WEIGHTS_LOADING, "the engine is starting"),
+        ),
+        (
+            job(step=Step.WEIGHTS_LOADING),
+            RUNNING,
+            node("warming", "the engine is being measured"),
+            Reach(Step.BENCHMARK, "the engine is being measured"),
+        ),
+        (job(step=Step.WEIGHTS_LOADING), RUNNING, node("warming", "x"), Wait(0.5, "x")),
+        (job(step=Step.BENCHMARK), RUNNING, node("active"), Reach(Step.ACTIVE, "")),
+        (job(step=Step.ACTIVE), RUNNING, node("active"), End()),
+        (job("terminate", Step.DRAINING), RUNNING, node("active", running=3), Drain()),
+        (
+            job("terminate", Step.DRAINING, waited_s=5),
+            RUNNING,
+            node("draining", running=3),
+            Wait(0.5, "3 requests under way"),
+        ),
+        (job("terminate", Step.DRAINING), RUNNING, node("draining"), Reach(Step.DELETING)),
+        (
+            job("terminate", Step.DRAINING, waited_s=31),
+            RUNNING,
+            node("draining", running=3),
+            Reach(Step.DELETING, "3 requests go on elsewhere"),
+        ),
+        (job("terminate", Step.DRAINING), GONE, node("active"), Reach(Step.DELETING)),
+        (job("terminate", Step.DRAINING), RUNNING, None, Reach(Step.DELETING)),
+        (job("terminate", Step.DELETING), RUNNING, None, Delete()),
+        (job("terminate", Step.DELETING), GONE, None, Reach(Step.TERMINATED)),
+        (job("terminate", Step.TERMINATED), GONE, None, End()),
+    ],
+)
+def test_next_thing_to_do(made: Job, machine: Machine, seen: NodeView | None, wanted: policy.Decision) -> None:
+    assert decide(made, machine, seen) == wanted
+
+
+@pytest.mark.parametrize(
+    ("made", "machine", "seen", "words"),
+    [
+        (job(step=Step.PROVISIONING), GONE, None, "went away while it was made. taken away"),
+        (job(step=Step.PROVISIONING, waited_s=101), RUNNING, None, "No agent has joined from the machine within 100 s"),
+        (job(step=Step.WEIGHTS_LOADING), RUNNING, node("dead", "engine died: no memory"), "engine died: no memory"),
+        (job(step=Step.WEIGHTS_LOADING, waited_s=51), RUNNING, node("warming", "stuck"), "did not serve within 50 s"),
+    ],
+)
+def test_launch_that_cannot_succeed_says_why(made: Job, machine: Machine, seen: NodeView | None, words: str) -> None:
+    decision = decide(made, machine, seen)
+    assert isinstance(decision, GiveUp)
+    assert words in decision.error
+
+
+def test_failed_launch_leaves_no_machine() -> None:
+    failed = job(step=Step.PROVISIONING, error="no")
+    assert decide(failed, RUNNING) == Delete()
+    assert decide(failed, GONE) == End()
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["absent", "pending", "running", "gone"]),
+            st.sampled_from([None, "registering", "warming", "active", "draining", "dead"]),
+            st.floats(0, 200),
+        ),
+        max_size=30,
+    ),
+    kind=st.sampled_from(["launch", "terminate"]),
+)
+def test_steps_only_go_forward_and_every_job_can_end(steps: list[tuple[str, str | None, float]], kind: str) -> None:
+    at = job(kind, Step.VALIDATED if kind == "launch" else Step.DRAINING)
+    for state, status, waited_s in steps:
+        at = replace(at, step_at=NOW - timedelta(seconds=waited_s))
+        decision = decide(at, Machine("m", state), None if status is None else node(status))  # type: ignore[arg-type]
+        if isinstance(decision, Reach):
+            assert decision.step > at.step
+            at = replace(at, step=decision.step)
+        elif isinstance(decision, Write):
+            at = replace(at, step=Step.TASK_WRITTEN)
+        elif isinstance(decision, GiveUp):
+            assert kind == "launch"
+            at = replace(at, error=decision.error)
+    for _ in range(20):
+        # From wherever it is, a machine that goes away, and time, end it.
+        decision = decide(replace(at, step_at=NOW - timedelta(seconds=1000)), GONE)
+        if isinstance(decision, End):
+            return
+        if isinstance(decision, Reach):
+            at = replace(at, step=decision.step)
+        elif isinstance(decision, Write):
+            at = replace(at, step=Step.TASK_WRITTEN)
+        elif isinstance(decision, GiveUp):
+            at = replace(at, error=decision.error)
+    raise AssertionError(f"it never ends: {at}")
