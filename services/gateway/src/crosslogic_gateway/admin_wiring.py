@@ -1,13 +1,21 @@
-"""The admin API's neighbours, over this worker's channels."""
+"""The admin API over this worker's channels."""
 
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import cast
+
+from aiohttp import web
 
 from crosslogic.accountant.v1 import accountant_pb2_grpc as accountant_rpc
 from crosslogic.identity.v1 import identity_pb2_grpc as identity_rpc
 from crosslogic.registry.v1 import registry_pb2_grpc as registry_rpc
+from crosslogic_common.clock import Clock
 from crosslogic_common.tls import Channels
-from crosslogic_gateway.admin import AdminDeps
+from crosslogic_gateway.admin import AdminDeps, make_admin_routes
 from crosslogic_gateway.admin.deps import AccountantStub, IdentityStub, RegistryStub
+from crosslogic_gateway.idempotency.ports import AnswersOnce
+from crosslogic_gateway.oidc.wiring import open_oidc
 from crosslogic_gateway.settings import GatewaySettings
 
 
@@ -26,3 +34,29 @@ def admin_deps(settings: GatewaySettings, channels: Channels) -> AdminDeps:
         ),
         admin_token=settings.admin_token,
     )
+
+
+@contextlib.asynccontextmanager
+async def open_admin(
+    settings: GatewaySettings,
+    channels: Channels,
+    *,
+    clock: Clock,
+    idempotency: AnswersOnce,
+    client_address: Callable[[web.Request], str],
+) -> AsyncIterator[list[web.RouteDef]]:
+    """The admin API's routes, signing in included, for as long as the block lasts."""
+    async with open_oidc(
+        settings.oidc_providers,
+        seal_key=settings.seal_key,
+        clock=clock,
+        public_url=settings.public_url,
+        session_s=settings.admin_session_s,
+    ) as oidc:
+        deps = replace(
+            admin_deps(settings, channels),
+            idempotency=idempotency,
+            client_address=client_address,
+            sign_in=oidc.sign_in,
+        )
+        yield [*make_admin_routes(deps), *oidc.pages.routes()]

@@ -12,8 +12,8 @@ from crosslogic_common.errors import CodedError
 from crosslogic_common.seal import Sealer
 from crosslogic_common.settings import Secret
 
-SESSION_COOKIE = "crosslogic_admin"
-STATE_COOKIE = "crosslogic_sign_in"
+SESSION_COOKIE = "cl_admin"
+STATE_COOKIE = "cl_sign_in"
 MAX_COOKIE_CHARS = 4_000
 
 

@@ -1,0 +1,1 @@
+"""Keys that do harm are suspended by themselves, and why is written down."""
