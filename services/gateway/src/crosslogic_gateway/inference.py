@@ -1,11 +1,13 @@
 """One inference request from its key to its usage record: the hot path (docs/architecture.md)."""
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_gateway.abuse.watch import AbuseWatch
 from crosslogic_gateway.admission.admission import Admission
 from crosslogic_gateway.admission.refusals import RefusedError
 from crosslogic_gateway.admission.ticket import Ticket
@@ -13,8 +15,9 @@ from crosslogic_gateway.attempts import Api, Attempts, Job
 from crosslogic_gateway.body import InferenceBody, check_against_model, parse_body
 from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.domain import Model, Principal
-from crosslogic_gateway.http import RATE_LIMITS, REQUEST_ID
+from crosslogic_gateway.http import RATE_LIMITS, RECEIVED_AT, REQUEST_ID
 from crosslogic_gateway.keys import KeyCache
+from crosslogic_gateway.networks import check_network
 from crosslogic_gateway.running import Running, end_cut
 from crosslogic_gateway.shedding.overload import Claim, MeteredTicket, Overload
 from crosslogic_gateway.usage_outbox import UsageOutbox
@@ -40,23 +43,33 @@ class Inference:
         attempts: Attempts,
         usage: UsageOutbox,
         running: Running,
+        abuse: AbuseWatch,
+        client_address: Callable[[web.Request], str],
         overload: Overload,
         body_timeout_s: float,
     ) -> None:
-        """`body_timeout_s` is how long a client may take to send its body once the head is there."""
+        """`body_timeout_s` is how long a client may take to send its body once the head is there.
+
+        `client_address` tells a request's client, as the edge sees it.
+        """
         self._keys = keys
         self._catalogue = catalogue
         self._admission = admission
         self._attempts = attempts
         self._usage = usage
         self._running = running
+        self._abuse = abuse
+        self._client_address = client_address
         self._overload = overload
         self._body_timeout_s = body_timeout_s
 
     async def principal(self, request: web.Request) -> Principal:
-        """Whose request it is. Raises INVALID_API_KEY and what else KeyCache.resolve raises."""
+        """Whose request it is. Raises what KeyCache.resolve raises, PERMISSION_DENIED (the key's networks)."""
         secret = _secret(request)
-        return self._keys.cached(secret) or await self._keys.resolve(secret)
+        principal = self._keys.cached(secret) or await self._keys.resolve(secret)
+        if principal.allowed_networks:
+            check_network(self._client_address(request), principal.allowed_networks)
+        return principal
 
     async def serve(self, request: web.Request, api: Api) -> web.StreamResponse:
         """Answers one inference request. Raises CodedError for what is refused or fails before the first byte."""
@@ -64,8 +77,12 @@ class Inference:
             raise CodedError(ErrorCode.OVERLOADED, private="the usage outbox is full", retry_after_s=5.0)
         principal = await self.principal(request)
         task = self._running.begin(principal)
+        self._abuse.request(principal, request[RECEIVED_AT])
         try:
             return await self._serve(request, api, principal)
+        except CodedError as error:
+            self._abuse.refused(principal, error.code)
+            raise
         except asyncio.CancelledError:
             if not self._running.was_cut(task):
                 raise

@@ -108,6 +108,24 @@ class GatewaySettings(Settings):
         parse=integer(60, 604_800),
         doc="seconds that a browser stays signed in",
     )
+    abuse_invalid_requests: int = setting(
+        "CROSSLOGIC_ABUSE_INVALID_REQUESTS",
+        default="2000",
+        parse=integer(0, 10**9),
+        doc="invalid requests of a key a minute in one worker from which it can be suspended; 0: never",
+    )
+    abuse_invalid_share: float = setting(
+        "CROSSLOGIC_ABUSE_INVALID_SHARE",
+        default="0.9",
+        parse=number(0, 1),
+        doc="share of a key's requests that must be invalid before it is suspended",
+    )
+    abuse_velocity: float = setting(
+        "CROSSLOGIC_ABUSE_VELOCITY",
+        default="20",
+        parse=number(0, 1_000_000),
+        doc="a key's rate-limited requests in one worker, in multiples of its limit a minute, that suspend it; 0: never",
+    )
     redis_url: Secret = secret_setting("REDIS_URL", doc="Redis, as redis://host:port/db")
     identity_target: str = setting("CROSSLOGIC_IDENTITY_TARGET", parse=address, doc="host:port of identity")
     registry_target: str = setting("CROSSLOGIC_REGISTRY_TARGET", parse=address, doc="host:port of the registry")

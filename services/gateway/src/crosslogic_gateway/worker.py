@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
@@ -21,9 +20,10 @@ from crosslogic_common.metrics import Metrics
 from crosslogic_common.redis import open_redis
 from crosslogic_common.seal import Sealer
 from crosslogic_common.tls import Channels, TlsFiles, node_dns_name, service_dns_name
+from crosslogic_gateway.abuse.watch import AbuseWatch
+from crosslogic_gateway.abuse.wiring import watching_abuse
 from crosslogic_gateway.access_log import AccessLog
-from crosslogic_gateway.admin import make_admin_routes
-from crosslogic_gateway.admin_wiring import admin_deps
+from crosslogic_gateway.admin_wiring import open_admin
 from crosslogic_gateway.admission.ledger import AccountantLedger
 from crosslogic_gateway.admission.wiring import AdmissionOptions, RunningAdmission, running_admission
 from crosslogic_gateway.app import AppDeps, Readiness, make_app
@@ -37,7 +37,6 @@ from crosslogic_gateway.idempotency.store import RedisAnswers
 from crosslogic_gateway.idempotency.wiring import make_idempotency, open_answers
 from crosslogic_gateway.inference import Inference
 from crosslogic_gateway.keys import KeyCache
-from crosslogic_gateway.oidc.wiring import open_oidc
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.prices import Prices, PriceWatch
 from crosslogic_gateway.protocol import EdgeRunner
@@ -148,6 +147,13 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 registry=metrics.registry,
             )
         )
+        edge = Edge(
+            policy=EdgePolicy(settings.trusted_proxies, frozenset(settings.cors_origins)),
+            ids=Uuid7Source(),
+            access_log=access_log,
+            metrics=RequestMetrics(metrics),
+        )
+        abuse = await stack.enter_async_context(watching_abuse(settings, channels))
         inference = Inference(
             keys=keys,
             catalogue=catalogue,
@@ -155,6 +161,8 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             attempts=attempts,
             usage=usage,
             running=running,
+            abuse=abuse,
+            client_address=edge.client_address,
             overload=overload.overload,
             body_timeout_s=settings.body_timeout_s,
         )
@@ -169,27 +177,11 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             ),
             registry=metrics.registry,
         )
-        _gauges(metrics.registry, usage, keys, picker, access_log, running)
-        edge = Edge(
-            policy=EdgePolicy(settings.trusted_proxies, frozenset(settings.cors_origins)),
-            ids=Uuid7Source(),
-            access_log=access_log,
-            metrics=RequestMetrics(metrics),
-        )
-        oidc = await stack.enter_async_context(
-            open_oidc(
-                settings.oidc_providers,
-                seal_key=settings.seal_key,
-                clock=clock,
-                public_url=settings.public_url,
-                session_s=settings.admin_session_s,
+        _gauges(metrics.registry, usage, keys, picker, access_log, running, abuse)
+        admin_routes = await stack.enter_async_context(
+            open_admin(
+                settings, channels, clock=clock, idempotency=idempotency, client_address=edge.client_address
             )
-        )
-        admin = replace(
-            admin_deps(settings, channels),
-            idempotency=idempotency,
-            client_address=edge.client_address,
-            sign_in=oidc.sign_in,
         )
         app = make_app(
             AppDeps(
@@ -199,7 +191,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 metrics=metrics,
                 readiness=_readiness(catalogue, usage, picker, watches, price_watch, answers, admission, overload),
                 metrics_allowed=settings.metrics_allowed,
-                admin_routes=[*make_admin_routes(admin), *oidc.pages.routes()],
+                admin_routes=admin_routes,
                 idempotency=idempotency,
             )
         )
@@ -285,6 +277,7 @@ def _gauges(
     picker: Picker,
     access_log: AccessLog,
     running: Running,
+    abuse: AbuseWatch,
 ) -> None:
     for name, text, read in (
         ("crosslogic_usage_outbox_records", "Usage records that are not durable yet.", lambda: len(usage)),
@@ -292,6 +285,7 @@ def _gauges(
         ("crosslogic_keys_stale", "Answers from keys kept while identity was away.", lambda: keys.stale_answers),
         ("crosslogic_picks_from_memory", "Picks made while the scheduler was away.", lambda: picker.picked_from_memory),
         ("crosslogic_requests_cut", "Requests ended with their tenant's suspension.", lambda: running.cut_total),
+        ("crosslogic_keys_suspended", "Keys that this worker had suspended for abuse.", lambda: abuse.suspended_total),
         ("crosslogic_access_log_dropped", "Access log lines dropped.", lambda: access_log.dropped),
     ):
         Gauge(name, text, registry=registry).set_function(read)
