@@ -48,6 +48,8 @@ class View:
     totals: Sequence[int] | None = None
     """As of the last answer: two numbers, then one a counter."""
     totals_at: float = 0.0
+    growth: Sequence[int] | None = None
+    """The answer before: what others use between two of this worker's requests."""
 
 
 def _no_budgets(_: Principal) -> tuple[HardBudget, ...]:
@@ -223,7 +225,7 @@ class Admission:
             return
         if result[0] != ADMITTED:
             raise self._refusal(ticket, view, result)
-        view.totals, view.totals_at = result, self._loop.time()
+        view.growth, view.totals, view.totals_at = view.totals, result, self._loop.time()
         ticket.headers = view.headers.lines(result, first=2)
         self._goes_on(ticket)
 
@@ -252,12 +254,11 @@ class Admission:
         spec = view.spec
         await self._local_budgets.check(spec, ticket.cost_picodollars)
         now = self._loop.time()
-        recent = view.totals is not None and now - view.totals_at < KNOWN_FOR_S
         ticket.local, totals = self.local.admit(
             spec,
             tokens=ticket.prompt_tokens + ticket.completion_tokens,
             now_us=now * 1e6,
-            last_totals=view.totals[2:] if recent and view.totals is not None else None,
+            last_totals=_last_totals(view) if now - view.totals_at < KNOWN_FOR_S else None,
         )
         self._metrics.admitted_locally.inc()
         ticket.headers = view.headers.lines(totals)
@@ -297,7 +298,7 @@ class Admission:
         for spec, (requests, tokens, cost) in owed.items():
             self._pipe.tell(spec.org_id, spec, _charge(requests, tokens, nanodollars(cost)))
         for view in self._views.values():
-            view.totals = None
+            view.totals = view.growth = None
 
     def _owe(self, spec: Spec, tokens: int, cost_picodollars: int) -> None:
         owed = self._owed.setdefault(spec, [0, 0, 0])
@@ -306,6 +307,17 @@ class Admission:
         owed[2] += cost_picodollars
         if len(self._owed) > MAX_OWED:
             self._owed.popitem(last=False)
+
+
+def _last_totals(view: View) -> list[int] | None:
+    """What Redis counted when it was last heard of, and as much again as came between the last two answers."""
+    if view.totals is None:
+        return None
+    before = view.totals if view.growth is None else view.growth
+    return [
+        2 * total - earlier if total > earlier else total
+        for total, earlier in zip(view.totals[2:], before[2:], strict=True)
+    ]
 
 
 def _charge(requests: int, tokens: int, cost: int) -> Callable[[int], Operation]:

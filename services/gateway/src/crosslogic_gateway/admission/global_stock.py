@@ -40,23 +40,30 @@ class GlobalStock:
         self._until = 0.0
         self._handed_requests = 0
         self._handed_tokens = 0
-        self._refill: asyncio.Task[None] | None = None
+        self._waiting = 0
+        self._waiting_tokens = 0
+        self._refill: asyncio.Task[bool] | None = None
         self._loop = asyncio.get_running_loop()
 
     async def take(self, tokens: int) -> None:
         """Takes one request with so many tokens. Raises RefusedError OVERLOADED."""
         wanted = min(tokens, self._most_tokens) if self.counts_tokens else 0
-        for _ in range(2):
+        while self._pipe.up:
             if self._hand_out(wanted):
                 return
-            if not self._pipe.up:
-                break
+            self._waiting += 1
+            self._waiting_tokens += wanted
             try:
-                await self._refilled(wanted)
+                plenty = await self._refilled()
             except RedisAway:
                 break
-        else:
-            raise overloaded(self._keep_s)
+            finally:
+                self._waiting -= 1
+                self._waiting_tokens -= wanted
+            if not plenty:
+                if self._hand_out(wanted):
+                    return
+                raise overloaded(self._keep_s)
         try:
             self._local.admit(self._spec, tokens=wanted, now_us=self._loop.time() * 1e6)
         except RefusedError as refused:
@@ -84,24 +91,27 @@ class GlobalStock:
         self._handed_tokens += tokens
         return True
 
-    async def _refilled(self, tokens: int) -> None:
+    async def _refilled(self) -> bool:
+        """Takes a batch, one at a time for all who wait. False: there was less than was asked for."""
         if self._refill is None:
-            self._refill = asyncio.create_task(self._take_batch(tokens), name="global limits")
+            self._refill = asyncio.create_task(self._take_batch(), name="global limits")
         task = self._refill
         await asyncio.wait([task])
-        if task.done() and not task.cancelled() and task.exception() is not None:
-            raise RedisAway("the batch did not come")
+        return task.result()
 
-    async def _take_batch(self, tokens: int) -> None:
+    async def _take_batch(self) -> bool:
         try:
             self._return()
-            requests = min(max(FIRST_REQUESTS, AHEAD * self._handed_requests), max(1, self._most_requests // 4))
-            mean = math.ceil(self._handed_tokens / self._handed_requests) if self._handed_requests else tokens
-            wanted = max(tokens, min(requests * mean, self._most_tokens // 4))
+            ahead = AHEAD * self._handed_requests
+            mean = math.ceil(self._handed_tokens / self._handed_requests) if self._handed_requests else 0
             self._handed_requests = self._handed_tokens = 0
-            granted_requests, granted_tokens, taken_at = await self._pipe.ask(TAG, self._spec, _take(requests, wanted))
-            self._requests, self._tokens, self._taken_at = granted_requests, granted_tokens, taken_at
+            # What a worker hoards others lack: never more ahead than an eighth of the limit.
+            requests = max(self._waiting, min(max(FIRST_REQUESTS, ahead), self._most_requests // 8))
+            tokens = max(self._waiting_tokens, min(ahead * mean, self._most_tokens // 8))
+            granted = await self._pipe.ask(TAG, self._spec, _take(requests, tokens))
+            self._requests, self._tokens, self._taken_at = granted
             self._until = self._loop.time() + self._keep_s
+            return self._requests >= requests and self._tokens >= tokens
         finally:
             self._refill = None
 
