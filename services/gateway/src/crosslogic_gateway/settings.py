@@ -124,7 +124,7 @@ class GatewaySettings(Settings):
         "CROSSLOGIC_ABUSE_VELOCITY",
         default="20",
         parse=number(0, 1_000_000),
-        doc="a key's rate-limited requests in one worker, in multiples of its limit a minute, that suspend it; 0: never",
+        doc="a key's rate-limited requests in one worker, in multiples of its limit a minute, that suspend it; 0: none",
     )
     redis_url: Secret = secret_setting("REDIS_URL", doc="Redis, as redis://host:port/db")
     identity_target: str = setting("CROSSLOGIC_IDENTITY_TARGET", parse=address, doc="host:port of identity")

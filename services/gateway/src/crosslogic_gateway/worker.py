@@ -179,9 +179,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         )
         _gauges(metrics.registry, usage, keys, picker, access_log, running, abuse)
         admin_routes = await stack.enter_async_context(
-            open_admin(
-                settings, channels, clock=clock, idempotency=idempotency, client_address=edge.client_address
-            )
+            open_admin(settings, channels, clock=clock, idempotency=idempotency, client_address=edge.client_address)
         )
         app = make_app(
             AppDeps(
