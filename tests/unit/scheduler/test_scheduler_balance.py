@@ -35,7 +35,7 @@ def fleet(size: int, capacities: tuple[float, ...], seed: int) -> Pool:
 def loads_after(pool: Pool, requests: int, seed: int) -> list[float]:
     draw = random.Random(seed).random
     for _ in range(requests):
-        picked = policy.pick_one(pool, (), draw)
+        picked = policy.pick_one(pool, (), draw, 0.0)
         assert picked is not None
         picked.load += picked.step
     return [node.load for node in pool.nodes]
@@ -80,7 +80,7 @@ def test_without_counting_its_own_picks_a_scheduler_would_bury_a_node() -> None:
     draw = random.Random(1).random
     counts = dict.fromkeys((node.id for node in pool.nodes), 0)
     for _ in range(1000):
-        picked = policy.pick_one(pool, (), draw)
+        picked = policy.pick_one(pool, (), draw, 0.0)
         assert picked is not None
         counts[picked.id] += 1
     assert counts["0"] == 1000

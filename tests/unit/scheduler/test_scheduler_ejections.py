@@ -23,6 +23,14 @@ def names(*numbers: int) -> set[str]:
     return {f"n{number}" for number in numbers}
 
 
+def lag(fleet: World, seconds: int) -> None:
+    """The first node takes four times as long as the others."""
+    for _ in range(seconds):
+        fleet.now += 1
+        for number in range(6):
+            fleet.answers(f"n{number}", 10, first_byte_us=2_000_000 if number == 0 else 500_000)
+
+
 def test_a_node_that_fails_five_times_in_a_row_gets_nothing_more() -> None:
     fleet = world()
     fleet.fails("n0", 4)
@@ -49,16 +57,25 @@ def test_a_node_that_fails_every_other_request_is_found_out() -> None:
 
 def test_a_node_three_times_as_slow_as_its_pool_is_passed_over() -> None:
     fleet = world(6)
-    for _ in range(8):
-        for number in range(6):
-            fleet.answers(f"n{number}", 10, first_byte_us=2_000_000 if number == 0 else 500_000)
+    lag(fleet, seconds=29)
+    assert fleet.ejected == []
+    lag(fleet, seconds=3)
     assert fleet.ejected == [Reason.SLOW]
     assert set(fleet.picks()) == names(1, 2, 3, 4, 5)
 
 
+def test_a_node_that_is_slow_because_it_is_busier_than_its_pool_is_left_alone() -> None:
+    """It is not ill, and without it the others would be as busy."""
+    fleet = world(6)
+    fleet.tell(told_node("n0", current=900, beat=2))
+    lag(fleet, seconds=120)
+    assert fleet.ejected == []
+
+
 def test_a_pool_that_is_slow_as_a_whole_loses_nobody() -> None:
     fleet = world(6)
-    for _ in range(8):
+    for _ in range(60):
+        fleet.now += 1
         for number in range(6):
             fleet.answers(f"n{number}", 10, first_byte_us=20_000_000 + number)
     assert fleet.ejected == []

@@ -38,7 +38,7 @@ def pool_of(loads: list[float]) -> Pool:
 def test_a_request_in_a_small_fleet_never_gets_a_busier_node_than_it_could_have(
     loads: list[float], draw: float
 ) -> None:
-    picked = policy.pick_one(pool_of(loads), (), lambda: draw)
+    picked = policy.pick_one(pool_of(loads), (), lambda: draw, 0.0)
     assert picked is not None
     assert picked.load == min(loads)
 
@@ -50,7 +50,7 @@ def test_a_node_that_failed_a_request_never_gets_it_again_and_any_other_does(
     candidates = pool_of(loads)
     excluded = data.draw(st.sets(st.sampled_from([each.id for each in candidates.nodes])))
     draws = iter(data.draw(st.lists(DRAWS, min_size=3, max_size=3)))
-    picked = policy.pick_one(candidates, excluded, lambda: next(draws))
+    picked = policy.pick_one(candidates, excluded, lambda: next(draws), 0.0)
     if len(excluded) == len(loads):
         assert picked is None
     else:
@@ -61,7 +61,7 @@ def test_a_node_that_failed_a_request_never_gets_it_again_and_any_other_does(
 def test_in_a_large_fleet_of_equals_the_busiest_node_gets_next_to_nothing() -> None:
     draw = random.Random(1).random
     candidates = pool_of([0.1] * 19 + [0.9])
-    picked = Counter(each.id for _ in range(4000) if (each := policy.pick_one(candidates, (), draw)) is not None)
+    picked = Counter(each.id for _ in range(4000) if (each := policy.pick_one(candidates, (), draw, 0.0)) is not None)
     # Only where it is drawn twice.
     assert picked["n19"] < 4000 * 3 / 20**2
 
@@ -110,3 +110,10 @@ def test_a_node_that_was_not_measured_still_fills_up_with_each_request(maximum: 
         capacity=policy.capacity_of(maximum), decode_tokens_per_sec=decode, current_tokens_per_sec=0, waiting=0
     )
     assert step > 0
+
+
+def test_a_long_prompt_on_its_way_to_a_node_counts_until_it_is_read() -> None:
+    reading, idle = node(1), node(2, load=0.3)
+    reading.reads_until = 11.0
+    assert policy.pick_one(pool(reading, idle), (), random.random, 10.0) is idle
+    assert policy.pick_one(pool(reading, idle), (), random.random, 11.0) is reading

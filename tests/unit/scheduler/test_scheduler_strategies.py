@@ -73,6 +73,30 @@ def test_a_strategy_of_a_newer_contract_counts_as_the_default() -> None:
     assert set(made.picks()) == {"free"}
 
 
+# Least load
+
+
+def test_prompts_that_are_being_read_spread_as_much_as_answers_do() -> None:
+    made = world(4)
+    long = Asked(prompt_tokens=80_000)
+    assert len({made.pick(long).id for _ in range(4)}) == 4
+    # Ten seconds later all of them are read.
+    made.now += 10
+    for number in range(4):
+        made.tell(told_node(f"n{number}", current=400 if number else 0, beat=2))
+    assert made.pick().id == "n0"
+
+
+def test_what_waits_to_be_read_is_forgotten_when_a_node_says_that_it_has_nothing_to_do() -> None:
+    made = world(2)
+    for _ in range(50):
+        made.pick(Asked(prompt_tokens=100_000, excluded_node_ids=("n1",)))
+    made.tell(told_node("n1", current=900, beat=2))
+    assert made.pick().id == "n1"
+    made.tell(told_node("n0", beat=2))
+    assert made.pick().id == "n0"
+
+
 # Round robin
 
 

@@ -6,8 +6,8 @@ The figures are those of Envoy's outlier detection, where it has them.
 import enum
 from dataclasses import dataclass
 
-_LATENCY_WEIGHT = 0.3
-"""Of the newest report in the running mean of a peer's time to the first byte."""
+_LATENCY_SAMPLES = 20
+"""Requests over which the running mean of a peer's time to the first byte is taken: one long prompt is not slowness."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +24,8 @@ class OutlierPolicy:
     """Ejected when the time to the first byte is above this many times that of its peers."""
     slow_floor_us: float = 250_000.0
     """Never for a time to the first byte below this."""
+    slow_for_s: float = 30.0
+    """How long it must have been so: a burst is no illness."""
     base_ejection_s: float = 30.0
     """The first ejection's length; the n-th in a row lasts n times as long."""
     max_ejection_s: float = 300.0
@@ -76,6 +78,7 @@ class PeerRecord:
     until: float = 0.0
     """OUT: when it may be tried. HALF_OPEN: when the one trial is given up. IN: when an ejection is forgotten."""
     trial_under_way: bool = False
+    slow_since: float | None = None
     window_from: float = 0.0
     succeeded: int = 0
     failed: int = 0
@@ -102,28 +105,27 @@ class PeerRecord:
             mean_us = seen.first_byte_us_total / seen.succeeded
             if mean_us > 0:
                 known = self.latency_us
-                self.latency_us = known + _LATENCY_WEIGHT * (mean_us - known) if known else mean_us
+                weight = seen.succeeded / (seen.succeeded + _LATENCY_SAMPLES)
+                self.latency_us = known + weight * (mean_us - known) if known else mean_us
         else:
             self.failed_in_a_row += seen.failed
         if self.phase is Phase.IN and self.ejections and now >= self.until:
             self.ejections -= 1
             self.until = now + ejection_s(self.ejections, policy)
 
-    def reason_to_eject(self, policy: OutlierPolicy, typical_latency_us: float) -> Reason | None:
-        """Why a peer that takes requests should not. `typical_latency_us` is its peers'; 0: not known."""
+    def reason_to_eject(self, policy: OutlierPolicy, typical_latency_us: float, now: float) -> Reason | None:
+        """Why a peer that takes requests should not.
+
+        `typical_latency_us` is that of its peers that have no less to do; 0: not known.
+        """
+        slow_for_s = self._slow_for_s(policy, typical_latency_us, now)
         if self.failed_in_a_row >= policy.failures_in_a_row:
             return Reason.FAILURES_IN_A_ROW
         if self.volume < policy.min_volume:
             return None
         if self.failures > policy.error_rate * self.volume:
             return Reason.ERROR_RATE
-        if (
-            typical_latency_us > 0
-            and self.latency_us > policy.slow_factor * typical_latency_us
-            and self.latency_us > policy.slow_floor_us
-        ):
-            return Reason.SLOW
-        return None
+        return Reason.SLOW if slow_for_s >= policy.slow_for_s else None
 
     def eject(self, policy: OutlierPolicy, now: float) -> None:
         """Out, for longer each time."""
@@ -151,8 +153,19 @@ class PeerRecord:
         self.latency_us = 0.0
         self.until = now + ejection_s(self.ejections, policy)
 
+    def _slow_for_s(self, policy: OutlierPolicy, typical_latency_us: float, now: float) -> float:
+        if typical_latency_us <= 0 or self.latency_us <= max(
+            policy.slow_factor * typical_latency_us, policy.slow_floor_us
+        ):
+            self.slow_since = None
+            return 0.0
+        if self.slow_since is None:
+            self.slow_since = now
+        return now - self.slow_since
+
     def _start_over(self, now: float) -> None:
         self.window_from = now
+        self.slow_since = None
         self.failed_in_a_row = 0
         self.succeeded = self.failed = self._succeeded_before = self._failed_before = 0
 

@@ -149,6 +149,7 @@ class Attempts:
                 org_id=principal.org_id,
                 region=principal.region,
                 estimated_tokens=wanted + len(job.raw) // 4,
+                prompt_tokens=len(job.raw) // 4,
                 excluded=(*run.tried, *(route.node_id for route in unreached)) if unreached else run.tried,
                 hints=self._hinter.hints(job.request.headers, principal, job.model, job.raw),
             )
@@ -179,6 +180,7 @@ class Attempts:
             # A node learns no tenant's name but that of its own organisation.
             org_id=job.principal.org_id if route.org_id else "",
             resume=None if run.relayed is None else run.relayed.resume(job.model.context_length),
+            max_tokens=job.ticket.completion_cap,
         )
         try:
             call_id = link.open(opening, answer)

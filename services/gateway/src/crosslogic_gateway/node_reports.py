@@ -25,6 +25,8 @@ class NodeReports:
         self._untold: dict[str, scheduler_pb.NodeOutcomes] = {}
         self._records: OrderedDict[str, PeerRecord] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
+        self.also: Callable[[scheduler_pb.NodeOutcomes], None] | None = None
+        """Who else is told of one node's outcomes; must not block."""
 
     def succeeded(self, node_id: str, first_byte_s: float) -> None:
         """The node answered, its first byte after `first_byte_s` seconds (0: not known)."""
@@ -70,6 +72,8 @@ class NodeReports:
         gathered = self._untold.pop(node_id)
         self._note(gathered)
         self._tell(gathered)
+        if self.also is not None:
+            self.also(gathered)
 
     def _note(self, told: scheduler_pb.NodeOutcomes) -> None:
         """Keeps a record of nodes that failed; one that never did needs none."""
@@ -92,7 +96,7 @@ class NodeReports:
             record.restore(self._policy, now)
         seen = Seen(told.succeeded, told.failed, told.failed_in_a_row, told.first_byte_us_total)
         record.note(seen, self._policy, now)
-        if record.reason_to_eject(self._policy, 0.0) is not None:
+        if record.reason_to_eject(self._policy, 0.0, now) is not None:
             record.eject(self._policy, now)
         elif not record.ejections and not record.failures:
             del self._records[told.node_id]

@@ -23,6 +23,8 @@ READY_S = 0.25
 REFILL_AFTER_S = 0.002
 """A pick ahead waits until the request that used the one before is on its way."""
 
+_Tokens = tuple[int, int]
+"""Prompt and answer together, the prompt alone."""
 PickStream = BidiStream[bytes, scheduler_pb.PickStreamResponse]
 
 
@@ -77,27 +79,32 @@ class Picker:
         org_id: str,
         region: str,
         estimated_tokens: int,
+        prompt_tokens: int = 0,
         excluded: tuple[str, ...] = (),
         hints: PickHints = NO_HINTS,
     ) -> Route:
-        """The node that takes the request. Raises NO_CAPACITY when there is none."""
+        """The node that takes the request. Raises NO_CAPACITY when there is none.
+
+        `estimated_tokens` are the prompt's and the most that may be generated, `prompt_tokens` the prompt's alone.
+        """
+        tokens = (estimated_tokens, prompt_tokens)
         place = (model, org_id, region, hints.allowed_regions)
         if excluded or hints.personal or self._caller.in_flight:
-            return await self._ask(place, estimated_tokens, excluded, hints)
+            return await self._ask(place, tokens, excluded, hints)
         now = self._clock.monotonic()
         ready = self._ready.get(place)
         if ready is None:
             self._remember_use(place, now)
-            return await self._ask(place, estimated_tokens, excluded, hints)
+            return await self._ask(place, tokens, excluded, hints)
         route, in_use = ready.route, now - ready.at <= READY_S
         ready.route, ready.at = None, now
         if in_use:
-            asyncio.get_running_loop().call_later(REFILL_AFTER_S, self._refill, place, estimated_tokens, hints)
+            asyncio.get_running_loop().call_later(REFILL_AFTER_S, self._refill, place, tokens, hints)
             if route is not None:
                 return route
-        return await self._ask(place, estimated_tokens, excluded, hints)
+        return await self._ask(place, tokens, excluded, hints)
 
-    async def _ask(self, place: Place, estimated_tokens: int, excluded: tuple[str, ...], hints: PickHints) -> Route:
+    async def _ask(self, place: Place, tokens: _Tokens, excluded: tuple[str, ...], hints: PickHints) -> Route:
         model, org_id, region, allowed_regions = place
         try:
             picked = await self._caller.call(
@@ -105,7 +112,8 @@ class Picker:
                     model=model,
                     org_id=org_id,
                     region=region,
-                    estimated_tokens=estimated_tokens,
+                    estimated_tokens=tokens[0],
+                    prompt_tokens=tokens[1],
                     excluded_node_ids=excluded,
                     session_key=hints.session_key,
                     prefix_hashes=hints.prefix_hashes,
@@ -131,17 +139,17 @@ class Picker:
         if len(self._ready) > MAX_PLACES:
             self._ready.popitem(last=False)
 
-    def _refill(self, place: Place, estimated_tokens: int, hints: PickHints) -> None:
+    def _refill(self, place: Place, tokens: _Tokens, hints: PickHints) -> None:
         ready = self._ready.get(place)
         if ready is None or ready.route is not None or self._caller.in_flight or not self.connected:
             return
-        task = asyncio.create_task(self._pick_ahead(place, ready, estimated_tokens, hints), name="pick ahead")
+        task = asyncio.create_task(self._pick_ahead(place, ready, tokens, hints), name="pick ahead")
         self._refills.add(task)
         task.add_done_callback(self._refills.discard)
 
-    async def _pick_ahead(self, place: Place, ready: _Ready, estimated_tokens: int, hints: PickHints) -> None:
+    async def _pick_ahead(self, place: Place, ready: _Ready, tokens: _Tokens, hints: PickHints) -> None:
         with contextlib.suppress(CodedError):
-            route = await self._ask(place, estimated_tokens, (), hints)
+            route = await self._ask(place, tokens, (), hints)
             # Who goes to another region while one is down is each client's own matter.
             if not route.region_failover:
                 ready.route, ready.at = route, self._clock.monotonic()

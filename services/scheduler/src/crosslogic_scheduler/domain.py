@@ -55,7 +55,9 @@ class NodeState:
     latency_us: float = 0.0
     """Time to the first byte, as gateways saw it lately. 0: not known."""
     prefill_tokens_per_sec: float = 0.0
-    """Prompt tokens per second that it reads. 0: not measured."""
+    """Prompt tokens per second that it reads. More than 0."""
+    reads_until: float = 0.0
+    """When it will have read the prompts that it was sent, on the picking clock, in seconds."""
 
     @property
     def tier(self) -> Tier:
@@ -103,6 +105,10 @@ class Question(Protocol):
     @property
     def allowed_regions(self) -> Sequence[str]:
         """Every region that it may run in, the preferred one first. Empty: any."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the prompt alone, an estimate. 0: not known."""
 
     @property
     def reserved(self) -> bool:

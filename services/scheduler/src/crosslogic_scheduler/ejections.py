@@ -14,7 +14,9 @@ MIN_PEERS = 5
 MAX_PEERS = 100
 """Nodes of a pool that are looked at for what is typical."""
 TYPICAL_FOR_S = 5.0
-Told = Callable[[NodeState, Reason], None]
+BUSIER = 0.1
+"""Load above the median from which a node is busier than its peers."""
+Told = Callable[[NodeState, Reason], object]
 
 
 class Ejections:
@@ -35,7 +37,8 @@ class Ejections:
         """Those ejected, by id."""
         self._half_open: dict[str, dict[str, NodeState]] = {}
         """Those that one request may try, by model and id."""
-        self._typical: dict[Place, tuple[float, float]] = {}
+        self._typical: dict[Place, tuple[float, float, float]] = {}
+        """Median time to the first byte, median load, and when these were looked up."""
         self._log = get_logger(__name__)
 
     def __len__(self) -> int:
@@ -58,9 +61,7 @@ class Ejections:
             elif seen.succeeded and record.trial_under_way:
                 self._restore(node, record, now)
             return
-        if not (seen.failed or record.latency_us > self._policy.slow_floor_us):
-            return
-        reason = record.reason_to_eject(self._policy, self._typical_latency_us(node, now))
+        reason = record.reason_to_eject(self._policy, self._typical_latency_us(node, now), now)
         if reason is not None and self._may_eject(node):
             self._eject(node, record, reason, now)
 
@@ -165,18 +166,25 @@ class Ejections:
         return 2 * (ejected + 1) <= reachable
 
     def _typical_latency_us(self, node: NodeState, now: float) -> float:
-        """The median of the pool's times to the first byte; 0: too few are known. Looked up anew every 5 s."""
+        """The median of the pool's times to the first byte. 0: too few are known, or the node has more to do than most.
+
+        A node that is slow because it is busy is not ill: taking it out would make the others so. Looked up anew every
+        5 s.
+        """
+        if node.latency_us <= self._policy.slow_floor_us:
+            return 0.0
         place = max(places(node), key=lambda each: each[1], default=None)
         pool = None if place is None else self._index.pool(Tier.SOUND, place)
         if place is None or pool is None:
             return 0.0
         known = self._typical.get(place)
-        if known is None or now - known[1] > TYPICAL_FOR_S:
+        if known is None or now - known[2] > TYPICAL_FOR_S:
             latencies = [peer.latency_us for peer in pool.nodes[:MAX_PEERS] if peer.latency_us]
             if len(latencies) < MIN_PEERS:
                 return 0.0
-            known = (median(latencies), now)
+            loads = [peer.load for peer in pool.nodes[:MAX_PEERS]]
+            known = (median(latencies), median(loads), now)
             if len(self._typical) >= MAX_PEERS * MAX_PEERS:
                 self._typical.clear()
             self._typical[place] = known
-        return known[0]
+        return known[0] if node.load <= known[1] + BUSIER else 0.0

@@ -27,7 +27,7 @@ def _nothing(_what: object) -> None:
 class ViewEvents:
     """Who is told of what happens in the view."""
 
-    ejected: Callable[[Reason], None] = _nothing
+    ejected: Callable[[Reason], object] = _nothing
     failed_over: Callable[[str], None] = _nothing
     """With the region that is down."""
 
@@ -120,41 +120,47 @@ class FleetView:
         if not self.known:
             raise CodedError(ErrorCode.UNAVAILABLE, private="the fleet is not known yet")
         region = self._codes.get(question.region, question.region)
+        now = self._now()
         node = self._ejections.trial(question, region) if len(self._ejections) else None
         region_failover = False
         if node is None:
-            node = self._at_home(question, region)
+            node = self._at_home(question, region, now)
         if node is None:
-            node = self._abroad(question, region)
+            node = self._abroad(question, region, now)
             region_failover = node is not None
         if node is None:
-            node = self._from_tier(Tier.SILENT, question, region)
+            node = self._from_tier(Tier.SILENT, question, region, now)
         if node is None:
             raise CodedError(ErrorCode.NO_CAPACITY, retry_after_s=NO_CAPACITY_RETRY_S)
-        node.load += node.step
         node.connections += 1
         hashes = question.prefix_hashes
+        unread = question.prompt_tokens
         if hashes:
+            unread -= self._prefixes.read_tokens(hashes, node.id)
             self._prefixes.note(hashes, node.id)
+        node.load += node.step
+        if unread > 0:
+            reads_until = max(node.reads_until, now) + unread / node.prefill_tokens_per_sec
+            node.reads_until = min(reads_until, now + policy.MAX_READING_S)
         return node, region_failover
 
-    def _at_home(self, question: Question, region: str) -> NodeState | None:
+    def _at_home(self, question: Question, region: str, now: float) -> NodeState | None:
         """A reachable node of the region."""
-        node = self._from_tier(Tier.SOUND, question, region)
+        node = self._from_tier(Tier.SOUND, question, region, now)
         if node is None:
-            return self._from_tier(Tier.SPARED, question, region)
+            return self._from_tier(Tier.SPARED, question, region, now)
         if node.load + node.step > FULL and self._index.has_reserves:
-            return self._relief(node, question, region)
+            return self._relief(node, question, region, now)
         return node
 
-    def _from_tier(self, tier: Tier, question: Question, region: str) -> NodeState | None:
+    def _from_tier(self, tier: Tier, question: Question, region: str, now: float) -> NodeState | None:
         for pool in self._index.pools(tier, question.model, question.org_id, region):
-            node = choose(pool, question, self._draw, self._prefixes)
+            node = choose(pool, question, self._draw, self._prefixes, now)
             if node is not None:
                 return node
         return None
 
-    def _relief(self, full: NodeState, question: Question, region: str) -> NodeState:
+    def _relief(self, full: NodeState, question: Question, region: str, now: float) -> NodeState:
         """A less loaded node than one that is full, among those that are not the first choice.
 
         Nodes at risk take what would wait elsewhere. Silent ones do once more than half of a pool is silent: then it
@@ -168,12 +174,12 @@ class FleetView:
                     sound = self._index.pool(Tier.SOUND, place)
                     if sound is not None and len(sound.nodes) >= len(pool.nodes):
                         continue
-                node = policy.pick_one(pool, question.excluded_node_ids, self._draw)
+                node = policy.pick_one(pool, question.excluded_node_ids, self._draw, now)
                 if node is not None and not node.ejected and node.load + node.step < best.load + best.step:
                     best = node
         return best
 
-    def _abroad(self, question: Question, region: str) -> NodeState | None:
+    def _abroad(self, question: Question, region: str, now: float) -> NodeState | None:
         """A node of the region that takes this client over while its own is down.
 
         A region is down for a request when it has no reachable node that might serve it.
@@ -187,14 +193,13 @@ class FleetView:
             for _ in self._index.pools(tier, question.model, question.org_id, region)
         ):
             return None
-        now = self._now()
         if not question.excluded_node_ids:
             self._shares.offer(region, now)
         client_key = question.client_key or key_of_org(question.org_id)
         target = next_region(client_key, fallback, self._shares.share)
         if target is None:
             return None
-        node = self._from_tier(Tier.SOUND, question, target)
+        node = self._from_tier(Tier.SOUND, question, target, now)
         if node is None or not (question.excluded_node_ids or self._shares.take(region, target, now)):
             return None
         self._events.failed_over(region)
@@ -222,6 +227,7 @@ class FleetView:
             if known is not None:
                 self._index.remove(known)
                 fresh.load, fresh.step, fresh.heartbeat_ns = known.load, known.step, known.heartbeat_ns
+                fresh.reads_until = known.reads_until
                 fresh.connections, fresh.latency_us, fresh.ejected = known.connections, known.latency_us, known.ejected
                 self._ejections.replaced(fresh)
                 if fresh.reachable and not known.reachable:
@@ -234,6 +240,8 @@ class FleetView:
             return
         known.heartbeat_ns = heartbeat_ns
         known.connections = node.load.running + node.load.waiting
+        if not known.connections:
+            known.reads_until = 0.0
         known.load, known.step = policy.load_of(
             capacity=known.capacity,
             decode_tokens_per_sec=facts.decode_tokens_per_sec,
@@ -243,6 +251,7 @@ class FleetView:
 
     def _fresh(self, node: registry_pb.Node) -> NodeState:
         facts = node.facts
+        prefill_tokens_per_sec = policy.sane(facts.prefill_tokens_per_sec) or policy.ASSUMED_PREFILL_TOKENS_PER_SEC
         return NodeState(
             id=node.id,
             address=facts.address,
@@ -252,7 +261,7 @@ class FleetView:
             reachable=node.reachable,
             capacity=policy.capacity_of(facts.max_tokens_per_sec),
             at_risk=node.spot_notice.kind == registry_pb.SPOT_NOTICE_KIND_RISK,
-            prefill_tokens_per_sec=policy.sane(facts.prefill_tokens_per_sec),
+            prefill_tokens_per_sec=prefill_tokens_per_sec,
         )
 
     def _drop(self, node_id: str) -> None:

@@ -13,6 +13,13 @@ MAX_DRAWS = 8
 """Tries to draw a node in proportion to its capacity. Drawn evenly, a fleet of small and large nodes buries the small
 ones: simulated at 66 % load, 500 next to 16,000 tokens/s, the worst node stood at 5.6 of its capacity, and at 0.7 when
 drawn by capacity. It also bounds what a node gains that claims to be enormous."""
+ASSUMED_PREFILL_TOKENS_PER_SEC = 8_000.0
+"""Of a node whose own rate was not measured."""
+READING_WEIGHT = 4.0
+"""What a second until the prompt is read weighs, in load. By simulation (docs/adr/0025-picking.md): from 2 to 8 hardly
+matters, 0 doubles the time to the first token."""
+MAX_READING_S = 60.0
+"""The longest that a node is taken to have to read: what is thought to wait there is only an estimate."""
 ASSUMED_STREAMS = 64
 """Streams that a node is taken to run at full speed when its own single-stream rate was not measured."""
 UNMEASURED_TOKENS_PER_SEC = 100.0
@@ -38,7 +45,7 @@ def load_of(
     return sane(current_tokens_per_sec) / capacity + waiting * step, step
 
 
-def pick_one(pool: Pool, excluded: Collection[str], draw: Callable[[], float]) -> NodeState | None:
+def pick_one(pool: Pool, excluded: Collection[str], draw: Callable[[], float], now: float) -> NodeState | None:
     """The least loaded of a small pool; of a large one, the less loaded of two drawn at random. None: none is left.
 
     Compared is the load that the request would leave. Among equals of a small pool any may be chosen, so that a cold
@@ -50,13 +57,18 @@ def pick_one(pool: Pool, excluded: Collection[str], draw: Callable[[], float]) -
         return None if nodes[0].id in excluded else nodes[0]
     if size > SMALL_POOL:
         first, second = _drawn(pool, size, draw), _drawn(pool, size, draw)
-        if excluded:
-            left = [node for node in (first, second) if node.id not in excluded]
-            if left:
-                return min(left, key=_load_with_one_more)
-        else:
-            return first if first.load + first.step <= second.load + second.step else second
-    return _least(nodes, size, excluded, draw)
+        if not excluded:
+            return first if cost(first, now) <= cost(second, now) else second
+        left = [node for node in (first, second) if node.id not in excluded]
+        if left:
+            return min(left, key=lambda node: cost(node, now))
+    return _least(nodes, size, excluded, draw, now)
+
+
+def cost(node: NodeState, now: float) -> float:
+    """How bad it is to send one more request to a node: its load then, and how long the prompt waits to be read."""
+    wait_s = node.reads_until - now
+    return node.load + node.step + (READING_WEIGHT * wait_s if wait_s > 0.0 else 0.0)
 
 
 def _drawn(pool: Pool, size: int, draw: Callable[[], float]) -> NodeState:
@@ -71,21 +83,17 @@ def _drawn(pool: Pool, size: int, draw: Callable[[], float]) -> NodeState:
 
 
 def _least(
-    nodes: Sequence[NodeState], size: int, excluded: Collection[str], draw: Callable[[], float]
+    nodes: Sequence[NodeState], size: int, excluded: Collection[str], draw: Callable[[], float], now: float
 ) -> NodeState | None:
     best: NodeState | None = None
-    best_load = 0.0
+    best_cost = 0.0
     start = int(draw() * size)
     for offset in range(size):
         node = nodes[(start + offset) % size]
-        load = node.load + node.step
-        if (best is None or load < best_load) and node.id not in excluded:
-            best, best_load = node, load
+        node_cost = cost(node, now)
+        if (best is None or node_cost < best_cost) and node.id not in excluded:
+            best, best_cost = node, node_cost
     return best
-
-
-def _load_with_one_more(node: NodeState) -> float:
-    return node.load + node.step
 
 
 def sane(figure: float) -> float:

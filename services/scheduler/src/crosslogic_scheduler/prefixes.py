@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
+from crosslogic_common.prefix_blocks import BLOCK_ENDS, BYTES_A_TOKEN
+
 MAX_BLOCKS = 200_000
 """Blocks remembered in all, the latest used. At about 250 bytes each they take 50 MB."""
 MAX_HOLDERS = 4
@@ -31,6 +33,13 @@ class PrefixIndex:
             if holders is not None:
                 for node_id in holders:
                     yield node_id, number + 1
+
+    def read_tokens(self, hashes: Sequence[int], node_id: str) -> int:
+        """Prompt tokens of these blocks that the node was sent before, an estimate."""
+        for number in range(len(hashes) - 1, -1, -1):
+            if node_id in self._holders.get(hashes[number], ()):
+                return BLOCK_ENDS[number] // BYTES_A_TOKEN if number < len(BLOCK_ENDS) else 0
+        return 0
 
     def note(self, hashes: Sequence[int], node_id: str) -> None:
         """The node is sent a prompt with these blocks."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from crosslogic_common.prefix_blocks import BLOCK_ENDS, BYTES_A_TOKEN
 from crosslogic_scheduler.domain import NodeState, Question, Strategy
-from crosslogic_scheduler.policy import SMALL_POOL, pick_one
+from crosslogic_scheduler.policy import READING_WEIGHT, SMALL_POOL, cost, pick_one
 from crosslogic_scheduler.pool import Pool
 from crosslogic_scheduler.prefixes import PrefixIndex
 
@@ -13,23 +13,21 @@ FULL = 1.0
 MAX_SESSION_TRIES = 8
 """Nodes that a session looks at, in its own order, before it takes the least loaded of them."""
 MAX_PREFIX_CANDIDATES = 8
-ASSUMED_PREFILL_TOKENS_PER_SEC = 8_000.0
-"""Of a node whose own rate was not measured."""
-WAITING_WEIGHT = 8.0
+WAITING_WEIGHT = 2.0
 """How much worse load is that makes a request wait than load that only makes it slower."""
 Draw = Callable[[], float]
 Better = Callable[[NodeState, NodeState], bool]
 
 
-def choose(pool: Pool, question: Question, draw: Draw, prefixes: PrefixIndex) -> NodeState | None:
+def choose(pool: Pool, question: Question, draw: Draw, prefixes: PrefixIndex, now: float) -> NodeState | None:
     """A node of `pool` for a request. None: all failed it before."""
     if question.session_key:
         return for_session(pool, question.session_key, question.excluded_node_ids)
     strategy = pool.strategy
     if strategy is Strategy.LEAST_LOAD:
-        return pick_one(pool, question.excluded_node_ids, draw)
+        return pick_one(pool, question.excluded_node_ids, draw, now)
     if strategy is Strategy.PREFIX_AFFINITY:
-        return by_prefix(pool, question.prefix_hashes, question.excluded_node_ids, draw, prefixes)
+        return by_prefix(pool, question.prefix_hashes, question.excluded_node_ids, draw, prefixes, now)
     if strategy is Strategy.ROUND_ROBIN:
         return in_turn(pool, question.excluded_node_ids)
     if strategy is Strategy.LEAST_CONNECTIONS:
@@ -70,18 +68,18 @@ def in_turn(pool: Pool, excluded: Collection[str]) -> NodeState | None:
 
 
 def by_prefix(
-    pool: Pool, hashes: Sequence[int], excluded: Collection[str], draw: Draw, prefixes: PrefixIndex
+    pool: Pool, hashes: Sequence[int], excluded: Collection[str], draw: Draw, prefixes: PrefixIndex, now: float
 ) -> NodeState | None:
     """The node on which the request is likely to have its first token soonest.
 
     Candidates are those that have read most of the prompt and the one that load alone would choose; each is judged by
     itself. A prompt that nobody has read goes where load says: misses do not gather on one node.
     """
-    best = pick_one(pool, excluded, draw)
+    best = pick_one(pool, excluded, draw, now)
     if not hashes or best is None:
         return best
     prompt_tokens = _tokens(len(hashes))
-    best_cost = _cost(best, prompt_tokens)
+    best_cost = _cost(best, prompt_tokens, now)
     judged: set[str] = set()
     for node_id, blocks in prefixes.longest(hashes):
         if node_id in judged or node_id in excluded:
@@ -89,7 +87,7 @@ def by_prefix(
         judged.add(node_id)
         node = pool.get(node_id)
         if node is not None:
-            cost = _cost(node, prompt_tokens - _tokens(blocks))
+            cost = _cost(node, prompt_tokens - _tokens(blocks), now)
             if cost < best_cost:
                 best, best_cost = node, cost
         if len(judged) == MAX_PREFIX_CANDIDATES:
@@ -97,15 +95,10 @@ def by_prefix(
     return best
 
 
-def _cost(node: NodeState, unread_tokens: float) -> float:
-    """What a request costs on a node, in load: a second of reading its prompt weighs as much as a whole node's load."""
-    load = node.load + node.step
-    waiting = max(load - FULL, 0.0)
-    return (
-        load
-        + WAITING_WEIGHT * waiting
-        + unread_tokens / (node.prefill_tokens_per_sec or ASSUMED_PREFILL_TOKENS_PER_SEC)
-    )
+def _cost(node: NodeState, unread_tokens: float, now: float) -> float:
+    """What a request costs on a node, in load. A second of reading its prompt is as bad as one of waiting for that."""
+    waiting = max(node.load + node.step - FULL, 0.0)
+    return cost(node, now) + WAITING_WEIGHT * waiting + READING_WEIGHT * unread_tokens / node.prefill_tokens_per_sec
 
 
 def _tokens(blocks: int) -> float:
