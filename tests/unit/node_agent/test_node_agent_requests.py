@@ -111,3 +111,23 @@ def test_the_shape_of_a_batch_is_known_for_its_running_counts(prompt: Any, n: An
 def test_an_open_outside_the_contract_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(CodedError, match="INVALID_ARGUMENT"):
         build_request(opened(b"{}", **fields), engine_model="engine")
+
+
+@pytest.mark.parametrize(
+    ("api", "sent", "limit"),
+    [
+        (pb.ENGINE_API_CHAT_COMPLETIONS, {"messages": []}, {"max_tokens": 100}),
+        (pb.ENGINE_API_CHAT_COMPLETIONS, {"messages": [], "max_completion_tokens": 7}, {"max_completion_tokens": 7}),
+        (pb.ENGINE_API_CHAT_COMPLETIONS, {"messages": [], "max_tokens": None}, {"max_tokens": 100}),
+        (pb.ENGINE_API_COMPLETIONS, {"prompt": "a"}, {"max_tokens": 16}),
+        (pb.ENGINE_API_RESPONSES, {"input": "a"}, {"max_output_tokens": 100}),
+        (pb.ENGINE_API_EMBEDDINGS, {"input": "a"}, {}),
+    ],
+)
+def test_an_answer_whose_request_names_no_limit_ends_at_the_environments(
+    api: int, sent: dict[str, Any], limit: dict[str, int]
+) -> None:
+    built, refused = attempt(opened(json.dumps(sent).encode(), api=api, max_tokens=100))
+    assert built is not None, refused
+    body = json.loads(built.body)
+    assert {name: value for name, value in body.items() if name.startswith("max_")} == limit

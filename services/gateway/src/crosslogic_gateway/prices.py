@@ -94,11 +94,13 @@ class Prices:
             return here
         prompt, completion = here.prompt, here.completion
         for market in {market for _, market in self._prefixes}:
-            entry = self._look_up_market(model.name, market, plan, now_us)
-            if entry is not None:
-                rate = entry.rate
-                prompt = max(prompt, rate.embedding if api == EMBEDDINGS else rate.prompt)
-                completion = max(completion, rate.completion)
+            # Also at the price without a plan: what goes beyond reserved capacity may be billed so.
+            for its_plan in {plan, ""}:
+                entry = self._look_up_market(model.name, market, its_plan, now_us)
+                if entry is not None:
+                    rate = entry.rate
+                    prompt = max(prompt, rate.embedding if api == EMBEDDINGS else rate.prompt)
+                    completion = max(completion, rate.completion)
         return Rate(here.version, prompt, None, completion, here.embedding)
 
     def _look_up(self, model: str, region: str, plan: str, now_us: int) -> _Entry | None:

@@ -1,6 +1,7 @@
 """What is sent to the engine: the client's body, decoded once, checked, completed and written anew. Pure."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -82,6 +83,26 @@ class Templates(Protocol):
         """The engine's answer whose fields are to be used; None: the engine answers whole."""
 
 
+_LIMIT_NAMES: Final[Mapping[int, tuple[str, ...]]] = MappingProxyType(
+    {
+        pb.ENGINE_API_CHAT_COMPLETIONS: ("max_tokens", "max_completion_tokens"),
+        pb.ENGINE_API_COMPLETIONS: ("max_tokens",),
+        pb.ENGINE_API_RESPONSES: ("max_output_tokens",),
+        pb.ENGINE_API_MESSAGES: ("max_tokens",),
+    }
+)
+_COMPLETIONS_DEFAULT = 16
+"""What engines generate on `/v1/completions` where nothing is said."""
+
+
+def _set_limit(api: int, body: dict[str, Any], max_tokens: int) -> None:
+    """Limits an answer whose request names no limit."""
+    names = _LIMIT_NAMES.get(api, ())
+    if not names or any(body.get(name) is not None for name in names):
+        return
+    body[names[0]] = min(max_tokens, _COMPLETIONS_DEFAULT) if api == pb.ENGINE_API_COMPLETIONS else max_tokens
+
+
 def check_open(request: pb.RelayOpen) -> None:
     """Raises INVALID_ARGUMENT for what the contract does not allow."""
     if request.api not in PATHS:
@@ -110,6 +131,8 @@ def build_request(request: pb.RelayOpen, *, engine_model: str, templates: Templa
     body["model"] = engine_model
     if request.cache_salt:
         body["cache_salt"] = request.cache_salt
+    if request.max_tokens:
+        _set_limit(request.api, body, request.max_tokens)
     path = PATHS[request.api]
     resumable = request.stream and can_resume(request.api, body)
     continuation = None

@@ -13,6 +13,10 @@ class Ticket(Protocol):
     def kept(self) -> bool:
         """Somebody other than the request's handler will end it: see `keep`."""
 
+    @property
+    def completion_cap(self) -> int:
+        """What the answer is cut at where the request names no limit, in tokens. 0: nowhere."""
+
     def keep(self) -> None:
         """The handler ends before the request is settled (its client left): whoever calls this settles or releases."""
 
@@ -27,6 +31,7 @@ class FreeTicket:
     """A ticket that holds nothing."""
 
     kept = False
+    completion_cap = 0
 
     def keep(self) -> None:
         """Nothing is held."""

@@ -56,6 +56,11 @@ class MeteredTicket:
         """See Ticket."""
         return self._ticket.kept
 
+    @property
+    def completion_cap(self) -> int:
+        """See Ticket."""
+        return self._ticket.completion_cap
+
     def keep(self) -> None:
         """See Ticket."""
         self._ticket.keep()

@@ -94,7 +94,7 @@ class TunnelRequest(_message.Message):
     FRAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayResponseFrame]:
-        """1 to 1,024 frames. The first message has none: it opens the stream."""
+        """1 to 1,024 frames."""
 
     def __init__(
         self,
@@ -197,6 +197,7 @@ class RelayOpen(_message.Message):
     IDLE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     ORG_ID_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
     api: Global___EngineApi.ValueType
     """Which API of the engine."""
     body: _builtins.bytes
@@ -227,6 +228,8 @@ class RelayOpen(_message.Message):
     """The organisation that the request is for. Told only to a node whose certificate names an organisation, which refuses
     every other; empty for all other nodes, which learn no tenant's name.
     """
+    max_tokens: _builtins.int
+    """The most tokens that a choice may have where the body sets no limit of its own. 0: the engine's own default."""
     @_builtins.property
     def resume(self) -> Global___RelayResume:
         """The beginning of this stream, sent by a node that is lost: go on from there. Only with `stream`."""
@@ -248,10 +251,11 @@ class RelayOpen(_message.Message):
         idle_timeout_ms: _builtins.int = ...,
         org_id: _builtins.str = ...,
         resume: Global___RelayResume | None = ...,
+        max_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resume", b"resume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "body", b"body", "cache_salt", b"cache_salt", "continuous_usage", b"continuous_usage", "first_byte_timeout_ms", b"first_byte_timeout_ms", "idle_timeout_ms", b"idle_timeout_ms", "include_usage", b"include_usage", "model", b"model", "org_id", b"org_id", "request_id", b"request_id", "resume", b"resume", "return_token_ids", b"return_token_ids", "sealed_context", b"sealed_context", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "body", b"body", "cache_salt", b"cache_salt", "continuous_usage", b"continuous_usage", "first_byte_timeout_ms", b"first_byte_timeout_ms", "idle_timeout_ms", b"idle_timeout_ms", "include_usage", b"include_usage", "max_tokens", b"max_tokens", "model", b"model", "org_id", b"org_id", "request_id", b"request_id", "resume", b"resume", "return_token_ids", b"return_token_ids", "sealed_context", b"sealed_context", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
