@@ -44,6 +44,14 @@ IN_FLIGHT = 4096
 CALLS_A_MESSAGE = 256
 WITNESSES_A_MESSAGE = 256
 BUDGET_RECORDS_PER_S = 20_000
+BUDGET_OF_RAW_COPY = 0.5
+_INDEXES = (
+    "ALTER TABLE ledger.raw_copy ADD PRIMARY KEY (request_id, revision)",
+    *(
+        f"CREATE INDEX ON ledger.raw_copy ({columns})"
+        for columns in ("org_id, request_id", "environment_id, request_id", "api_key_id, request_id", "batch")
+    ),
+)
 _RECORD_STREAM = "/crosslogic.accountant.v1.AccountantService/RecordStream"
 
 
@@ -61,6 +69,11 @@ class Result:
     postgres_cpu_us_per_record: float
     client_cpu_us_per_record: float
     rows_in_ledger: int
+    raw_copy_rows_per_s: int
+    """The same rows in one COPY, into a table with the same primary key and indexes."""
+    bare_copy_rows_per_s: int
+    """The same into a table without any index."""
+    of_raw_copy: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +225,26 @@ def _servers(run_dir: RunDir, ca: DevelopmentCa, seal_key: str) -> Iterator[tupl
         table.stop(["postgres"], number=signal.SIGINT)
 
 
+def _raw_copy(url: str, *, indexes: bool) -> float:
+    """Rows a second of one COPY, its commit included, of the rows that the accountant stored."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        with connection.cursor().copy("COPY (SELECT * FROM ledger.usage_records) TO STDOUT (FORMAT BINARY)") as copy:
+            data = [bytes(part) for part in copy]
+        connection.execute("CHECKPOINT")
+        connection.execute("DROP TABLE IF EXISTS ledger.raw_copy")
+        connection.execute("CREATE TABLE ledger.raw_copy (LIKE ledger.usage_records)")
+        if indexes:
+            for definition in _INDEXES:
+                connection.execute(definition)
+        started = time.perf_counter()
+        with connection.cursor().copy("COPY ledger.raw_copy FROM STDIN (FORMAT BINARY)") as copy:
+            for part in data:
+                copy.write(part)
+        seconds = time.perf_counter() - started
+        row = connection.execute("SELECT count(*) FROM ledger.raw_copy").fetchone()
+    return (row[0] if row else 0) / seconds
+
+
 def _postgres_pids(postmaster: int) -> list[int]:
     children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
     return [postmaster, *(int(child) for child in children)]
@@ -257,6 +290,7 @@ async def measure(*, records: int, witnesses: bool) -> Result:
                 after = (cpu_s(accountant), sum(map(cpu_s, _postgres_pids(postmaster))), time.process_time())
             with psycopg.connect(url) as connection:
                 row = connection.execute("SELECT count(*) FROM ledger.usage_records").fetchone()
+            raw_per_s, bare_per_s = (_raw_copy(url, indexes=indexes) for indexes in (True, False))
     used = [1e6 * (late - early) / records for early, late in zip(before, after, strict=True)]
     return Result(
         records=stored,
@@ -269,6 +303,9 @@ async def measure(*, records: int, witnesses: bool) -> Result:
         postgres_cpu_us_per_record=round(used[1], 1),
         client_cpu_us_per_record=round(used[2], 1),
         rows_in_ledger=row[0] if row else 0,
+        raw_copy_rows_per_s=round(raw_per_s),
+        bare_copy_rows_per_s=round(bare_per_s),
+        of_raw_copy=round(stored / seconds / raw_per_s, 3),
     )
 
 

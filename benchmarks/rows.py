@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks import accountant_records, picks_client
 from benchmarks.load import WholeLoad, module_output, streams, whole_requests
 from benchmarks.measure import rss_bytes
+from benchmarks.pick_rows import strategies
 from benchmarks.stack import BenchError, Stack, empty_stack
 from benchmarks.table import Budget, Figure
 
@@ -26,10 +27,11 @@ class Lengths:
     round_s: float
     records: int
     memory_requests: int
+    replayed: int
 
 
-FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 5, 2.0, 200_000, 100_000)
-QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 2, 1.0, 40_000, 5_000)
+FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 5, 2.0, 200_000, 100_000, 40_000)
+QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 2, 1.0, 40_000, 5_000, 6_000)
 
 SuiteRow = Callable[[Stack, Lengths], Awaitable[list[Figure]]]
 
@@ -180,12 +182,24 @@ async def picks(lengths: Lengths) -> list[Figure]:
     ]
 
 
+async def replayed(lengths: Lengths) -> list[Figure]:
+    """The scheduler's decisions on simulated engines: no process, no network."""
+    return strategies(lengths.replayed)
+
+
 async def records(lengths: Lengths) -> list[Figure]:
     """The accountant and PostgreSQL alone, on both cores: records whose acknowledgement has come."""
     seen = await accountant_records.measure(records=lengths.records, witnesses=False)
     detail = asdict(seen)
     return [
         Figure("durable usage records", seen.records_per_s, "1/s", Budget(20_000, at_most=False), detail),
+        Figure(
+            "durable usage records, of a raw COPY with the same indexes",
+            seen.of_raw_copy,
+            "times",
+            Budget(accountant_records.BUDGET_OF_RAW_COPY, at_most=False),
+            detail,
+        ),
         Figure("accountant CPU, record", seen.accountant_cpu_us_per_record, "µs", None, detail),
         Figure("PostgreSQL CPU, record", seen.postgres_cpu_us_per_record, "µs", None, detail),
     ]
@@ -244,4 +258,8 @@ SUITE_ROWS: Mapping[str, SuiteRow] = {
     "gateway_first_token": gateway_first_token,
     "gateway_memory": gateway_memory,
 }
-ALONE_ROWS: Mapping[str, Callable[[Lengths], Awaitable[list[Figure]]]] = {"picks": picks, "records": records}
+ALONE_ROWS: Mapping[str, Callable[[Lengths], Awaitable[list[Figure]]]] = {
+    "picks": picks,
+    "records": records,
+    "strategies": replayed,
+}
