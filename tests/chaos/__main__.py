@@ -44,6 +44,7 @@ def _passes(number: int, seeds: range, size: float) -> list[bool]:
             except Exception:  # noqa: BLE001  # whatever it is, the next seed is tried
                 verdict = f"FAILED (make chaos EXPERIMENTS={number} FIRST_SEED={seed} SEEDS=1)"
                 traceback.print_exc()
+                print("\n".join(line for line in suite.log("gateway").splitlines() if '"warning"' in line)[-5000:])
             passed.append(verdict == "passed")
             print(f"experiment {number} seed {seed}: {verdict} in {time.monotonic() - began:.1f} s", flush=True)
     return passed

@@ -14,6 +14,7 @@ import pytest
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.errors import CodedError
+from crosslogic_node_agent.assembly import AnswerTemplates
 from crosslogic_node_agent.continuation import unpacked
 from crosslogic_node_agent.domain import Ending
 from crosslogic_node_agent.whole_call import infer
@@ -319,3 +320,19 @@ async def test_one_unary_call_gives_the_same_answer_and_unknown_models_are_refus
     assert answer.end.outcome == common_pb.OUTCOME_SUCCEEDED
     with pytest.raises(CodedError, match="MODEL_NOT_FOUND"):
         await infer(relayed.relay, relay_open(completion(3), model="other"))
+
+
+async def test_a_whole_answer_that_takes_long_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosslogic_node_agent.relay_call.PROGRESS_S", 0.1)
+    templates = AnswerTemplates(from_tokens=1)
+    usage = {"prompt_tokens": 1, "total_tokens": 2, "completion_tokens": 1}
+    template = {"id": "", "model": "", "choices": [{"index": 0, "text": "", "finish_reason": None}], "usage": usage}
+    templates.learn(pb.ENGINE_API_COMPLETIONS, msgspec.json.encode(template))
+    async with FakeEngine() as engine, bench(port=engine.port, templates=templates) as relayed:
+        _, answer = relayed.gateway.open(completion(10, delay_ms=50))
+        await answer.ended.wait()
+    empty = [frame for frame in answer.frames if not frame.data and not frame.HasField("end")]
+    assert 1 <= len(empty) <= 9
+    assert not any(frame.HasField("head") for frame in empty), "until the answer comes another node can be asked"
+    assert answer.end.outcome == common_pb.OUTCOME_SUCCEEDED
+    assert answer.data

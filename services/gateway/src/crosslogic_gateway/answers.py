@@ -52,6 +52,7 @@ class Answer:
         "given_up",
         "head",
         "last_frame_at",
+        "silent",
     )
 
     def __init__(self) -> None:
@@ -63,6 +64,8 @@ class Answer:
         self.error: CodedError | None = None
         self.given_up = False
         """It was ended for its client's sake: no other node is to be asked."""
+        self.silent = False
+        """It was ended because the node itself, and not just its engine, said nothing any more."""
         self.completion_tokens = 0
         self.credit: Credit | None = None
         self.last_frame_at = self._loop.time()

@@ -151,7 +151,7 @@ class Attempts:
                 estimated_tokens=wanted + len(job.raw) // 4,
                 prompt_tokens=len(job.raw) // 4,
                 excluded=(*run.tried, *(route.node_id for route in unreached)) if unreached else run.tried,
-                hints=self._hinter.hints(job.request.headers, principal, job.model, job.raw),
+                hints=self._hinter.hints(job.request.headers, principal, job.model, job.raw, reserved=job.reserved),
             )
         except CodedError as error:
             if error.code is ErrorCode.NO_CAPACITY and error.retry_after_s is None:
@@ -229,11 +229,11 @@ class Attempts:
                 async with asyncio.timeout_at(run.deadline):
                     await asyncio.shield(answer.head)
         except CodedError as error:
-            raise broken(error) from None
+            raise broken(error, sent=False, silent=answer.silent) from None
         except TimeoutError:
             late = CodedError(ErrorCode.TIMEOUT, private="no time is left for another node")
             attempt.link.give_up(attempt.call_id, answer, late)
-            raise broken(late) from None
+            raise broken(late, sent=False, silent=False) from None
         status = answer.head.result().status
         if status >= 400:  # HTTP's own boundary  # noqa: PLR2004
             await answer.wait_ended()
@@ -275,7 +275,7 @@ class Attempts:
                 run.http_status = answer.head.result().status
                 if answer.error is None:
                     break
-                self._may_go_on(run, attempt.route, broken(answer.error))
+                self._may_go_on(run, attempt.route, broken(answer.error, sent=False, silent=answer.silent))
                 attempt = await self._reach(run)
         except CodedError as error:
             self._settlement.record(run, outcome_of(error))
@@ -331,7 +331,7 @@ class Attempts:
         """The attempt that goes on with a stream that broke. Raises what ends it."""
         run.relayed = answer.relayed()
         run.deadline = self._loop.time() + self._policy.window_s
-        failed = given_up(error) if answer.given_up else broken(error)
+        failed = given_up(error) if answer.given_up else broken(error, sent=True, silent=answer.silent)
         if run.relayed is None:
             failed = FailedAttempt(error, Failure.FINAL, blames_node=failed.blames_node)
         self._may_go_on(run, attempt.route, failed)

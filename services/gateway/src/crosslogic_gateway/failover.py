@@ -43,10 +43,9 @@ class FailoverPolicy:
     budget_window_s: float = 10.0
 
 
-_LOST = frozenset(
-    {ErrorCode.UNAVAILABLE, ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.ENGINE_ERROR, ErrorCode.TIMEOUT, ErrorCode.INTERNAL}
-)
-_REFUSED = frozenset({ErrorCode.OVERLOADED, ErrorCode.MODEL_NOT_FOUND, ErrorCode.NOT_SUPPORTED})
+_LOST = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.ENGINE_ERROR, ErrorCode.INTERNAL})
+# An engine that is late with its first byte may just have too much to do: asking others makes it worse.
+_REFUSED = frozenset({ErrorCode.OVERLOADED, ErrorCode.MODEL_NOT_FOUND, ErrorCode.NOT_SUPPORTED, ErrorCode.TIMEOUT})
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 """Answers of an engine that say nothing of the request."""
 
@@ -67,9 +66,9 @@ def unreached(error: CodedError) -> FailedAttempt:
     return FailedAttempt(error, Failure.UNREACHED, blames_node=False)
 
 
-def broken(error: CodedError) -> FailedAttempt:
-    """The call failed, before its first byte or after."""
-    if error.code in _LOST:
+def broken(error: CodedError, *, sent: bool, silent: bool) -> FailedAttempt:
+    """The call failed, after something of it was `sent` or before; the node itself was `silent`, or told of it."""
+    if error.code in _LOST or (error.code is ErrorCode.TIMEOUT and (sent or silent)):
         return FailedAttempt(error, Failure.LOST, blames_node=True)
     if error.code in _REFUSED:
         # One that is full is not broken.

@@ -50,11 +50,18 @@ class NodeLink:
             connect_timeout_s=2.0,
         )
         self.last_used_at = 0.0
+        self.last_heard_at = 0.0
+        """When its last message came, on the event loop's clock; 0: never."""
 
     @property
     def idle(self) -> bool:
         """No call is under way."""
         return not self._calls
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        return len(self._calls)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -113,7 +120,7 @@ class NodeLink:
 
     def _on_message(self, message: agent_pb.RelayResponse) -> None:
         calls = self._calls
-        now = asyncio.get_running_loop().time()
+        now = self.last_heard_at = asyncio.get_running_loop().time()
         touched: dict[int, Answer] = {}
         for frame in message.frames:
             call_id = frame.call_id
@@ -139,8 +146,9 @@ class NodeLink:
         answer.fail(error)
 
     def give_up(self, call_id: int, answer: Answer, error: CodedError) -> None:
-        """Ends a call because its node does not go on with it."""
+        """Ends a call because its node says nothing."""
         self.supersede(call_id)
+        answer.silent = True
         answer.fail(error)
 
     def late_calls(self, now: float, timeouts: Timeouts) -> list[tuple[int, Answer]]:
@@ -182,6 +190,14 @@ class RelayPool:
             link = self._start(route)
         link.last_used_at = asyncio.get_running_loop().time()
         return link
+
+    def heard(self) -> list[tuple[str, float]]:
+        """Each node with the time at which its last message came; 0: never."""
+        return [(node_id, link.last_heard_at) for node_id, link in self._links.items()]
+
+    def in_flight(self) -> dict[str, int]:
+        """Calls under way, by node; nodes without any are left out."""
+        return {node_id: link.in_flight for node_id, link in self._links.items() if not link.idle}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -17,6 +17,8 @@ from crosslogic_node_agent.engine_request import EngineRequest
 from crosslogic_node_agent.events import EventError, Piece
 
 START_CREDIT_BYTES = 262_144
+PROGRESS_S = 5.0
+"""How often a gateway is told that an answer is coming of which it has nothing yet."""
 HANG_UP_S = 0.1
 """How long the engine has to close once it was told that its answer is no longer wanted."""
 
@@ -59,6 +61,8 @@ class RelayCall:
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         self._last_byte_at = self.started_at
+        self._told_at = self.started_at
+        self._whole = not request.stream
         self.first_byte_s: float | None = None
         """From the start to the engine's first byte."""
         self._state = _State.CONNECTING
@@ -108,7 +112,11 @@ class RelayCall:
             self._fail(error)
 
     def check_time(self, now: float) -> None:
-        """Ends the call when the engine has been silent for too long."""
+        """Ends the call when the engine has been silent for too long; says that it goes on when it is not."""
+        if self._whole and now - self._told_at > PROGRESS_S and self._state is _State.ANSWERING:
+            # The engine's bytes stay here until the answer is whole; without a word the gateway would give it up.
+            self._told_at = now
+            self._on_ready(self)
         if self._state in (_State.CONNECTING, _State.WAITING):
             limit_s = self._first_byte_s
         elif self._state is _State.ANSWERING and not self._held:
