@@ -49,6 +49,8 @@ def _messages(load: PickLoad) -> list[bytes]:
             org_id=draw.choice(orgs),
             region=draw.choice(("", *REGIONS)),
             estimated_tokens=512,
+            prompt_tokens=384,
+            client_key=draw.getrandbits(64),
         )
 
     return [

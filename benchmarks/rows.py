@@ -6,11 +6,13 @@ from statistics import median
 from typing import Any
 
 from benchmarks import accountant_records, picks_client
+from benchmarks.admission_rows import measure_admission
 from benchmarks.load import WholeLoad, module_output, streams, whole_requests
 from benchmarks.measure import rss_bytes
 from benchmarks.pick_rows import strategies
 from benchmarks.stack import BenchError, Stack, empty_stack
 from benchmarks.table import Budget, Figure
+from benchmarks.usage_month import usage_month
 
 NODES = 1000
 
@@ -28,10 +30,11 @@ class Lengths:
     records: int
     memory_requests: int
     replayed: int
+    month_records: int
 
 
-FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 5, 2.0, 200_000, 100_000, 40_000)
-QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 2, 1.0, 40_000, 5_000, 6_000)
+FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 5, 2.0, 200_000, 100_000, 40_000, 1_000_000)
+QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 2, 1.0, 40_000, 5_000, 6_000, 100_000)
 
 SuiteRow = Callable[[Stack, Lengths], Awaitable[list[Figure]]]
 
@@ -54,6 +57,11 @@ async def gateway_request(stack: Stack, lengths: Lengths) -> list[Figure]:
         Figure("gateway requests", seen.per_s, "1/s", Budget(8000, at_most=False), detail),
         Figure("gateway requests, were its core full", 1e6 / seen.cpu_us, "1/s", None, detail),
     ]
+
+
+async def gateway_admission(stack: Stack, lengths: Lengths) -> list[Figure]:
+    """What admission adds to a request."""
+    return await measure_admission(stack, seconds=lengths.round_s * 2, rounds=lengths.rounds)
 
 
 async def gateway_latency(stack: Stack, lengths: Lengths) -> list[Figure]:
@@ -205,6 +213,11 @@ async def records(lengths: Lengths) -> list[Figure]:
     ]
 
 
+async def month(lengths: Lengths) -> list[Figure]:
+    """PostgreSQL and the accountant's queries: what an organisation used in a month."""
+    return await usage_month(lengths.month_records)
+
+
 async def _pick(
     stack: Stack, lengths: Lengths, *, batch: int, messages_in_flight: int, measure_s: float
 ) -> dict[str, Any]:
@@ -253,6 +266,7 @@ def sound(seen: WholeLoad) -> WholeLoad:
 
 SUITE_ROWS: Mapping[str, SuiteRow] = {
     "gateway_request": gateway_request,
+    "gateway_admission": gateway_admission,
     "gateway_latency": gateway_latency,
     "gateway_streams": gateway_streams,
     "gateway_first_token": gateway_first_token,
@@ -262,4 +276,5 @@ ALONE_ROWS: Mapping[str, Callable[[Lengths], Awaitable[list[Figure]]]] = {
     "picks": picks,
     "records": records,
     "strategies": replayed,
+    "usage_month": month,
 }

@@ -10,6 +10,8 @@ from crosslogic_scheduler.prefixes import PrefixIndex
 
 FULL = 1.0
 """Load from which a request waits."""
+SESSION_WAIT_S = 0.5
+"""A node that has to read prompts for longer counts as full: by simulation, longer waits cost more than caches save."""
 MAX_SESSION_TRIES = 8
 """Nodes that a session looks at, in its own order, before it takes the least loaded of them."""
 MAX_PREFIX_CANDIDATES = 8
@@ -22,7 +24,7 @@ Better = Callable[[NodeState, NodeState], bool]
 def choose(pool: Pool, question: Question, draw: Draw, prefixes: PrefixIndex, now: float) -> NodeState | None:
     """A node of `pool` for a request. None: all failed it before."""
     if question.session_key:
-        return for_session(pool, question.session_key, question.excluded_node_ids)
+        return for_session(pool, question.session_key, question.excluded_node_ids, now)
     strategy = pool.strategy
     if strategy is Strategy.LEAST_LOAD:
         return pick_one(pool, question.excluded_node_ids, draw, now)
@@ -35,7 +37,7 @@ def choose(pool: Pool, question: Question, draw: Draw, prefixes: PrefixIndex, no
     return _least(pool, question.excluded_node_ids, draw, _sooner_answered)
 
 
-def for_session(pool: Pool, key: int, excluded: Collection[str]) -> NodeState | None:
+def for_session(pool: Pool, key: int, excluded: Collection[str], now: float) -> NodeState | None:
     """The session's node, or the next in its order while that one is full.
 
     Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): a node that leaves moves its own
@@ -46,9 +48,9 @@ def for_session(pool: Pool, key: int, excluded: Collection[str]) -> NodeState | 
     for node in pool.ring().from_key(key):
         if node.id in excluded:
             continue
-        if node.load + node.step <= FULL:
+        if node.load + node.step <= FULL and node.reads_until <= now + SESSION_WAIT_S:
             return node
-        if least is None or node.load + node.step < least.load + least.step:
+        if least is None or cost(node, now) < cost(least, now):
             least = node
         tries += 1
         if tries == MAX_SESSION_TRIES:
