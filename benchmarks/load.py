@@ -71,7 +71,7 @@ async def whole_requests(
     script = str(ROOT / "benchmarks" / "post.lua")
     url = f"http://{HOST}:{stack.port(to)}{PATH}"
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", script, url]
-    gateway = stack.pid("gateway")
+    gateway = stack.pid(to if to.startswith("gateway") else "gateway")
     cpu_before, core_before = cpu_s(gateway), core_times(stack.cores.others or 0)
     out = await _output(argv, environ)
     cpu_used = cpu_s(gateway) - cpu_before
@@ -87,7 +87,16 @@ async def whole_requests(
 
 async def _whole_by_loadgen(stack: Stack, payload: str, *, connections: int, seconds: float, to: str) -> WholeLoad:
     core_before = core_times(stack.cores.others or 0)
-    seen = await _loadgen(stack, payload, connections=connections, seconds=seconds, to=to, stream=False, warm_up_s=0.5)
+    seen = await _loadgen(
+        stack,
+        payload,
+        connections=connections,
+        seconds=seconds,
+        to=to,
+        stream=False,
+        warm_up_s=0.5,
+        watched=(to if to.startswith("gateway") else "gateway",),
+    )
     return WholeLoad(
         seen["requests"],
         seen["seconds"],

@@ -60,6 +60,7 @@ class Stack:
     ports: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     api_key: str = ""
+    redis_url: str = ""
     real_time: bool = False
     """Rows of low load run ahead of whatever else the machine does."""
     _tls: dict[str, TlsFiles] = field(default_factory=dict)
@@ -212,17 +213,26 @@ async def start_suite(stack: Stack, *, real_agents: bool) -> None:
             await _start_agent(stack, model, join_token)
         else:
             await _start_node(stack, "node-1", join_token)
-    gateway = stack.service_environ(
-        "gateway",
-        HTTP_LISTEN=stack.at("gateway"),
-        ADMIN_TOKEN=secrets.token_urlsafe(24),
-        SEAL_KEY_FILE=str(stack.run_dir.secret_file("seal_key")),
-        **{f"{name.upper()}_TARGET": stack.at(name) for name in ("identity", "registry", "scheduler", "accountant")},
-    )
-    stack.start("gateway", "-m", "crosslogic_gateway", environ={**gateway, **databases}, core=stack.cores.gateway)
-    await stack.wait_listening("gateway")
+    stack.redis_url = redis_url
+    await start_gateway(stack, "gateway", "crosslogic_gateway")
     for model in models:
         await _wait_answering(stack, model)
+
+
+async def start_gateway(stack: Stack, name: str, module: str) -> None:
+    """A gateway on the gateway's core, called `name`; `module` runs it."""
+    environ = stack.service_environ(
+        name,
+        HTTP_LISTEN=stack.at(name),
+        ADMIN_TOKEN=secrets.token_urlsafe(24),
+        SEAL_KEY_FILE=str(stack.run_dir.secret_file("seal_key")),
+        **{f"{other.upper()}_TARGET": stack.at(other) for other in ("identity", "registry", "scheduler", "accountant")},
+    )
+    environ |= {"REDIS_URL": stack.redis_url}
+    tls = stack.tls("gateway")
+    environ |= {"CROSSLOGIC_TLS_CERT_FILE": str(tls.cert_file), "CROSSLOGIC_TLS_KEY_FILE": str(tls.key_file)}
+    stack.start(name, "-m", module, environ=environ, core=stack.cores.gateway)
+    await stack.wait_listening(name)
 
 
 async def _start_node(stack: Stack, name: str, join_token: str) -> None:
