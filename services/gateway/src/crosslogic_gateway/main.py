@@ -50,4 +50,5 @@ def main() -> None:
     if settings.workers > 1 and index is None:
         run_service(lambda stop: supervise(settings, stop))
     else:
-        run_service(lambda stop: serve(settings, metrics_listen(settings, int(index or 0)), stop))
+        number = int(index or 0)
+        run_service(lambda stop: serve(settings, metrics_listen(settings, number), stop, index=number))

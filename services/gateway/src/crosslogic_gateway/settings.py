@@ -128,6 +128,19 @@ class GatewaySettings(Settings):
     )
     redis_url: Secret = secret_setting("REDIS_URL", doc="Redis, as redis://host:port/db")
     identity_target: str = setting("CROSSLOGIC_IDENTITY_TARGET", parse=address, doc="host:port of identity")
+    tunnel_listen: str = setting(
+        "CROSSLOGIC_TUNNEL_LISTEN",
+        default="",
+        parse=optional_address,
+        doc="host:port where nodes that cannot be dialled dial the first worker, each further one on the next port; "
+        "empty: no tunnels",
+    )
+    tunnel_advertise: str = setting(
+        "CROSSLOGIC_TUNNEL_ADVERTISE",
+        default="",
+        parse=optional_address,
+        doc="host:port of it as nodes see it, counted on alike; empty: TUNNEL_LISTEN",
+    )
     registry_target: str = setting("CROSSLOGIC_REGISTRY_TARGET", parse=address, doc="host:port of the registry")
     scheduler_target: str = setting("CROSSLOGIC_SCHEDULER_TARGET", parse=address, doc="host:port of the scheduler")
     accountant_target: str = setting("CROSSLOGIC_ACCOUNTANT_TARGET", parse=address, doc="host:port of the accountant")

@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
 
 from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
-from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic.scheduler.v1 import scheduler_pb2 as scheduler_pb
 from crosslogic_common.clock import SystemClock
 from crosslogic_common.grpc_server import StartError
@@ -19,7 +18,7 @@ from crosslogic_common.logs import get_logger
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.redis import open_redis
 from crosslogic_common.seal import Sealer
-from crosslogic_common.tls import Channels, TlsFiles, node_dns_name, service_dns_name
+from crosslogic_common.tls import Channels, service_dns_name
 from crosslogic_gateway.abuse.watch import AbuseWatch
 from crosslogic_gateway.abuse.wiring import watching_abuse
 from crosslogic_gateway.access_log import AccessLog
@@ -29,9 +28,9 @@ from crosslogic_gateway.admission.wiring import AdmissionOptions, RunningAdmissi
 from crosslogic_gateway.app import AppDeps, Readiness, make_app
 from crosslogic_gateway.attempts import Attempts
 from crosslogic_gateway.catalogue import Catalogue
-from crosslogic_gateway.domain import Route
 from crosslogic_gateway.edge import Edge, EdgePolicy
 from crosslogic_gateway.failover import FailoverPolicy
+from crosslogic_gateway.fleet_ties import running_relays
 from crosslogic_gateway.idempotency.answers import IdempotencyLimits
 from crosslogic_gateway.idempotency.store import RedisAnswers
 from crosslogic_gateway.idempotency.wiring import make_idempotency, open_answers
@@ -40,7 +39,7 @@ from crosslogic_gateway.keys import KeyCache
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.prices import Prices, PriceWatch
 from crosslogic_gateway.protocol import EdgeRunner
-from crosslogic_gateway.relay import RelayPool, RelayStream, Timeouts
+from crosslogic_gateway.relay import Timeouts
 from crosslogic_gateway.request_metrics import RequestMetrics
 from crosslogic_gateway.running import Running
 from crosslogic_gateway.settings import GatewaySettings
@@ -48,13 +47,12 @@ from crosslogic_gateway.shedding.wiring import OverloadOptions, RunningOverload,
 from crosslogic_gateway.sources import IdentityPrincipals, SharedPrincipals, Watches
 from crosslogic_gateway.usage_outbox import UsageOutbox
 
-RELAY = "/crosslogic.node_agent.v1.NodeAgentService/Relay"
 PICK_STREAM = "/crosslogic.scheduler.v1.SchedulerService/PickStream"
 LANE_STREAM = "/crosslogic.scheduler.v1.SchedulerService/LaneStream"
 RECORD_STREAM = "/crosslogic.accountant.v1.AccountantService/RecordStream"
 
 
-async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Event) -> None:
+async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Event, *, index: int = 0) -> None:
     """Serves until `stop` is set; then stops accepting, finishes what runs, and hands over what it must still bill."""
     metrics = Metrics()
     clock = SystemClock()
@@ -82,8 +80,9 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         )
         await stack.enter_async_context(picker.running())
         timeouts = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.stall_timeout_s)
-        relays = RelayPool(open_relay=_open_relay(settings.tls), timeouts=timeouts)
-        await stack.enter_async_context(relays.running())
+        relays = await stack.enter_async_context(
+            running_relays(settings, index, timeouts=timeouts, picker=picker, channels=channels)
+        )
         keys = KeyCache(
             shared=SharedPrincipals(redis),
             identity=IdentityPrincipals(channels=channels, target=settings.identity_target),
@@ -234,14 +233,6 @@ async def _hand_over(usage: UsageOutbox, grace_s: float) -> None:
         await asyncio.sleep(0.02)
     if len(usage):
         get_logger(__name__).error("records left to the witnesses", records=len(usage))
-
-
-def _open_relay(tls: TlsFiles) -> Callable[[Route], RelayStream]:
-    return lambda route: H2Stream(
-        target=H2Target(route.address, node_dns_name(route.node_id), RELAY),
-        tls=tls,
-        deserialize=agent_pb.RelayResponse.FromString,
-    )
 
 
 def _readiness(

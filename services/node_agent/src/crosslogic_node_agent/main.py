@@ -6,14 +6,16 @@ import os
 import uuid
 from pathlib import Path
 
+from opentelemetry import trace
+
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic.node_agent.v1 import node_agent_pb2_grpc as rpc
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from crosslogic_common.clock import SystemClock
-from crosslogic_common.grpc_server import GrpcServer, read_settings, run_service
+from crosslogic_common.grpc_server import GrpcServer, StartError, read_settings, run_service
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.tls import Channels
+from crosslogic_common.tls import Channels, TlsFiles
 from crosslogic_common.tracing import tracing
 from crosslogic_node_agent import nvml, spot_wiring
 from crosslogic_node_agent.assembly import AnswerTemplates
@@ -31,11 +33,13 @@ from crosslogic_node_agent.measure import Measurement
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.node_life import NodeLife
 from crosslogic_node_agent.relay import Relay
+from crosslogic_node_agent.relay_session import RelaySession
 from crosslogic_node_agent.report import Place, Report, max_sequences_of
 from crosslogic_node_agent.servicer import NodeAgentServicer
 from crosslogic_node_agent.settings import NodeAgentSettings
 from crosslogic_node_agent.spool import Spool
 from crosslogic_node_agent.supervisor import Patience, Supervisor
+from crosslogic_node_agent.tunnels import Tunnels
 from crosslogic_node_agent.witnesses import WitnessOutbox, witness_caller
 
 SERVICE = "crosslogic.node_agent.v1.NodeAgentService"
@@ -47,6 +51,8 @@ RULES: dict[str, frozenset[str]] = {
 
 async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
     """Runs until `stop` is set. Stops in this order: no new requests, running ones end, witnesses, goodbye, engine."""
+    if not settings.tunnel and not settings.listen:
+        raise StartError("CROSSLOGIC_LISTEN is missing: say where gateways are served, or set CROSSLOGIC_TUNNEL=1.")
     metrics = Metrics()
     agent_metrics = AgentMetrics(metrics)
     life = NodeLife()
@@ -60,7 +66,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         supervisor = _supervisor(settings, api, agent_metrics, templates)
         await stack.enter_async_context(supervisor.running())
         files = IdentityFiles(settings.state_dir)
-        await join(
+        joined = await join(
             files=files,
             join_target=settings.registry_join_target,
             token=settings.join_token,
@@ -81,6 +87,8 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
             metrics_every_s=settings.metrics_every_s,
         )
         await stack.enter_async_context(report.running())
+        # The relay is made further below: no stream is served before.
+        tunnels = Tunnels(channels=channels, new_session=lambda: RelaySession(relay))
         commands = Commands(_carriers(settings, renewal))
         await stack.enter_async_context(commands.running())
         heartbeat = Heartbeat(
@@ -88,7 +96,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
             supervisor=supervisor,
             life=life,
             commands=commands,
-            on_tunnels=lambda _addresses: None,
+            on_tunnels=tunnels.set_addresses,
             channels=channels,
             registry_target=settings.registry_target,
             metrics=agent_metrics,
@@ -107,20 +115,13 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
             witnesses=outbox,
             metrics=agent_metrics,
             max_calls=settings.max_calls,
+            org_id=joined.node.org_id,
         )
-        stopping = asyncio.Event()
-        server = GrpcServer(
-            listen=settings.listen,
-            tls=files.tls,
-            rules=RULES,
-            metrics=metrics,
-            stopping=stopping,
-            tracer=tracer,
-            shutdown_grace_s=2.0,
-        )
-        servicer = NodeAgentServicer(relay=relay, stopping=stopping)
-        server.add(pb, SERVICE, lambda target: rpc.add_NodeAgentServiceServicer_to_server(servicer, target))
-        await stack.enter_async_context(server.serving())
+        if settings.tunnel:
+            await stack.enter_async_context(tunnels.running())
+        else:
+            server = _server(settings, files.tls, metrics, tracer, relay)
+            await stack.enter_async_context(server.serving())
         spot = spot_wiring.watch(settings, SystemClock(), life)
         await stack.enter_async_context(spot.running())
         await Departure(life=life, relay=relay, clock=SystemClock(), handover_s=settings.spot_handover_s).wait(
@@ -128,6 +129,24 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         )
         await outbox.flush(2.0)
         await spot.acknowledge()
+
+
+def _server(
+    settings: NodeAgentSettings, tls: TlsFiles, metrics: Metrics, tracer: trace.Tracer | None, relay: Relay
+) -> GrpcServer:
+    stopping = asyncio.Event()
+    server = GrpcServer(
+        listen=settings.listen,
+        tls=tls,
+        rules=RULES,
+        metrics=metrics,
+        stopping=stopping,
+        tracer=tracer,
+        shutdown_grace_s=2.0,
+    )
+    servicer = NodeAgentServicer(relay=relay, stopping=stopping)
+    server.add(pb, SERVICE, lambda target: rpc.add_NodeAgentServiceServicer_to_server(servicer, target))
+    return server
 
 
 def _supervisor(
@@ -184,7 +203,7 @@ def _mark(file: Path) -> str:
 
 def _place(settings: NodeAgentSettings) -> Place:
     return Place(
-        address=settings.advertise or settings.listen,
+        address="" if settings.tunnel else settings.advertise or settings.listen,
         region=settings.region,
         model=settings.model,
         gpu_type=settings.gpu_type,

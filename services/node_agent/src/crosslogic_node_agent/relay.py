@@ -25,10 +25,12 @@ class Relay:
         witnesses: Witnesses,
         metrics: AgentMetrics,
         max_calls: int,
+        org_id: str = "",
     ) -> None:
         """Without `templates` the engine itself answers whole what is wanted whole.
 
-        At most `max_calls` run at a time, over all streams.
+        At most `max_calls` run at a time, over all streams. `org_id` is the only organisation that this node's
+        certificate lets it serve; empty: any.
         """
         self._pool = pool
         self._models = models
@@ -36,6 +38,7 @@ class Relay:
         self._witnesses = witnesses
         self._metrics = metrics
         self._max_calls = max_calls
+        self._org_id = org_id
         self._running: set[RelayCall] = set()
         metrics.running.set_function(lambda: len(self._running))
         self._refusing = False
@@ -55,8 +58,11 @@ class Relay:
     ) -> RelayCall:
         """A call, not started yet; `on_ended` must come back to `ended`.
 
-        Raises INVALID_ARGUMENT, REQUEST_TOO_LARGE, MODEL_NOT_FOUND, OVERLOADED, and UNAVAILABLE while stopping.
+        Raises INVALID_ARGUMENT, REQUEST_TOO_LARGE, MODEL_NOT_FOUND, OVERLOADED, UNAVAILABLE while stopping, and
+        PERMISSION_DENIED for another organisation's request.
         """
+        if self._org_id and request.org_id != self._org_id:
+            raise CodedError(ErrorCode.PERMISSION_DENIED, private="a request of another organisation")
         if self._refusing:
             raise CodedError(ErrorCode.UNAVAILABLE, private="the agent is stopping")
         if len(self._running) >= self._max_calls:

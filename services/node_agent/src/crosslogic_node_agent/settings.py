@@ -84,7 +84,18 @@ def filled(text: str) -> str:
 class NodeAgentSettings(Settings):
     """Read from the environment once, at start."""
 
-    listen: str = setting("CROSSLOGIC_LISTEN", parse=address, doc="host:port where gateways are served")
+    tunnel: bool = setting(
+        "CROSSLOGIC_TUNNEL",
+        default="0",
+        parse=boolean,
+        doc="1: this machine dials the gateways and listens nowhere; LISTEN and ADVERTISE are not used",
+    )
+    listen: str = setting(
+        "CROSSLOGIC_LISTEN",
+        default="",
+        parse=optional_address,
+        doc="host:port where gateways are served; required without TUNNEL",
+    )
     advertise: str = setting(
         "CROSSLOGIC_ADVERTISE", default="", parse=optional_address, doc="host:port that gateways dial; empty: LISTEN"
     )
