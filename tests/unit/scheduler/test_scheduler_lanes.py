@@ -1,12 +1,14 @@
 """Lanes: how many requests fit, who may send them, and what reserved capacity keeps for its owner."""
 
 import itertools
+import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from crosslogic.scheduler.v1 import scheduler_pb2 as pb
+from crosslogic_scheduler.domain import NodeState
 from crosslogic_scheduler.lanes.lanes import Gateway, Lanes
 from crosslogic_scheduler.lanes.shares import Capacity, Use, serverless_slots, share
 from crosslogic_scheduler.lanes.slots import Report, Slots
@@ -88,19 +90,19 @@ CAPACITY = Capacity(slots=20, tokens_per_s=2000)
 
 def test_reserved_capacity_that_nobody_uses_is_lent_as_far_as_it_comes_back_within_a_second() -> None:
     reserved = {"a": 1000}
-    assert serverless_slots(CAPACITY, [Use(reservations=reserved)]) == 10, "nothing ends: nothing would come back"
-    assert serverless_slots(CAPACITY, [Use(ended_per_s=8, reservations=reserved)]) == 14
-    assert serverless_slots(CAPACITY, [Use(ended_per_s=500, reservations=reserved)]) == 20
-    assert serverless_slots(CAPACITY, [Use(ended_per_s=500, reserved_in_flight=10, reservations=reserved)]) == 10
+    assert serverless_slots(CAPACITY, [Use(reservations=reserved)]) == 8, "nothing ends: nothing would come back"
+    assert serverless_slots(CAPACITY, [Use(ended_per_s=8, reservations=reserved)]) == 12
+    assert serverless_slots(CAPACITY, [Use(ended_per_s=500, reservations=reserved)]) == 18
+    assert serverless_slots(CAPACITY, [Use(ended_per_s=500, reserved_in_flight=10, reservations=reserved)]) == 8
 
 
 def test_an_organisation_at_two_gateways_has_its_reservation_once() -> None:
     uses = [Use(reservations={"a": 500}), Use(reservations={"a": 500, "b": 500})]
-    assert serverless_slots(CAPACITY, uses) == 10
+    assert serverless_slots(CAPACITY, uses) == 8
 
 
 def test_a_burst_beyond_the_reserved_places_is_taken_from_the_others() -> None:
-    assert serverless_slots(CAPACITY, [Use(reserved_in_flight=15, reservations={"a": 500})]) == 5
+    assert serverless_slots(CAPACITY, [Use(reserved_in_flight=15, reservations={"a": 500})]) == 3
 
 
 def test_the_gateway_with_the_longer_queue_gets_more_of_what_is_free() -> None:
@@ -156,7 +158,7 @@ def node(
 class World:
     def __init__(self, *nodes: registry_pb.Node) -> None:
         self.at = 0.0
-        self.lanes = Lanes(code_of=lambda region: region, now=lambda: self.at)
+        self.lanes = Lanes(code_of=lambda region: region, now=lambda: self.at, sample=random.sample)
         self.lanes.apply(registry_pb.WatchNodesResponse(nodes=nodes, snapshot_start=True, snapshot_complete=True))
 
     def ask(self, gateway: Gateway, *, in_flight: int = 0, waiting: int = 0, org_id: str = "") -> pb.LaneShare:
@@ -171,7 +173,7 @@ def test_there_is_no_limit_until_every_node_has_said_what_it_runs() -> None:
     gateway = world.lanes.join()
     assert not world.ask(gateway, in_flight=500).HasField("limit")
     world.lanes.apply(registry_pb.WatchNodesResponse(nodes=[node("2", running=16, waiting=30)]))
-    assert world.ask(gateway, in_flight=500).limit == 24
+    assert world.ask(gateway, in_flight=500).limit == 21
 
 
 def test_what_a_dead_gateway_had_is_free_for_the_others() -> None:
@@ -180,23 +182,23 @@ def test_what_a_dead_gateway_had_is_free_for_the_others() -> None:
     world.ask(dead, in_flight=10, waiting=5)
     assert world.ask(alive, waiting=5).limit == 1
     world.lanes.leave(dead)
-    assert world.ask(alive, waiting=5).limit == 10
+    assert world.ask(alive, waiting=5).limit == 9
 
 
 def test_a_node_that_goes_takes_its_places_with_it() -> None:
     world = World(node("1", max_sequences=10), node("2", max_sequences=10))
     gateway = world.lanes.join()
-    assert world.ask(gateway, waiting=50).limit == 20
+    assert world.ask(gateway, waiting=50).limit == 18
     world.lanes.apply(registry_pb.WatchNodesResponse(removed_node_ids=["2"]))
-    assert world.ask(gateway, waiting=50).limit == 10
+    assert world.ask(gateway, waiting=50).limit == 9
 
 
 def test_nodes_of_one_organisation_are_no_room_for_others_and_a_lane_of_their_own() -> None:
     world = World(node("1", max_sequences=10), node("2", max_sequences=90, org_id="acme"))
     gateway = world.lanes.join()
-    told = world.ask(gateway, waiting=500)
-    assert (told.limit, list(told.dedicated_org_ids)) == (10, ["acme"])
-    assert world.ask(gateway, waiting=500, org_id="acme").limit == 90
+    given_share = world.ask(gateway, waiting=500)
+    assert (given_share.limit, list(given_share.dedicated_org_ids)) == (9, ["acme"])
+    assert world.ask(gateway, waiting=500, org_id="acme").limit == 81
 
 
 def test_requests_for_anywhere_leave_less_for_those_of_one_region() -> None:
@@ -204,8 +206,8 @@ def test_requests_for_anywhere_leave_less_for_those_of_one_region() -> None:
     one, other = world.lanes.join(), world.lanes.join()
     anywhere = pb.LaneUse(model="m", in_flight=10)
     (given_share,) = answer(world.lanes, other, pb.LaneStreamRequest(uses=[anywhere])).shares
-    assert given_share.limit == 20
-    assert world.ask(one, waiting=50).limit == 5
+    assert given_share.limit == 18
+    assert world.ask(one, waiting=50).limit == 4
 
 
 def test_a_gateway_that_leaves_a_lane_out_uses_it_no_more() -> None:
@@ -213,5 +215,40 @@ def test_a_gateway_that_leaves_a_lane_out_uses_it_no_more() -> None:
     one, other = world.lanes.join(), world.lanes.join()
     world.ask(one, in_flight=10)
     answer(world.lanes, one, pb.LaneStreamRequest())
-    assert world.ask(other, waiting=10).limit == 10
+    assert world.ask(other, waiting=10).limit == 9
     assert len(world.lanes) == 2
+
+
+def state(node_id: str) -> NodeState:
+    return NodeState(node_id, "a:1", "us-east", "", frozenset({"m"}), True, 1000.0)
+
+
+def told(world: World, gateway: Gateway, **in_flight: int) -> None:
+    nodes = [pb.NodeUse(node_id=node_id[1:], in_flight=count) for node_id, count in in_flight.items()]
+    answer(world.lanes, gateway, pb.LaneStreamRequest(nodes=nodes))
+
+
+def test_a_reserved_request_goes_where_most_places_are_free_whoever_filled_the_others() -> None:
+    world = World(node("1", max_sequences=10), node("2", max_sequences=20))
+    one, other = world.lanes.join(), world.lanes.join()
+    nodes = [state("1"), state("2")]
+    told(world, one, n1=2, n2=8)
+    told(world, other, n2=2)
+    chosen = world.lanes.roomiest(nodes, ())
+    assert chosen is not None
+    assert chosen.id == "1", "8 of 10 are free, and 10 of 20"
+    told(world, one, n1=9, n2=8)
+    chosen = world.lanes.roomiest(nodes, ())
+    assert chosen is not None
+    assert chosen.id == "2"
+    chosen = world.lanes.roomiest(nodes, ("2",))
+    assert chosen is not None
+    assert chosen.id == "1"
+    world.lanes.leave(one)
+    picks = [world.lanes.roomiest(nodes, ()) for _ in range(6)]
+    assert [each.id for each in picks if each is not None] == ["1", "1", "2", "2", "1", "2"], "each pick takes a place"
+
+
+def test_where_no_node_has_said_what_it_runs_the_usual_strategy_decides() -> None:
+    world = World(node("1"), node("2"))
+    assert world.lanes.roomiest([state("1"), state("2")], ()) is None

@@ -101,7 +101,8 @@ class Inference:
         ticket = await self._admitted(request, api, claim, principal, model, body, raw)
         try:
             await self._overload.enter(claim, model, body, len(raw))
-            return await self._attempts.run(Job(request, api, claim.principal, model, body, raw, ticket))
+            job = Job(request, api, claim.principal, model, body, raw, ticket, claim.reserved)
+            return await self._attempts.run(job)
         finally:
             self._overload.leave(claim)
             if not ticket.kept:

@@ -34,6 +34,8 @@ class Job:
     """The client's body, as sent."""
     ticket: Ticket
     """What admission holds for it; settled where its usage record is made."""
+    reserved: bool = False
+    """It is within its organisation's reserved capacity: it must not wait at a node."""
 
 
 @dataclass(slots=True)

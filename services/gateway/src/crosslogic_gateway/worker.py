@@ -138,6 +138,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                     queue_wait_s=settings.queue_wait_s, shed_lag_s=settings.shed_lag_s, workers=settings.workers
                 ),
                 redis=redis,
+                nodes=relays.in_flight,
                 open_stream=lambda: H2Stream(
                     target=H2Target(settings.scheduler_target, service_dns_name("scheduler"), LANE_STREAM),
                     tls=settings.tls,

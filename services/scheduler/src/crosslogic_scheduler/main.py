@@ -51,7 +51,8 @@ async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
             failover_share=settings.region_failover_share,
             events=picks.events,
         )
-        lanes = Lanes(code_of=settings.regions.code, now=clock.monotonic)
+        lanes = Lanes(code_of=settings.regions.code, now=clock.monotonic, sample=random.sample)
+        view.roomiest = lanes.roomiest
         fleet_watch, catalogue_watch = _watches(channels, settings.registry_target, view, lanes, clock)
         await stack.enter_async_context(fleet_watch.running())
         await stack.enter_async_context(catalogue_watch.running())

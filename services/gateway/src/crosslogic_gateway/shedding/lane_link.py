@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from crosslogic.scheduler.v1 import scheduler_pb2 as pb
 from crosslogic_common.batched import BatchLink
@@ -22,9 +22,20 @@ LaneStream = BidiStream[bytes, pb.LaneStreamResponse]
 class LaneLink:
     """One stream to the scheduler. While it is away lanes keep their limits."""
 
-    def __init__(self, *, gate: Gate, open_stream: Callable[[], LaneStream], now: Callable[[], float]) -> None:
-        """`open_stream` opens SchedulerService.LaneStream; `now` is the event loop's clock."""
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        nodes: Callable[[], Mapping[str, int]],
+        open_stream: Callable[[], LaneStream],
+        now: Callable[[], float],
+    ) -> None:
+        """`nodes` tells how many requests each node works on; `open_stream` opens SchedulerService.LaneStream.
+
+        `now` is the event loop's clock.
+        """
         self._gate = gate
+        self._nodes = nodes
         self._now = now
         self._dirty = asyncio.Event()
         gate.changed = self._dirty.set
@@ -59,7 +70,7 @@ class LaneLink:
             uses = self._uses()
             if self._link.connected.is_set() and (uses or told):
                 with contextlib.suppress(CodedError):
-                    self._link.send(pb.LaneStreamRequest(uses=uses).SerializeToString())
+                    self._link.send(pb.LaneStreamRequest(uses=uses, nodes=self._node_uses()).SerializeToString())
                 told = bool(uses)
             await asyncio.sleep(PAUSE_WAITING_S if self._gate.waiting else PAUSE_S)
 
@@ -68,6 +79,9 @@ class LaneLink:
         return [
             use_of(lane) for lane in self._gate.lanes if lane.used_at > recent or lane.reservations or not lane.idle
         ]
+
+    def _node_uses(self) -> list[pb.NodeUse]:
+        return [pb.NodeUse(node_id=node_id, in_flight=in_flight) for node_id, in_flight in self._nodes().items()]
 
     def _take(self, message: pb.LaneStreamResponse) -> None:
         for share in message.shares:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -46,13 +46,21 @@ class RunningOverload:
 
 @contextlib.asynccontextmanager
 async def running_overload(
-    options: OverloadOptions, *, redis: Redis, open_stream: Callable[[], LaneStream], registry: CollectorRegistry
+    options: OverloadOptions,
+    *,
+    redis: Redis,
+    nodes: Callable[[], Mapping[str, int]],
+    open_stream: Callable[[], LaneStream],
+    registry: CollectorRegistry,
 ) -> AsyncIterator[RunningOverload]:
-    """Runs shedding for as long as the block lasts. `open_stream` opens SchedulerService.LaneStream."""
+    """Runs shedding for as long as the block lasts.
+
+    `nodes` tells how many requests each node works on, `open_stream` opens SchedulerService.LaneStream.
+    """
     now = asyncio.get_running_loop().time
     gate = Gate(lag=LoopLag(shed_from_s=options.shed_lag_s), now=now)
     meters = ReservedMeters(RedisBuckets(redis), now=now, workers=options.workers)
-    link = LaneLink(gate=gate, open_stream=open_stream, now=now)
+    link = LaneLink(gate=gate, nodes=nodes, open_stream=open_stream, now=now)
     registry.register(_GateCounts(gate))
     for name, text, read in (
         ("crosslogic_lane_waiting", "Requests that wait for a place at a node.", lambda: gate.waiting),

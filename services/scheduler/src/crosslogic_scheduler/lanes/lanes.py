@@ -1,10 +1,11 @@
 """The lanes of the fleet: the nodes behind each, and what every gateway uses of them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
+from crosslogic_scheduler.domain import NodeState
 from crosslogic_scheduler.lanes.shares import Capacity, Use, serverless_slots, share
 from crosslogic_scheduler.lanes.slots import Report, Slots
 from crosslogic_scheduler.policy import capacity_of
@@ -13,6 +14,7 @@ MAX_DEDICATED = 1_000
 LOOK_AGAIN_S = 0.1
 """Adding a large fleet up takes a millisecond, and gateways ask many times a second."""
 MAX_REMEMBERED = 8_192
+MAX_COMPARED = 64
 
 
 class Lane(NamedTuple):
@@ -34,15 +36,21 @@ class _Node:
     tokens_per_s: float
     slots: Slots
     heartbeat_ns: int = 0
+    in_flight: int = 0
+    """Of all gateways, as they told."""
+    picked: int = 0
+    """Reserved requests sent there since one of them told."""
 
 
 class Gateway:
     """One gateway worker, for as long as its stream lasts."""
 
-    __slots__ = ("lanes",)
+    __slots__ = ("lanes", "nodes")
 
     def __init__(self) -> None:
         self.lanes: frozenset[Lane] = frozenset()
+        self.nodes: Mapping[str, int] = {}
+        """Requests under way for it, by node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +65,15 @@ class _Fleet:
 class Lanes:
     """Answers how much of a lane a gateway may use."""
 
-    def __init__(self, *, code_of: Callable[[str], str], now: Callable[[], float]) -> None:
-        """`code_of` gives the one name of a region, `now` seconds that never go back."""
+    def __init__(
+        self,
+        *,
+        code_of: Callable[[str], str],
+        now: Callable[[], float],
+        sample: Callable[[Sequence[NodeState], int], Sequence[NodeState]],
+    ) -> None:
+        """`code_of` gives the one name of a region, `now` seconds that never go back, `sample` some at random."""
+        self._sample = sample
         self._code_of = code_of
         self._now = now
         self._nodes: dict[str, _Node] = {}
@@ -104,6 +119,8 @@ class Lanes:
             tokens_per_s=capacity_of(facts.max_tokens_per_sec),
             slots=slots,
             heartbeat_ns=node.last_heartbeat_time.ToNanoseconds(),
+            in_flight=0 if known is None else known.in_flight,
+            picked=0 if known is None else known.picked,
         )
         if known is None or known.heartbeat_ns != fresh.heartbeat_ns:
             load = node.load
@@ -120,10 +137,16 @@ class Lanes:
     def leave(self, gateway: Gateway) -> None:
         """It is gone, and so is what it used."""
         self._gateways.discard(gateway)
-        self.tell(gateway, {})
+        self.tell(gateway, {}, {})
 
-    def tell(self, gateway: Gateway, uses: Mapping[Lane, Use]) -> None:
-        """All that a gateway uses now."""
+    def tell(self, gateway: Gateway, uses: Mapping[Lane, Use], nodes: Mapping[str, int]) -> None:
+        """All that a gateway uses now: lanes, and requests under way by node."""
+        for node_id in gateway.nodes.keys() | nodes.keys():
+            node = self._nodes.get(node_id)
+            if node is not None:
+                node.in_flight = max(0, node.in_flight + nodes.get(node_id, 0) - gateway.nodes.get(node_id, 0))
+                node.picked = 0
+        gateway.nodes = nodes
         for lane in gateway.lanes - uses.keys():
             users = self._uses[lane]
             del users[gateway]
@@ -147,6 +170,25 @@ class Lanes:
     def dedicated(self, lane: Lane) -> tuple[str, ...]:
         """Organisations that have nodes of their own there."""
         return self._fleet(lane).dedicated
+
+    def roomiest(self, nodes: Sequence[NodeState], excluded: Collection[str]) -> NodeState | None:
+        """The node with the most free places, for a request that must not wait. None: not known for any of them.
+
+        Of a large pool some drawn at random are looked at.
+        """
+        best: NodeState | None = None
+        most_free = 0.0
+        for candidate in nodes if len(nodes) <= MAX_COMPARED else self._sample(nodes, MAX_COMPARED):
+            node = self._nodes.get(candidate.id)
+            slots = None if node is None else node.slots.known
+            if node is None or slots is None or candidate.id in excluded:
+                continue
+            free = 1.0 - (node.in_flight + node.picked) / slots
+            if best is None or free > most_free:
+                best, most_free = candidate, free
+        if best is not None:
+            self._nodes[best.id].picked += 1
+        return best
 
     def saturation(self) -> Iterator[tuple[Lane, float]]:
         """Of each lane that is in use and whose places are known, the part that is taken."""

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 GIVEN_BACK_IN_S = 1.0
 """Within this time reserved capacity that serverless requests borrowed is free again."""
+FILL = 0.9
+"""Of a lane's places, the part that serverless requests are let into: nodes do not fill evenly, and nobody can overtake
+in a queue at a node."""
 CAUTION = 0.5
 """Of what ends by itself in that time, the part that is counted on: requests do not end evenly."""
 
@@ -47,7 +50,7 @@ def serverless_slots(capacity: Capacity, uses: Sequence[Use]) -> float:
     unused = max(0, reserved - reserved_in_flight)
     ended_per_s = sum(use.ended_per_s for use in uses)
     lent = min(unused, math.floor(ended_per_s * GIVEN_BACK_IN_S * CAUTION))
-    return capacity.slots - reserved_in_flight - (unused - lent)
+    return capacity.slots * FILL - reserved_in_flight - (unused - lent)
 
 
 def share(slots: float, mine: Use, others: Sequence[Use]) -> int:

@@ -10,6 +10,7 @@ from crosslogic_scheduler.lanes.shares import Use
 
 MAX_LANES = 4_096
 MAX_RESERVATIONS = 1_000
+MAX_NODES = 4_096
 
 
 async def serve_lanes(
@@ -46,7 +47,7 @@ def answer(lanes: Lanes, gateway: Gateway, message: pb.LaneStreamRequest) -> pb.
         )
         for told in message.uses[:MAX_LANES]
     }
-    lanes.tell(gateway, uses)
+    lanes.tell(gateway, uses, {node.node_id: node.in_flight for node in message.nodes[:MAX_NODES]})
     response = pb.LaneStreamResponse()
     for lane in uses:
         share = response.shares.add(model=lane.model, region=lane.region, org_id=lane.org_id)

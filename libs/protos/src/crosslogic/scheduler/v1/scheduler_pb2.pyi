@@ -298,22 +298,54 @@ class LaneStreamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USES_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneUse]:
         """Every lane that it uses or wants to, at most 4,096. A lane that is left out is not used any more."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeUse]:
+        """Every node that works for it, at most 4,096. Reserved requests go where there is room."""
 
     def __init__(
         self,
         *,
         uses: _abc.Iterable[Global___LaneUse] | None = ...,
+        nodes: _abc.Iterable[Global___NodeUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["uses", b"uses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "uses", b"uses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LaneStreamRequest: _TypeAlias = LaneStreamRequest  # noqa: Y015
+
+@_typing.final
+class NodeUse(_message.Message):
+    """What one node does for a gateway."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    in_flight: _builtins.int
+    """Requests under way there."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        in_flight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeUse: _TypeAlias = NodeUse  # noqa: Y015
 
 @_typing.final
 class LaneUse(_message.Message):
