@@ -10,8 +10,8 @@ import psycopg
 from crosslogic_dev.suite import Suite
 
 _EFFECTIVE = """
-    SELECT request_id::text, sum(requests)::int, sum(prompt_tokens * requests)::bigint,
-           sum(completion_tokens * requests)::bigint, sum(cost_picodollars)::bigint,
+    SELECT request_id::text, sum(requests)::int, sum(prompt_tokens)::bigint,
+           sum(completion_tokens)::bigint, sum(cost_picodollars)::bigint,
            bool_or(from_witness), (array_agg(outcome ORDER BY revision DESC))[1]::int
     FROM ledger.usage_records GROUP BY request_id
 """
