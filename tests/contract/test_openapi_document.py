@@ -1,10 +1,12 @@
 """The OpenAPI document says what the server does."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import ClientResponse
 from aiohttp.test_utils import TestServer
 from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
 from openapi_spec_validator import validate
@@ -12,6 +14,7 @@ from openapi_spec_validator import validate
 from crosslogic_gateway.admin.routes import OPERATIONS, make_admin_routes
 from crosslogic_gateway.openapi import build_document
 from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
+from tests.fakes.admin_orchestrator import INSTANCE_ID, JOB_ID
 
 
 @pytest.fixture
@@ -93,14 +96,21 @@ def test_operation_names_are_unique_and_every_reference_resolves(document: dict[
 
 def test_every_admin_operation_wants_an_administrator_and_every_v1_operation_a_key(document: dict[str, Any]) -> None:
     for path, item in document["paths"].items():
-        admin = [{"adminToken": []}, {"openId": []}, {"adminSession": []}]
+        admin: list[dict[str, list[str]]] = [{"adminToken": []}, {"openId": []}, {"adminSession": []}]
         schemes = admin if path.startswith("/admin") else [{"apiKey": []}] if path.startswith("/v1/") else []
         for operation in item.values():
             assert operation["security"] == schemes, path
 
 
+async def first_answer(answer: ClientResponse) -> Any:
+    """The answer, or the first of those that come as server-sent events."""
+    if answer.content_type != "text/event-stream":
+        return await answer.json()
+    return json.loads((await answer.text()).partition("\n\n")[0].removeprefix("data: "))
+
+
 async def test_every_operations_answer_is_what_the_document_says(admin: AdminClient, document: dict[str, Any]) -> None:
-    ids: dict[str, str] = {"node": "00000000-0000-0000-0000-000000000063"}
+    ids: dict[str, str] = {"node": "00000000-0000-0000-0000-000000000063", "instance": INSTANCE_ID}
     bodies: dict[str, Any] = {
         "createOrg": {"name": "Acme"},
         "updateOrg": {"name": "Acme 2", "status": "suspended"},
@@ -118,6 +128,7 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
         "createOrgUser": {"email": "a@example.com", "role": "admin"},
         "createPlatformUser": {"email": "b@example.com", "role": "read_only"},
         "updateUser": {"role": "developer"},
+        "launchInstance": {"model_name": "m", "provider": "local", "region": "us-east"},
     }  # fmt: skip
     queries = {"queryUsage": {"group_by": "org,environment,model,day"}, "listUsageRecords": {"request_id": "r"}}
     # What is revoked comes last.
@@ -125,12 +136,12 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
         described = document["paths"][operation.path][operation.method.lower()]
         parent = operation.path.split("/")[2]
         path = operation.path.replace("{id}", ids.get(parent.removesuffix("s"), "none"))
-        path = path.replace("{name}", "gold")
+        path = path.replace("{name}", "gold").replace("{job}", JOB_ID)
         body = bodies.get(operation.name)
         if body is not None:
             matches(document, described["requestBody"]["content"]["application/json"]["schema"], body)
         async with admin.request(operation.method, path, json=body, params=queries.get(operation.name)) as answer:
-            given = await answer.json()
+            given = await first_answer(answer)
             assert str(answer.status) in described["responses"], (operation.name, given)
             assert answer.status == operation.status, (operation.name, given)
             content = described["responses"][str(answer.status)]["content"][answer.content_type]

@@ -5,62 +5,25 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
-import grpc
-import grpc.aio
 from aiohttp import web
 from aiohttp.test_utils import TestClient
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic.identity.v1 import identity_pb2 as identity_pb
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
-from crosslogic_common.errors import CodedError, ErrorCode, grpc_status, to_metadata
+from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.settings import Secret
 from crosslogic_gateway.admin import AdminDeps, make_admin_routes
 from crosslogic_gateway.http import REQUEST_ID, SHOWN_REQUEST_ID, error_response
 from crosslogic_gateway.openapi import make_openapi_routes
+from tests.fakes.admin_orchestrator import FakeOrchestrator
+from tests.fakes.admin_stub import FakeStub
 
 AdminClient = TestClient[web.Request, web.Application]
 TOKEN = "operators-only-token"
 NOW = Timestamp(seconds=1_795_000_000, nanos=123_456_000)
-
-
-def rpc_error(error: CodedError) -> grpc.aio.AioRpcError:
-    """What a client of our servers sees of a coded error."""
-    return grpc.aio.AioRpcError(
-        grpc_status(error), grpc.aio.Metadata(), grpc.aio.Metadata(*to_metadata(error)), error.public
-    )
-
-
-class FakeStub:
-    """Unary RPCs are the methods of the subclass; `fails` makes every one of them fail."""
-
-    def __init__(self) -> None:
-        self.fails: Exception | None = None
-        self.asked: list[Any] = []
-        self.timeouts: list[float | None] = []
-        self.metadata: list[Any] = []
-
-    def __getattribute__(self, name: str) -> Any:
-        found = object.__getattribute__(self, name)
-        if not name[0].isupper():
-            return found
-
-        async def call(request: Message, /, *, timeout: float | None = None, metadata: Any = None) -> Message:
-            self.asked.append(request)
-            self.timeouts.append(timeout)
-            self.metadata.append(metadata)
-            if self.fails is not None:
-                raise self.fails
-            try:
-                answer: Message = found(request)
-            except CodedError as error:
-                raise rpc_error(error) from None
-            return answer
-
-        return call
 
 
 class FakeIdentity(FakeStub):
@@ -212,7 +175,6 @@ class FakeIdentity(FakeStub):
         self.keys[new.id] = new
         old.expire_time.FromSeconds(NOW.seconds + request.overlap_s)
         return identity_pb.RotateApiKeyResponse(api_key=new, secret="clsk_live_" + "1" * 32, old_api_key=old)
-
 
     def CreatePlan(self, request: Any) -> Any:
         plan = request.plan
@@ -390,10 +352,12 @@ class Neighbours:
         self.identity = FakeIdentity()
         self.registry = FakeRegistry()
         self.accountant = FakeAccountant()
+        self.orchestrator = FakeOrchestrator()
         self.deps = AdminDeps(
             identity=lambda: self.identity,  # type: ignore[arg-type,return-value]  # its methods are made at run time
             registry=lambda: self.registry,  # type: ignore[arg-type,return-value]
             accountant=lambda: self.accountant,  # type: ignore[arg-type,return-value]
+            orchestrator=lambda: self.orchestrator,  # type: ignore[arg-type,return-value]
             admin_token=Secret(token),
             timeout_s=3.0,
         )

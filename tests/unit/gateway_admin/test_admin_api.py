@@ -1,5 +1,6 @@
 """What an operator gets from the admin API."""
 
+import re
 from typing import Any
 
 import grpc
@@ -9,7 +10,8 @@ from aiohttp.test_utils import TestServer
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.admin.routes import OPERATIONS
-from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours, rpc_error
+from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
+from tests.fakes.admin_stub import rpc_error
 
 MODEL = {
     "name": "m",
@@ -52,7 +54,7 @@ async def test_nobody_uses_an_operation_without_the_token(
 ) -> None:
     async with AdminClient(TestServer(neighbours.app())) as stranger:
         error = await refused(
-            stranger, operation.method, operation.path.replace("{id}", "x").replace("{name}", "x"), 401, headers=headers, data=b"not json"
+            stranger, operation.method, re.sub(r"\{\w+\}", "x", operation.path), 401, headers=headers, data=b"not json"
         )
     assert error["code"] == "unauthenticated"
     assert TOKEN not in str(error)

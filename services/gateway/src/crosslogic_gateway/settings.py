@@ -4,6 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from crosslogic_common.regions import RegionTable, regions_file
 from crosslogic_common.settings import (
     Secret,
     Settings,
@@ -143,12 +144,24 @@ class GatewaySettings(Settings):
     )
     registry_target: str = setting("CROSSLOGIC_REGISTRY_TARGET", parse=address, doc="host:port of the registry")
     scheduler_target: str = setting("CROSSLOGIC_SCHEDULER_TARGET", parse=address, doc="host:port of the scheduler")
+    orchestrator_target: str = setting(
+        "CROSSLOGIC_ORCHESTRATOR_TARGET",
+        default="",
+        parse=optional_address,
+        doc="host:port of the orchestrator; empty: machines are not launched from here",
+    )
     accountant_target: str = setting("CROSSLOGIC_ACCOUNTANT_TARGET", parse=address, doc="host:port of the accountant")
     billing_target: str = setting(
         "CROSSLOGIC_BILLING_TARGET",
         default="",
         parse=optional_address,
         doc="host:port of billing, for its price book; empty: the catalogue's prices count",
+    )
+    regions: RegionTable = setting(
+        "CROSSLOGIC_REGIONS_FILE",
+        default="",
+        parse=regions_file,
+        doc="the region table, TOML; empty: the one in crosslogic_common/regions/default.toml",
     )
     trusted_proxies: tuple[Network, ...] = setting(
         "CROSSLOGIC_TRUSTED_PROXIES",

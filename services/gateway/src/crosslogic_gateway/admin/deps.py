@@ -1,6 +1,6 @@
 """What the admin API needs of the world: the neighbours' stubs, as narrow as it uses them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -8,7 +8,9 @@ from aiohttp import web
 
 from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
 from crosslogic.identity.v1 import identity_pb2 as identity_pb
+from crosslogic.orchestrator.v1 import orchestrator_pb2 as orchestrator_pb
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
+from crosslogic_common.regions import RegionTable, default_regions
 from crosslogic_common.settings import Secret
 from crosslogic_gateway.idempotency.ports import AnswersOnce
 
@@ -126,6 +128,10 @@ class RegistryStub(Protocol):
     @property
     def CreateModel(self) -> Rpc[registry_pb.CreateModelRequest, registry_pb.CreateModelResponse]: ...  # noqa: D102
     @property
+    def ReplaceDeployments(  # noqa: D102
+        self,
+    ) -> Rpc[registry_pb.ReplaceDeploymentsRequest, registry_pb.ReplaceDeploymentsResponse]: ...
+    @property
     def ListModels(self) -> Rpc[registry_pb.ListModelsRequest, registry_pb.ListModelsResponse]: ...  # noqa: D102
     @property
     def ListNodes(self) -> Rpc[registry_pb.ListNodesRequest, registry_pb.ListNodesResponse]: ...  # noqa: D102
@@ -146,6 +152,36 @@ class AccountantStub(Protocol):
     ) -> Rpc[accountant_pb.ListUsageRecordsRequest, accountant_pb.ListUsageRecordsResponse]: ...
 
 
+class EventStream(Protocol[Request_contra, Response_co]):
+    """One RPC of a stub whose answers come as a stream."""
+
+    def __call__(
+        self, request: Request_contra, /, *, metadata: tuple[tuple[str, str], ...] | None = None
+    ) -> AsyncIterable[Response_co]:
+        """Calls it. Reading raises grpc.aio.AioRpcError."""
+
+
+class OrchestratorStub(Protocol):
+    """crosslogic.orchestrator.v1.OrchestratorService."""
+
+    @property
+    def LaunchInstance(  # noqa: D102
+        self,
+    ) -> Rpc[orchestrator_pb.LaunchInstanceRequest, orchestrator_pb.LaunchInstanceResponse]: ...
+    @property
+    def TerminateInstance(  # noqa: D102
+        self,
+    ) -> Rpc[orchestrator_pb.TerminateInstanceRequest, orchestrator_pb.TerminateInstanceResponse]: ...
+    @property
+    def GetJob(self) -> Rpc[orchestrator_pb.GetJobRequest, orchestrator_pb.GetJobResponse]: ...  # noqa: D102
+    @property
+    def WatchJob(self) -> EventStream[orchestrator_pb.WatchJobRequest, orchestrator_pb.WatchJobResponse]: ...  # noqa: D102
+    @property
+    def ListInstances(  # noqa: D102
+        self,
+    ) -> Rpc[orchestrator_pb.ListInstancesRequest, orchestrator_pb.ListInstancesResponse]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminDeps:
     """The neighbours and the operators' token.
@@ -156,8 +192,11 @@ class AdminDeps:
     identity: Callable[[], IdentityStub]
     registry: Callable[[], RegistryStub]
     accountant: Callable[[], AccountantStub]
+    orchestrator: Callable[[], OrchestratorStub] | None = None
+    """None: machines are not launched from here."""
     admin_token: Secret = field(repr=False)
     """Empty: every request is refused."""
+    regions: RegionTable = field(default_factory=default_regions)
     timeout_s: float = 10.0
     """Of one RPC."""
     client_address: Callable[[web.Request], str] = lambda request: request.remote or ""

@@ -1,7 +1,7 @@
 """One operation of the admin API: what it takes and gives, and how its handler is reached."""
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -80,6 +80,8 @@ class Operation(Generic[Body, Query]):
     body: type[msgspec.Struct] | None = None
     body_optional: bool = False
     query: type[msgspec.Struct] | None = None
+    events: Callable[[Call[Body, Query]], AsyncIterator[msgspec.Struct]] | None = None
+    """Sends answers as server-sent events, instead of `handle`'s one."""
     status: int = 200
     idempotent_by_key: bool = False
     """The neighbour too knows a retry with the same `Idempotency-Key`."""
@@ -117,6 +119,8 @@ def route_of(operation: Operation[Any, Any], deps: AdminDeps, gate: AdminGate) -
 
     async def carry_out(request: web.Request, who: Administrator) -> web.StreamResponse:
         call = await _authorised_call(operation, deps, request, who)
+        if operation.events is not None:
+            return await _streamed(request, operation.events(call))
         answer = await (operation.handle(call) if _is_recorded_elsewhere(operation) else recorded(operation, call))
         return web.Response(
             status=operation.status,
@@ -125,6 +129,25 @@ def route_of(operation: Operation[Any, Any], deps: AdminDeps, gate: AdminGate) -
         )
 
     return web.route(operation.method, operation.path, handle, name=operation.name)
+
+
+async def _streamed(request: web.Request, events: AsyncIterator[msgspec.Struct]) -> web.StreamResponse:
+    """Server-sent events. What fails before the first is an error answer; later, the stream just ends: ask again."""
+    first = await anext(events, None)
+    headers = {**answer_headers(request, "text/event-stream"), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    try:
+        if first is not None:
+            await response.write(b"data: " + msgspec.json.encode(first) + b"\n\n")
+        async for event in events:
+            await response.write(b"data: " + msgspec.json.encode(event) + b"\n\n")
+    except CodedError as error:
+        get_logger(__name__).info("event stream ended", code=error.code, reason=error.private)
+        response.force_close()
+        return response
+    await response.write_eof()
+    return response
 
 
 async def recorded(operation: Operation[Any, Any], call: Call[Any, Any]) -> msgspec.Struct:

@@ -8,13 +8,17 @@ from crosslogic_gateway.admin import fleet, schemas, usage
 from crosslogic_gateway.admin.access import ANYBODY, Access, of_query
 from crosslogic_gateway.admin.auth import AdminGate
 from crosslogic_gateway.admin.deps import AdminDeps
+from crosslogic_gateway.admin.instance_operations import INSTANCE_OPERATIONS
 from crosslogic_gateway.admin.operation import Operation, route_of
 from crosslogic_gateway.admin.people_operations import PEOPLE_OPERATIONS
+from crosslogic_gateway.admin.placement_operations import PLACEMENT_OPERATIONS
 from crosslogic_gateway.admin.tenant_operations import TENANT_OPERATIONS
 
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
     *TENANT_OPERATIONS,
     *PEOPLE_OPERATIONS,
+    *INSTANCE_OPERATIONS,
+    *PLACEMENT_OPERATIONS,
     Operation(
         method="POST",
         path="/admin/models",

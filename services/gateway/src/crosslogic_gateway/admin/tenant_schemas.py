@@ -118,6 +118,10 @@ class NewEnvironment(Asked):
 
     name: EnvironmentName
     region: AnyRegion = ""
+    country: Annotated[
+        str,
+        Meta(pattern="^([A-Z]{2})?$", description="ISO 3166-1 code. Where no `region` is named, its region is taken."),
+    ] = ""
     allowed_models: Models = field(default_factory=list)
     limits: Limits = Limits()
     max_prompt_tokens: Tokens = None

@@ -8,6 +8,7 @@ from crosslogic.identity.v1 import identity_pb2 as pb
 from crosslogic_gateway.admin import tenant_schemas as tenant
 from crosslogic_gateway.admin.conversion import optional_time, text_or_none, time, timestamp
 from crosslogic_gateway.admin.operation import Call
+from crosslogic_gateway.admin.placement import region_code
 from crosslogic_gateway.admin.schemas import PageQuery
 
 _STATUS = {"active": pb.STATUS_ACTIVE, "suspended": pb.STATUS_SUSPENDED}
@@ -73,7 +74,7 @@ async def create_environment(call: Call[tenant.NewEnvironment, None]) -> tenant.
     request = pb.CreateEnvironmentRequest(
         org_id=call.path["id"],
         name=call.body.name,
-        region=call.body.region,
+        region=region_code(call.deps.regions, call.body.region, call.body.country),
         allowed_models=call.body.allowed_models,
         request_id=call.create_request_id(f"environment:{call.path['id']}"),
         limits=limits(call.body.limits),
@@ -112,7 +113,7 @@ async def update_environment(call: Call[tenant.EnvironmentPatch, None]) -> tenan
         id=call.path["id"],
         name=_optional(patch.name),
         status=_status(patch.status),
-        region=_optional(patch.region),
+        region=_optional(patch.region if patch.region is UNSET else call.deps.regions.code(patch.region)),
         allowed_models=_models(patch.allowed_models),
         limits=_new_limits(patch.limits),
         max_prompt_tokens=_number(patch.max_prompt_tokens),

@@ -94,7 +94,7 @@ def _operation(operation: Operation[Any, Any], schemas: Json) -> Json:
         "responses": {
             str(operation.status): {
                 "description": "Done." if operation.answer.__doc__ is None else operation.answer.__doc__,
-                "content": {"application/json": {"schema": _reference(operation.answer)}},
+                "content": {_answer_type(operation): {"schema": _reference(operation.answer)}},
             },
             **{str(status): error_answer(status) for status in sorted(_errors(operation))},
         },
@@ -110,6 +110,10 @@ def _operation(operation: Operation[Any, Any], schemas: Json) -> Json:
             "content": {"application/json": {"schema": _reference(operation.body)}},
         }
     return described
+
+
+def _answer_type(operation: Operation[Any, Any]) -> str:
+    return "application/json" if operation.events is None else "text/event-stream"
 
 
 def _errors(operation: Operation[Any, Any]) -> set[int]:

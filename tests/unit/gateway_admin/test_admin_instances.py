@@ -1,0 +1,82 @@
+"""Machines through the admin API: a job at once, its progress as it happens, errors in words."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestServer
+
+from crosslogic_common.errors import CodedError, ErrorCode
+from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
+from tests.fakes.admin_orchestrator import INSTANCE_ID, JOB_ID
+from tests.fakes.admin_stub import rpc_error
+
+LAUNCH = {"model_name": "m", "provider": "local", "region": "us-east", "use_spot": True}
+
+
+@pytest.fixture
+def neighbours() -> Neighbours:
+    return Neighbours()
+
+
+@pytest.fixture
+async def admin(neighbours: Neighbours) -> AsyncIterator[AdminClient]:
+    async with AdminClient(TestServer(neighbours.app()), headers={"X-Admin-Token": TOKEN}) as client:
+        yield client
+
+
+async def test_launch_answers_at_once_with_its_job(admin: AdminClient, neighbours: Neighbours) -> None:
+    headers = {"Idempotency-Key": "once"}
+    async with admin.post("/admin/instances/launch", json=LAUNCH, headers=headers) as answer:
+        assert answer.status == 202
+        job = await answer.json()
+    assert (job["id"], job["instance_id"], job["status"]) == (JOB_ID, INSTANCE_ID, "running")
+    assert job["steps"][-1]["step"] == "validated"
+    asked = neighbours.orchestrator.asked[-1]
+    assert (asked.spec.model, asked.spec.provider, asked.spec.use_spot) == ("m", "local", True)
+    assert asked.request_id, "a retry would launch a second machine"
+
+
+async def test_progress_comes_as_events_until_the_job_has_ended(admin: AdminClient) -> None:
+    async with admin.get(f"/admin/instances/{JOB_ID}/events") as answer:
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+        events = [json.loads(each.removeprefix("data: ")) for each in (await answer.text()).split("\n\n") if each]
+    assert [event["steps"][-1]["step"] for event in events] == ["validated", "requested", "active"]
+    assert [event["status"] for event in events] == ["running", "running", "succeeded"]
+
+
+async def test_machines_and_their_end(admin: AdminClient, neighbours: Neighbours) -> None:
+    async with admin.get("/admin/instances") as answer:
+        (instance,) = (await answer.json())["data"]
+    assert (instance["id"], instance["state"], instance["hourly_price_usd"]) == (INSTANCE_ID, "active", "2.5")
+    async with admin.post(f"/admin/instances/{INSTANCE_ID}/terminate", json={"drain_timeout_s": 0.5}) as answer:
+        assert answer.status == 202
+        assert (await answer.json())["kind"] == "terminate"
+    assert neighbours.orchestrator.asked[-1].drain_timeout.nanos == 500_000_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "word"),
+    [
+        ("GET", f"/admin/instances/{INSTANCE_ID}", None, 404, "no such thing"),
+        ("GET", f"/admin/instances/{INSTANCE_ID}/events", None, 404, "no such job"),
+        ("POST", "/admin/instances/launch", {**LAUNCH, "model_name": "unknown"}, 404, "no model unknown"),
+        ("POST", "/admin/instances/launch", {"provider": "local"}, 400, "model_name"),
+        ("POST", "/admin/instances/launch", {**LAUNCH, "use_spot": "yes"}, 400, "use_spot"),
+        ("POST", f"/admin/instances/{INSTANCE_ID}/terminate", {"drain_timeout_s": -1}, 400, "drain_timeout_s"),
+    ],
+)
+async def test_bad_requests_say_what_to_change(
+    admin: AdminClient, method: str, path: str, body: Any, status: int, word: str
+) -> None:
+    async with admin.request(method, path, json=body) as answer:
+        assert answer.status == status
+        assert word in (await answer.json())["error"]["message"]
+
+
+async def test_orchestrator_that_is_away_is_a_clean_503(admin: AdminClient, neighbours: Neighbours) -> None:
+    neighbours.orchestrator.fails = rpc_error(CodedError(ErrorCode.UNAVAILABLE))
+    for path in ("/admin/instances", f"/admin/instances/{JOB_ID}", f"/admin/instances/{JOB_ID}/events"):
+        async with admin.get(path) as answer:
+            assert answer.status == 503
