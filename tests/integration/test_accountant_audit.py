@@ -121,7 +121,7 @@ async def test_billing_reads_every_row_once_over_restarts_of_the_accountant(proc
             usage: Usage = rpc.AccountantServiceStub(channel)
             while True:
                 after = rows[-1].sequence if rows else 0
-                page = await usage.ReadRecords(pb.ReadRecordsRequest(after_sequence=after, page_size=2))
+                page = await usage.ReadRecords(pb.ReadRecordsRequest(after_sequence=after, page_size=2, settled=True))
                 rows.extend(page.entries)
                 if not page.entries:
                     assert after == page.last_sequence

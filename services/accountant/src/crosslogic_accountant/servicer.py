@@ -121,7 +121,7 @@ class AccountantServicer(rpc.AccountantServiceServicer):
         entries, last = await self._log.read(
             request.after_sequence,
             limit=page_limit(request.page_size, default=1_000, largest=MAX_ENTRIES),
-            reader=BILLING if billing else "",
+            reader=BILLING if billing and request.settled else "",
         )
         return pb.ReadRecordsResponse(entries=[ledger_entry(entry) for entry in entries], last_sequence=last)
 

@@ -1,5 +1,6 @@
 """The usage ledger, over gRPC."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import grpc.aio
@@ -26,14 +27,22 @@ class AccountantLedger:
 
     async def read(self, after_sequence: int, limit: int) -> Page:
         """See ports.Ledger. Raises UNAVAILABLE, TIMEOUT."""
+        answer = await self._read(after_sequence, limit, settled=True)
+        return Page(tuple(usage_row(entry) for entry in answer.entries), answer.last_sequence)
+
+    async def entries(self, after_sequence: int, limit: int) -> Sequence[pb.LedgerEntry]:
+        """The rows as they are. Raises UNAVAILABLE, TIMEOUT."""
+        return (await self._read(after_sequence, limit)).entries
+
+    async def _read(self, after_sequence: int, limit: int, *, settled: bool = False) -> pb.ReadRecordsResponse:
         stub = rpc.AccountantServiceStub(self._channels.service("accountant", self._target))
         try:
-            answer = await stub.ReadRecords(
-                pb.ReadRecordsRequest(after_sequence=after_sequence, page_size=limit), timeout=self._timeout_s
+            return await stub.ReadRecords(
+                pb.ReadRecordsRequest(after_sequence=after_sequence, page_size=limit, settled=settled),
+                timeout=self._timeout_s,
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
-        return Page(tuple(usage_row(entry) for entry in answer.entries), answer.last_sequence)
 
 
 def usage_row(entry: pb.LedgerEntry) -> UsageRow:

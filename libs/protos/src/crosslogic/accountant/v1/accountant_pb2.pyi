@@ -687,7 +687,7 @@ class StoredUsageRecord(_message.Message):
     sequence: _builtins.int
     """Its place in the order of the ledger's rows; see ReadRecords. 0 where more than one request was asked for."""
     billed: _builtins.bool
-    """Billing has settled it: it asked for what comes after it."""
+    """Billing has settled it: it said so when it asked for what comes after it."""
     @_builtins.property
     def record(self) -> Global___UsageRecord:
         """What was reported."""
@@ -751,19 +751,23 @@ class ReadRecordsRequest(_message.Message):
 
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
     """Rows after this one. 0: from the beginning."""
     page_size: _builtins.int
     """1 to 5,000; 0 means 1,000."""
+    settled: _builtins.bool
+    """From billing alone: it has settled everything up to `after_sequence`, and the ledger remembers that."""
     def __init__(
         self,
         *,
         after_sequence: _builtins.int = ...,
         page_size: _builtins.int = ...,
+        settled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "page_size", b"page_size", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -127,8 +127,8 @@ class AccountantServiceServicer(object):
 
     def ReadRecords(self, request, context):
         """Reads the ledger's rows in the order in which they became durable, corrections among them. Callers: billing, operator.
-        Rows never appear before a sequence that was read: a cursor misses none. Whoever calls as billing and asks for what
-        comes after a sequence has settled everything up to it, which the ledger remembers. Errors: INVALID_ARGUMENT.
+        Rows never appear before a sequence that was read: a cursor misses none. Errors: INVALID_ARGUMENT, CONFLICT (the ledger
+        does not reach that far, or rows after it are no longer kept).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

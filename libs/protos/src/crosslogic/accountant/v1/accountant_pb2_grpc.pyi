@@ -52,8 +52,8 @@ class AccountantServiceStub:
     """Lists single records, newest first. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
     ReadRecords: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.ReadRecordsRequest, _accountant_pb2.ReadRecordsResponse]
     """Reads the ledger's rows in the order in which they became durable, corrections among them. Callers: billing, operator.
-    Rows never appear before a sequence that was read: a cursor misses none. Whoever calls as billing and asks for what
-    comes after a sequence has settled everything up to it, which the ledger remembers. Errors: INVALID_ARGUMENT.
+    Rows never appear before a sequence that was read: a cursor misses none. Errors: INVALID_ARGUMENT, CONFLICT (the ledger
+    does not reach that far, or rows after it are no longer kept).
     """
     CorrectRecord: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.CorrectRecordRequest, _accountant_pb2.CorrectRecordResponse]
     """Corrects one request's record by two further rows: the reversal of what stands and what takes its place. Callers:
@@ -93,8 +93,8 @@ class AccountantServiceAsyncStub(AccountantServiceStub):
     """Lists single records, newest first. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
     ReadRecords: _aio.UnaryUnaryMultiCallable[_accountant_pb2.ReadRecordsRequest, _accountant_pb2.ReadRecordsResponse]  # type: ignore[assignment]
     """Reads the ledger's rows in the order in which they became durable, corrections among them. Callers: billing, operator.
-    Rows never appear before a sequence that was read: a cursor misses none. Whoever calls as billing and asks for what
-    comes after a sequence has settled everything up to it, which the ledger remembers. Errors: INVALID_ARGUMENT.
+    Rows never appear before a sequence that was read: a cursor misses none. Errors: INVALID_ARGUMENT, CONFLICT (the ledger
+    does not reach that far, or rows after it are no longer kept).
     """
     CorrectRecord: _aio.UnaryUnaryMultiCallable[_accountant_pb2.CorrectRecordRequest, _accountant_pb2.CorrectRecordResponse]  # type: ignore[assignment]
     """Corrects one request's record by two further rows: the reversal of what stands and what takes its place. Callers:
@@ -167,8 +167,8 @@ class AccountantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_accountant_pb2.ReadRecordsResponse, _abc.Awaitable[_accountant_pb2.ReadRecordsResponse]]:
         """Reads the ledger's rows in the order in which they became durable, corrections among them. Callers: billing, operator.
-        Rows never appear before a sequence that was read: a cursor misses none. Whoever calls as billing and asks for what
-        comes after a sequence has settled everything up to it, which the ledger remembers. Errors: INVALID_ARGUMENT.
+        Rows never appear before a sequence that was read: a cursor misses none. Errors: INVALID_ARGUMENT, CONFLICT (the ledger
+        does not reach that far, or rows after it are no longer kept).
         """
 
     @_abc_1.abstractmethod
