@@ -5,8 +5,8 @@
 set -euo pipefail
 umask 077
 namespace="${NAMESPACE:-crosslogic}"
-services=(identity registry accountant billing)
-declare -A schema=([identity]=identity [registry]=registry [accountant]=ledger [billing]=billing)
+services=(identity registry accountant billing orchestrator)
+declare -A schema=([identity]=identity [registry]=registry [accountant]=ledger [billing]=billing [orchestrator]=fleet)
 
 random() { head -c "${1:-24}" /dev/urandom | base64 | tr -d '\n'; }
 random_hex() { head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
