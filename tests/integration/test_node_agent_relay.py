@@ -308,7 +308,7 @@ async def test_a_stop_lets_running_requests_finish_and_refuses_new_ones(engine: 
         await asyncio.sleep(0.05)
         _, refused = relayed.gateway.open(completion(), stream=True)
         await refused.ended.wait()
-        assert refused.end.error.code == "UNAVAILABLE"
+        assert refused.end.error.code == "NODE_DRAINING"
         await drain
         await running.ended.wait()
         assert running.end.outcome == common_pb.OUTCOME_SUCCEEDED

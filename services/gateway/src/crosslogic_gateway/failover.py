@@ -68,6 +68,9 @@ def unreached(error: CodedError) -> FailedAttempt:
 
 def broken(error: CodedError, *, sent: bool, silent: bool) -> FailedAttempt:
     """The call failed, after something of it was `sent` or before; the node itself was `silent`, or told of it."""
+    if error.code is ErrorCode.NODE_DRAINING:
+        # It is well and hands its work over because it leaves.
+        return FailedAttempt(error, Failure.LOST, blames_node=False)
     if error.code in _LOST or (error.code is ErrorCode.TIMEOUT and (sent or silent)):
         return FailedAttempt(error, Failure.LOST, blames_node=True)
     if error.code in _REFUSED:

@@ -58,13 +58,13 @@ class Relay:
     ) -> RelayCall:
         """A call, not started yet; `on_ended` must come back to `ended`.
 
-        Raises INVALID_ARGUMENT, REQUEST_TOO_LARGE, MODEL_NOT_FOUND, OVERLOADED, UNAVAILABLE while stopping, and
+        Raises INVALID_ARGUMENT, REQUEST_TOO_LARGE, MODEL_NOT_FOUND, OVERLOADED, NODE_DRAINING while leaving, and
         PERMISSION_DENIED for another organisation's request.
         """
         if self._org_id and request.org_id != self._org_id:
             raise CodedError(ErrorCode.PERMISSION_DENIED, private="a request of another organisation")
         if self._refusing:
-            raise CodedError(ErrorCode.UNAVAILABLE, private="the agent is stopping")
+            raise CodedError(ErrorCode.NODE_DRAINING, private="the node is leaving")
         if len(self._running) >= self._max_calls:
             raise CodedError(ErrorCode.OVERLOADED, private=f"{len(self._running)} calls run", retry_after_s=1.0)
         engine_model = self._models.engine_model(request.model)
