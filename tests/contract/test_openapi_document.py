@@ -66,6 +66,8 @@ def test_the_paths_that_the_issue_promises_are_there(document: dict[str, Any]) -
         GET|PATCH|DELETE /admin/keys/{id}
         POST /admin/keys/{id}/rotate
         POST|GET /admin/models
+        PUT /admin/models/{model}/deployments
+        GET /admin/regions
         GET /admin/nodes
         POST /admin/nodes/{id}/drain
         POST /admin/nodes/join-tokens
@@ -122,6 +124,7 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
         "createModel": {
             "name": "m", "context_length": 8, "input_usd_per_million": "0.05", "output_usd_per_million": "1",
         },
+        "replaceDeployments": {"deployments": [{"region": "in-mumbai", "strategy": "round_robin"}]},
         "createJoinToken": {},
         "createPlan": {"name": "gold", "priority": "high", "key_limits": {"requests_per_second": 5}},
         "updatePlan": {"org_limits": {"tokens_per_day": 10}, "max_output_tokens": None},
@@ -136,7 +139,7 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
         described = document["paths"][operation.path][operation.method.lower()]
         parent = operation.path.split("/")[2]
         path = operation.path.replace("{id}", ids.get(parent.removesuffix("s"), "none"))
-        path = path.replace("{name}", "gold").replace("{job}", JOB_ID)
+        path = path.replace("{name}", "gold").replace("{job}", JOB_ID).replace("{model}", "m")
         body = bodies.get(operation.name)
         if body is not None:
             matches(document, described["requestBody"]["content"]["application/json"]["schema"], body)

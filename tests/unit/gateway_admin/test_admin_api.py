@@ -198,6 +198,37 @@ async def test_a_model_without_a_price_or_with_an_inexact_one_is_refused(admin: 
     assert "whole number" in error["message"]
 
 
+async def test_how_a_model_is_served_is_told_region_by_region(admin: AdminClient) -> None:
+    asked = [{"region": "india", "strategy": "prefix_affinity"}, {"strategy": "least_latency"}]
+    model = await made(admin, "/admin/models", {**MODEL, "name": "meta/llama", "deployments": asked})
+    assert model["deployments"] == [{**asked[0], "region": "in-mumbai"}, {**asked[1], "region": ""}]
+    path = "/admin/models/meta%2Fllama/deployments"
+    async with admin.put(path, json={"deployments": [{"region": "us-east", "strategy": "round_robin"}]}) as answer:
+        assert (await answer.json())["deployments"] == [{"region": "us-east", "strategy": "round_robin"}]
+    twice = {"deployments": [{"region": "india"}, {"region": "mumbai"}]}
+    assert (await refused(admin, "PUT", path, 400, json=twice))["param"] == "deployments"
+    await refused(admin, "PUT", path, 400, json={"deployments": [{"strategy": "at_random"}]})
+    await refused(admin, "PUT", "/admin/models/none/deployments", 404, json={"deployments": []})
+
+
+async def test_a_customer_is_pinned_by_country_unless_a_region_is_named(admin: AdminClient) -> None:
+    org = await made(admin, "/admin/orgs", {"name": "Acme"})
+    path = f"/admin/orgs/{org['id']}/environments"
+
+    async def region(**asked: str) -> str:
+        return str((await made(admin, path, {"name": f"e-{asked}", **asked}))["region"])
+
+    assert await region(country="IN") == "in-mumbai"
+    assert await region(country="DE") == "eu-frankfurt"
+    assert await region(country="DE", region="us") == "us-virginia"
+    assert await region(region="customer-site") == "customer-site"
+    assert await region() == ""
+    assert (await refused(admin, "POST", path, 400, json={"name": "e", "country": "AQ"}))["param"] == "country"
+    async with admin.get("/admin/regions") as answer:
+        rows = {row["code"]: row for row in (await answer.json())["data"]}
+    assert rows["in-mumbai"]["fallback"] == ["ap-singapore", "eu-frankfurt", "us-virginia"]
+
+
 async def test_nodes_are_listed_and_drained(admin: AdminClient, neighbours: Neighbours) -> None:
     async with admin.get("/admin/nodes") as answer:
         (node,) = (await answer.json())["data"]

@@ -12,6 +12,7 @@ from crosslogic_gateway.admin.conversion import optional_time, text_or_none, tim
 from crosslogic_gateway.admin.decoding import field_error
 from crosslogic_gateway.admin.money import picodollars_per_token, usd_per_million
 from crosslogic_gateway.admin.operation import Call
+from crosslogic_gateway.admin.placement import deployments_from, deployments_to
 
 _NodeStatus = Literal["registering", "warming", "active", "draining", "dead"]
 _STATUS: dict[int, _NodeStatus] = {
@@ -43,6 +44,7 @@ async def create_model(call: Call[schemas.NewModel, None]) -> schemas.Model:
                 names=("completion_price_picodollars", "output_usd_per_million"),
             ),
             regions=body.regions,
+            deployments=deployments_to(body.deployments, call.deps.regions),
         )
     )
     return _model((await call.rpc(call.deps.registry().CreateModel, request)).model)
@@ -116,6 +118,7 @@ def _model(model: pb.Model) -> schemas.Model:
         input_usd_per_million=usd_per_million(model.prompt_price_picodollars),
         output_usd_per_million=usd_per_million(model.completion_price_picodollars),
         regions=list(model.regions),
+        deployments=deployments_from(model.deployments),
         create_time=time(model.create_time),
     )
 

@@ -18,7 +18,6 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     *TENANT_OPERATIONS,
     *PEOPLE_OPERATIONS,
     *INSTANCE_OPERATIONS,
-    *PLACEMENT_OPERATIONS,
     Operation(
         method="POST",
         path="/admin/models",
@@ -42,6 +41,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
         query=schemas.PageQuery,
         answer=schemas.ModelList,
     ),
+    *PLACEMENT_OPERATIONS,
     Operation(
         method="GET",
         path="/admin/nodes",

@@ -47,6 +47,21 @@ class PageQuery(Asked):
 # Models
 
 
+StrategyName = Literal["least_load", "round_robin", "least_connections", "least_latency", "prefix_affinity"]
+
+
+class Deployment(Asked):
+    """How a model is served in a region."""
+
+    region: Annotated[
+        str, Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description="Empty: all that have no own.")
+    ] = ""
+    strategy: Annotated[StrategyName, Meta(description="How the node for a request is chosen.")] = "least_load"
+
+
+Deployments = Annotated[list[Deployment], Meta(max_length=200, description="At most one for each region.")]
+
+
 class NewModel(Asked):
     """A new model of the catalogue. Each price is given in one of its two units."""
 
@@ -61,6 +76,7 @@ class NewModel(Asked):
     input_usd_per_million: UsdPerMillion | UnsetType = UNSET
     output_usd_per_million: UsdPerMillion | UnsetType = UNSET
     regions: Annotated[list[Region], Meta(max_length=64, description="Empty: all.")] = []
+    deployments: Deployments = []
 
 
 class Model(Struct, kw_only=True):
@@ -75,6 +91,7 @@ class Model(Struct, kw_only=True):
     input_usd_per_million: UsdPerMillion
     output_usd_per_million: UsdPerMillion
     regions: Annotated[list[str], Meta(description="Empty: all.")]
+    deployments: list[Deployment]
     create_time: Time
 
 
