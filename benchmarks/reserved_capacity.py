@@ -38,6 +38,8 @@ class Seen:
     """Of the answers with 200."""
     refusal_s: list[float] = field(default_factory=list)
     """How long refusals took."""
+    answered_ids: list[str] = field(default_factory=list)
+    """The answers' ids in the ledger."""
     without_retry_after: int = 0
     errors: int = 0
 
@@ -125,6 +127,7 @@ class Client:
                 seen.statuses[answer.status] += 1
                 if answer.status == 200:
                     seen.latencies_s.append(took_s)
+                    seen.answered_ids.append(answer.headers["X-CrossLogic-Request-ID"])
                 else:
                     seen.refusal_s.append(took_s)
                     seen.without_retry_after += "Retry-After" not in answer.headers
