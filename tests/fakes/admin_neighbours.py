@@ -202,6 +202,10 @@ class FakeIdentity(FakeStub):
     def CreateUser(self, request: Any) -> Any:
         if request.org_id:
             _known(self.orgs, request.org_id)
+        return identity_pb.CreateUserResponse(user=self.let_in(request))
+
+    def let_in(self, request: Any) -> Any:
+        """A new user, made without a call."""
         user = identity_pb.User(
             id=next(self._ids),
             org_id=request.org_id,
@@ -213,7 +217,7 @@ class FakeIdentity(FakeStub):
             update_time=NOW,
         )
         self.users[user.id] = user
-        return identity_pb.CreateUserResponse(user=user)
+        return user
 
     def GetUser(self, request: Any) -> Any:
         return identity_pb.GetUserResponse(user=_known(self.users, request.id))

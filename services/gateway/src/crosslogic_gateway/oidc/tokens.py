@@ -136,5 +136,6 @@ def _check_party(claims: Mapping[str, Any], provider: ProviderSettings) -> None:
 
 def _confirmed_email(claims: Mapping[str, Any], provider: ProviderSettings) -> str:
     email = claims.get(provider.email_claim)
-    confirmed = provider.trust_email or claims.get("email_verified") in (True, "true")
+    said = claims.get("email_verified")
+    confirmed = provider.trust_email or said is True or said == "true"
     return email.lower() if isinstance(email, str) and confirmed else ""
