@@ -111,14 +111,23 @@ class World:
         self.session = ClientSession()
         self._stack = contextlib.AsyncExitStack()
 
-    async def worker(self, *, lease_s: float = 8.0, limits: IdempotencyLimits | None = None, **kept: int) -> Worker:
-        redis = await self._stack.enter_async_context(open_redis(self.redis_url))
+    async def worker(
+        self,
+        *,
+        lease_s: float = 8.0,
+        # A busy machine must not look like a Redis that is away.
+        budget_s: float = 10.0,
+        limits: IdempotencyLimits | None = None,
+        max_bytes_a_caller: int = 2**30,
+    ) -> Worker:
+        redis = await self._stack.enter_async_context(
+            open_redis(self.redis_url, timeout_s=budget_s, connect_timeout_s=budget_s)
+        )
         store = RedisAnswers(
             redis,
             sealer=Sealer(derived_key(KEY, "answers")),
             clock=SystemClock(),
-            # A busy machine must not look like a Redis that is away.
-            limits=StoreLimits(lease_s=lease_s, budget_s=5.0, **kept),
+            limits=StoreLimits(lease_s=lease_s, budget_s=budget_s, max_bytes_a_caller=max_bytes_a_caller),
         )
         made = Worker(store, self.engine, limits or IdempotencyLimits())
         self._stack.push_async_callback(made.idempotency.drain, 5.0)
@@ -365,7 +374,7 @@ async def test_without_redis_requests_go_on_and_a_worker_knows_its_own_repeats(
     assert url.port is not None
     async with TcpProxy(url.host, url.port) as proxy:
         world.redis_url = str(url.with_host("127.0.0.1").with_port(proxy.port))
-        one, other = await world.worker(), await world.worker()
+        one, other = await world.worker(budget_s=0.3), await world.worker(budget_s=0.3)
         if how == "hangs":
             proxy.silence()
         else:
@@ -393,7 +402,7 @@ async def test_redis_that_dies_while_a_request_runs_loses_no_answer(world: World
     assert url.port is not None
     async with TcpProxy(url.host, url.port) as proxy:
         world.redis_url = str(url.with_host("127.0.0.1").with_port(proxy.port))
-        one = await world.worker()
+        one = await world.worker(budget_s=0.3)
         first = asyncio.create_task(world.ask(one, "/whole"))
         await until(lambda: len(world.engine.runs) == 1)
         proxy.refuse()

@@ -26,7 +26,7 @@ UNUSED_S = 1.0
 MAX_METERS = 10_000
 _FIRST_GUESS = 256.0
 _SMOOTHING = 0.1
-_REDIS_BUDGET_S = 0.05
+REDIS_BUDGET_S = 0.05
 _AWAY_S = 1.0
 
 
@@ -43,14 +43,16 @@ class Buckets(Protocol):
 class RedisBuckets:
     """`Buckets` in Redis."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, budget_s: float = REDIS_BUDGET_S) -> None:
+        """An answer that takes longer than `budget_s` is none."""
+        self._budget_s = budget_s
         source = files("crosslogic_gateway.shedding").joinpath("lua", "reserved.lua").read_text(encoding="utf-8")
         self._script = redis.register_script(source)
 
     async def take(self, org_id: str, model: str, *, units: int, wanted: int) -> tuple[int, float]:
         """See Buckets."""
         try:
-            async with asyncio.timeout(_REDIS_BUDGET_S):
+            async with asyncio.timeout(self._budget_s):
                 granted, wait_ms = await self._script(
                     keys=[f"reserved:{{{org_id}}}:{model}"], args=(units, round(units * BURST_S), wanted)
                 )
