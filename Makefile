@@ -77,6 +77,10 @@ protos-wheel: venv ## build the stubs as a wheel that another team can install a
 bench: venv ## measure against the budgets; prints a table and writes JSON
 	@$(run) benchmarks
 
+.PHONY: trial-limits
+trial-limits: venv ## limits and budgets over 4 gateway workers, windows of real length, 1,000 at once: 6 minutes
+	@TRIAL_WINDOW_SCALE=1 TRIAL_AT_ONCE=1000 $(run) pytest tests/e2e/test_e2e_admission.py -k "windows or budget"
+
 .PHONY: lock
 lock: venv ## bring uv.lock up to date with the pyproject files, without hosts (UV_ARGS="--upgrade-package x")
 	@scripts/lock.sh $(UV_ARGS)
