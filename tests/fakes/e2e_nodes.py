@@ -104,6 +104,7 @@ async def joined(
         "CROSSLOGIC_ENGINE_URL": f"unix:{socket}",
         "CROSSLOGIC_ENGINE_COMMAND": json.dumps([*engine, "--model", suite.model_name, "--prefill-tps", "0"]),
         "CROSSLOGIC_MEASURE": "off",
+        "CROSSLOGIC_MAX_TOKENS_PER_SEC": "2000",
         **({"CROSSLOGIC_TUNNEL": "1"} if tunnel else {"CROSSLOGIC_LISTEN": f"127.0.0.1:{free_port()}"}),
         **settings,
     }
