@@ -10,6 +10,11 @@ MODEL ?=
 NODES ?=
 PORTS ?= fixed
 PYTEST_ARGS ?=
+EXPERIMENTS ?=
+SEEDS ?= 20
+FIRST_SEED ?= 0
+SIZE ?= 1
+TRIAL_ARGS ?=
 export PYTHON
 
 run := .venv/bin/python -m
@@ -80,6 +85,14 @@ bench: venv ## measure against the budgets; prints a table and writes JSON
 .PHONY: trial-limits
 trial-limits: venv ## limits and budgets over 4 gateway workers, windows of real length, 1,000 at once: 6 minutes
 	@TRIAL_WINDOW_SCALE=1 TRIAL_AT_ONCE=1000 $(run) pytest tests/e2e/test_e2e_admission.py -k "windows or budget"
+
+.PHONY: chaos
+chaos: venv ## break things on purpose (EXPERIMENTS=1,3 SEEDS=20 FIRST_SEED=0 SIZE=1); all experiments: hours
+	@$(run) tests.chaos --experiments "$(EXPERIMENTS)" --seeds "$(SEEDS)" --first-seed "$(FIRST_SEED)" --size "$(SIZE)"
+
+.PHONY: trial-nodes
+trial-nodes: venv ## 500 streams on 20 nodes, one of which dies every 5 s for 5 minutes (TRIAL_ARGS="--seconds 60")
+	@$(run) tests.chaos.trial_nodes $(TRIAL_ARGS)
 
 .PHONY: lock
 lock: venv ## bring uv.lock up to date with the pyproject files, without hosts (UV_ARGS="--upgrade-package x")

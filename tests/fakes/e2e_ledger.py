@@ -66,12 +66,16 @@ class Ledger:
 
     def failed_over(self, request_ids: Iterable[str]) -> int:
         """How many of these another node than the first ended."""
+        return len(self.which_failed_over(request_ids))
+
+    def which_failed_over(self, request_ids: Iterable[str]) -> set[str]:
+        """Those of these that another node than the first ended."""
         with psycopg.connect(self._suite.database_url, connect_timeout=5) as connection:
-            row = connection.execute(
-                "SELECT count(*) FROM ledger.usage_records WHERE failed_over AND request_id = ANY(%s::uuid[])",
-                (list(request_ids),),
-            ).fetchone()
-        return int(row[0]) if row is not None else 0
+            rows = connection.execute(
+                "SELECT request_id::text FROM ledger.usage_records WHERE failed_over AND request_id = ANY(%s::uuid[])",
+                (list(filter(None, request_ids)),),
+            ).fetchall()
+        return {row[0] for row in rows}
 
     def holding(self, request_ids: Collection[str], *, timeout_s: float = 30.0) -> dict[str, Entry]:
         """Everything, once all of these are in it."""
