@@ -33,13 +33,17 @@ SCHEMA = "identity"
 SERVICE = "crosslogic.identity.v1.IdentityService"
 _ADMIN = frozenset({"service:gateway", "service:operator"})
 _GATEWAY = frozenset({"service:gateway"})
+_BILLED = _ADMIN | {"service:billing"}
+"""Billing suspends organisations that do not pay, and lets them in again."""
 
 
 def rules() -> dict[str, frozenset[str]]:
     """Who may call what."""
     gateway_only = {"ResolveApiKey", "ResolveUser", "WatchRevocations"}
+    billed = {"GetOrg", "UpdateOrg"}
     return {
-        f"/{SERVICE}/{method}": _GATEWAY if method in gateway_only else _ADMIN for method in method_names(pb, SERVICE)
+        f"/{SERVICE}/{method}": _GATEWAY if method in gateway_only else _BILLED if method in billed else _ADMIN
+        for method in method_names(pb, SERVICE)
     }
 
 

@@ -195,7 +195,7 @@ class IdentityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetOrg(self, request, context):
-        """Returns one organisation. Callers: gateway, operator. Errors: NOT_FOUND.
+        """Returns one organisation. Callers: gateway, operator, billing. Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,7 +210,7 @@ class IdentityServiceServicer(object):
 
     def UpdateOrg(self, request, context):
         """Changes the fields that are set. Suspending takes effect in every gateway within a second.
-        Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
+        Callers: gateway, operator, billing. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,12 +40,12 @@ class IdentityServiceStub:
     Errors: INVALID_ARGUMENT.
     """
     GetOrg: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetOrgRequest, _identity_pb2.GetOrgResponse]
-    """Returns one organisation. Callers: gateway, operator. Errors: NOT_FOUND."""
+    """Returns one organisation. Callers: gateway, operator, billing. Errors: NOT_FOUND."""
     ListOrgs: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListOrgsRequest, _identity_pb2.ListOrgsResponse]
     """Lists organisations, oldest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token)."""
     UpdateOrg: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrgRequest, _identity_pb2.UpdateOrgResponse]
     """Changes the fields that are set. Suspending takes effect in every gateway within a second.
-    Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
+    Callers: gateway, operator, billing. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
     """
     CreateEnvironment: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateEnvironmentRequest, _identity_pb2.CreateEnvironmentResponse]
     """Creates an environment in an organisation. Callers: gateway, operator. Twice with one `request_id`: the first
@@ -139,12 +139,12 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     Errors: INVALID_ARGUMENT.
     """
     GetOrg: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetOrgRequest, _identity_pb2.GetOrgResponse]  # type: ignore[assignment]
-    """Returns one organisation. Callers: gateway, operator. Errors: NOT_FOUND."""
+    """Returns one organisation. Callers: gateway, operator, billing. Errors: NOT_FOUND."""
     ListOrgs: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListOrgsRequest, _identity_pb2.ListOrgsResponse]  # type: ignore[assignment]
     """Lists organisations, oldest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token)."""
     UpdateOrg: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrgRequest, _identity_pb2.UpdateOrgResponse]  # type: ignore[assignment]
     """Changes the fields that are set. Suspending takes effect in every gateway within a second.
-    Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
+    Callers: gateway, operator, billing. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
     """
     CreateEnvironment: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateEnvironmentRequest, _identity_pb2.CreateEnvironmentResponse]  # type: ignore[assignment]
     """Creates an environment in an organisation. Callers: gateway, operator. Twice with one `request_id`: the first
@@ -247,7 +247,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.GetOrgRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.GetOrgResponse, _abc.Awaitable[_identity_pb2.GetOrgResponse]]:
-        """Returns one organisation. Callers: gateway, operator. Errors: NOT_FOUND."""
+        """Returns one organisation. Callers: gateway, operator, billing. Errors: NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListOrgs(
@@ -264,7 +264,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.UpdateOrgResponse, _abc.Awaitable[_identity_pb2.UpdateOrgResponse]]:
         """Changes the fields that are set. Suspending takes effect in every gateway within a second.
-        Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
+        Callers: gateway, operator, billing. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod
