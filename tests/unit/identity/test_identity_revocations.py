@@ -251,3 +251,30 @@ async def test_revocations_are_not_held_up_one_after_the_other_by_a_hung_redis(w
     for _ in range(50):
         await world.cache.forget_all()
     assert world.redis.calls == 1
+
+
+# Streams that are cut
+
+
+async def test_a_cut_reaches_a_gateway_that_fell_behind() -> None:
+    subject = hub(max_queued=3)
+    with subject.watching() as slow:
+        await heard(slow, 1)
+        await subject.run(announcing(["cut_org:1", "org:2", "org:3", "org:4", "org:5"]))
+        assert await heard(slow, 3) == [None, Revocation("org", "1", cut_streams=True), Revocation("org", "5")]
+
+
+async def test_a_gateway_that_was_away_hears_of_a_cut_when_it_is_back() -> None:
+    subject = hub()
+    await subject.run(announcing(["cut_environment:1", "org:2"]))
+    with subject.watching() as back:
+        assert await heard(back, 2) == [None, Revocation("environment", "1", cut_streams=True)]
+
+
+async def test_a_tenant_that_was_let_in_again_is_not_cut_by_an_old_message() -> None:
+    subject = hub()
+    await subject.run(announcing(["cut_org:1", "org:1"]))
+    with subject.watching() as back:
+        assert await heard(back, 1) == [None]
+        await subject.run(announcing(["plan:gold"]))
+        assert await heard(back, 1) == [Revocation("plan", "gold")]
