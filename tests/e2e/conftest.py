@@ -43,7 +43,7 @@ def sims(suite: Suite) -> Sims:
 
 @pytest.fixture(scope="session")
 def vllm() -> Iterator[Suite]:
-    with Suite(engine="vllm", root=ROOT) as running:
+    with Suite(engine="vllm", nodes=2, root=ROOT) as running:
         yield running
 
 
