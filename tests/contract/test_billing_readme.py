@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from crosslogic_billing.main import SERVICE, rules
+from crosslogic_billing.metrics import BillingMetrics
 from crosslogic_billing.settings import BillingSettings
 from crosslogic_common.settings import describe
 
@@ -20,6 +22,14 @@ def readme() -> str:
 
 def test_every_setting_is_in_the_readme_as_it_is(readme: str) -> None:
     assert describe(BillingSettings) in readme
+
+
+def test_every_metric_is_in_the_readme(readme: str) -> None:
+    registry = CollectorRegistry()
+    BillingMetrics(registry)
+    names = [family.name for family in registry.collect()]
+    assert names
+    assert [name for name in names if name not in readme] == []
 
 
 def test_who_may_call_is_what_the_contract_says(readme: str) -> None:

@@ -49,6 +49,8 @@ class Billing:
                 "CROSSLOGIC_TLS_CA_FILE": str(files.ca_file),
                 "CROSSLOGIC_MIGRATE": "1",
                 "CROSSLOGIC_SHUTDOWN_GRACE_S": "5",
+                "CROSSLOGIC_ACCOUNTANT_TARGET": "127.0.0.1:1",
+                "CROSSLOGIC_IDENTITY_TARGET": "127.0.0.1:1",
                 "DATABASE_URL": pg_url,
                 **settings,
             }

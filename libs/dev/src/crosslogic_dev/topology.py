@@ -65,6 +65,9 @@ class Topology:
         if name == "orchestrator":
             own["CROSSLOGIC_LOCAL_DIR"] = str(self.run_dir.machines)
             own["CROSSLOGIC_LOCAL_AGENT_ENV"] = json.dumps(self._machine_environ())
+        if name == "billing":
+            own["CROSSLOGIC_WEBHOOK_LISTEN"] = self.plan.target("billing_webhook")
+            own |= {key: value for key, value in self.environ.items() if key.startswith("STRIPE_")}
         if name in (GATEWAY, "accountant"):
             own["CROSSLOGIC_SEAL_KEY_FILE"] = str(self.run_dir.secret_file("seal_key"))
         return self._spec(name, name, own)
@@ -111,7 +114,11 @@ class Topology:
         return self.run_dir.path / "secrets" / f"join_token-{number}"
 
     def _spec(self, name: str, service: str, own: Mapping[str, str]) -> ProcessSpec:
-        inherited = {key: value for key, value in self.environ.items() if key not in _NOT_INHERITED}
+        inherited = {
+            key: value
+            for key, value in self.environ.items()
+            if key not in _NOT_INHERITED and not key.startswith("STRIPE_")
+        }
         extra = {**self.extra.get(service, {}), **self.extra.get(name, {})}
         environ = {"PATH": os.defpath, **inherited, "PYTHONUNBUFFERED": "1", **TLS13_ENVIRONMENT, **own, **extra}
         return ProcessSpec(name=name, argv=(sys.executable, "-m", f"crosslogic_{service}"), environ=environ)

@@ -83,8 +83,10 @@ class Closer:
     async def forget_old(self) -> int:
         """Removes windows that nobody asks for any more. How many rows."""
         async with transaction(self._pool, timeout_s=60.0) as connection:
+            before = self._clock.now() - _KEPT
+            await connection.execute("DELETE FROM uncharged_usage WHERE window_start < %s", (before,))
             gone = await connection.execute(
-                "DELETE FROM window_usage WHERE window_start < %s AND tokens = accounted", (self._clock.now() - _KEPT,)
+                "DELETE FROM window_usage WHERE window_start < %s AND tokens = accounted", (before,)
             )
             return gone.rowcount
 

@@ -9,13 +9,14 @@ from psycopg.rows import TupleRow
 from crosslogic_billing.export.domain import How, Lane, MeterEvent, State
 from crosslogic_common.postgres import Connection, Pool, transaction
 
-_EVENT: LiteralString = (
+EVENT_COLUMNS: LiteralString = (
     "id, identifier, org_id, customer_id, event_name, category, unit, month, window_start, revision, part, value, "
     "state, delivered_how, attempts, unknown_since, last_error, created_at, last_attempt_at, delivered_at"
 )
 
 
-def _event(row: TupleRow) -> MeterEvent:
+def event_of(row: TupleRow) -> MeterEvent:
+    """A row of `EVENT_COLUMNS`."""
     return MeterEvent(
         id=row[0],
         identifier=row[1],
@@ -69,12 +70,12 @@ class PostgresOutbox:
         """See ports.OutboxStore."""
         async with transaction(self._pool) as connection:
             found = await connection.execute(
-                f"SELECT {_EVENT} FROM meter_events WHERE state = 'pending' AND customer_id = %s AND event_name = %s "
-                "ORDER BY id LIMIT 1",
+                f"SELECT {EVENT_COLUMNS} FROM meter_events WHERE state = 'pending' AND customer_id = %s "
+                "AND event_name = %s ORDER BY id LIMIT 1",
                 (lane.customer_id, lane.event_name),
             )
             row = await found.fetchone()
-        return None if row is None else _event(row)
+        return None if row is None else event_of(row)
 
     async def attempting(self, event: MeterEvent, now: datetime) -> MeterEvent:
         """See ports.OutboxStore."""
@@ -82,11 +83,11 @@ class PostgresOutbox:
             found = await connection.execute(
                 "UPDATE meter_events SET attempts = attempts + 1, last_attempt_at = %s, "
                 "unknown_since = coalesce(unknown_since, %s) WHERE id = %s AND state = 'pending' "
-                f"RETURNING {_EVENT}",
+                f"RETURNING {EVENT_COLUMNS}",
                 (now, now, event.id),
             )
             row = await found.fetchone()
-        return event if row is None else _event(row)
+        return event if row is None else event_of(row)
 
     async def delivered(self, event: MeterEvent, how: How, now: datetime) -> None:
         """See ports.OutboxStore."""
@@ -160,30 +161,32 @@ class PostgresOutbox:
         """Events by age; of one state and one organisation where these are given."""
         async with transaction(self._pool) as connection:
             found = await connection.execute(
-                f"SELECT {_EVENT} FROM meter_events WHERE id > %s AND (%s::text IS NULL OR state = %s) "
+                f"SELECT {EVENT_COLUMNS} FROM meter_events WHERE id > %s AND (%s::text IS NULL OR state = %s) "
                 "AND (%s = '' OR org_id::text = %s) ORDER BY id LIMIT %s",
                 (after, state, state, org_id, org_id, limit),
             )
-            return [_event(row) for row in await found.fetchall()]
+            return [event_of(row) for row in await found.fetchall()]
 
     async def by_identifier(self, identifier: str) -> MeterEvent | None:
         """One event."""
         async with transaction(self._pool) as connection:
-            found = await connection.execute(f"SELECT {_EVENT} FROM meter_events WHERE identifier = %s", (identifier,))
+            found = await connection.execute(
+                f"SELECT {EVENT_COLUMNS} FROM meter_events WHERE identifier = %s", (identifier,)
+            )
             row = await found.fetchone()
-        return None if row is None else _event(row)
+        return None if row is None else event_of(row)
 
     async def replay(self, event_id: int, now: datetime) -> MeterEvent | None:
         """A dead letter waits to be sent again. None: there is no such dead letter."""
         async with transaction(self._pool) as connection:
             found = await connection.execute(
-                f"UPDATE meter_events SET state = 'pending' WHERE id = %s AND state = 'dead' RETURNING {_EVENT}",
+                f"UPDATE meter_events SET state = 'pending' WHERE id = %s AND state = 'dead' RETURNING {EVENT_COLUMNS}",
                 (event_id,),
             )
             row = await found.fetchone()
             if row is None:
                 return None
-            event = _event(row)
+            event = event_of(row)
             await _due(connection, event, now)
         return event
 
@@ -192,11 +195,11 @@ class PostgresOutbox:
         async with transaction(self._pool) as connection:
             found = await connection.execute(
                 "UPDATE meter_events SET state = 'delivered', delivered_how = 'by_hand', delivered_at = %s "
-                f"WHERE id = %s AND state = 'dead' RETURNING {_EVENT}",
+                f"WHERE id = %s AND state = 'dead' RETURNING {EVENT_COLUMNS}",
                 (now, event_id),
             )
             row = await found.fetchone()
-        return None if row is None else _event(row)
+        return None if row is None else event_of(row)
 
     async def reported_dead(self, identifier: str, reason: str) -> bool:
         """Stripe took an event and has found later that it cannot count it. Whether it is one of ours."""

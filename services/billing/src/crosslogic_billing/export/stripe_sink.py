@@ -230,11 +230,13 @@ class StripeSink:
                 raise
         return bool(getattr(found, "deleted", False))
 
-    async def meter_problems(self, notification: bytes) -> Mapping[str, str]:
-        """What a thin meter report is about: the event is fetched. Reasons by identifier. Raises UNAVAILABLE."""
+    async def meter_problems(self, event_id: str) -> Mapping[str, str]:
+        """What a thin meter report is about: the event is fetched. Reasons by identifier.
+
+        Raises NOT_FOUND, UNAVAILABLE.
+        """
         with stripe_errors.told():
-            thin = self._client.parse_event_notification_without_verification(notification)
-            event = await thin.fetch_event_async()
+            event = await self._client.v2.core.events.retrieve_async(event_id)
         problems: dict[str, str] = {}
         reason = getattr(getattr(event, "data", None), "reason", None)
         for kind in getattr(reason, "error_types", None) or []:

@@ -161,3 +161,9 @@ async def _line(connection: Connection, model: str, market: str, plan: str) -> i
 async def _select(connection: Connection, rest: LiteralString, *values: object) -> list[PriceVersion]:
     cursor = await connection.execute(f"SELECT {_VERSION} {_FROM} {rest}", values)
     return [_version(row) for row in await cursor.fetchall()]
+
+
+async def version_by_id(connection: Connection, id_: str) -> PriceVersion | None:
+    """One version. A text that is no id names none."""
+    found = await _select(connection, "WHERE v.id::text = %s", id_)
+    return found[0] if found else None

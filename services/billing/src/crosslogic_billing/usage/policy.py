@@ -1,6 +1,7 @@
 """From the ledger's rows to windows, pure."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from crosslogic_billing.rating.policy import window_of
 from crosslogic_billing.usage.domain import Bucket, UsageRow
@@ -36,3 +37,13 @@ def buckets(
                 bucket = Bucket(row.org_id, window, row.model, category, price)
                 counted[bucket] = counted.get(bucket, 0) + tokens * row.sign
     return {bucket: tokens for bucket, tokens in counted.items() if tokens}
+
+
+def uncharged(rows: Iterable[UsageRow], window_s: int) -> dict[tuple[str, datetime], int]:
+    """Tokens of requests that cost nothing, by organisation and window, reversals taken off."""
+    counted: dict[tuple[str, datetime], int] = {}
+    for row in rows:
+        if not row.charged:
+            key = (row.org_id, window_of(row.start_time, window_s))
+            counted[key] = counted.get(key, 0) + (row.prompt_tokens + row.completion_tokens) * row.sign
+    return {key: tokens for key, tokens in counted.items() if tokens}

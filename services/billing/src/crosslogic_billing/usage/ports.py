@@ -1,6 +1,7 @@
 """What settling needs of the world."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from crosslogic_billing.usage.domain import Bucket, Page
@@ -22,5 +23,13 @@ class UsageStore(Protocol):
     async def categories(self, version_ids: Sequence[str]) -> dict[str, str]:
         """Of price versions, by id; those that are not known are left out."""
 
-    async def add(self, *, after: int, upto: int, counted: Mapping[Bucket, int], window_s: int) -> bool:
+    async def add(
+        self,
+        *,
+        after: int,
+        upto: int,
+        counted: Mapping[Bucket, int],
+        uncharged: Mapping[tuple[str, datetime], int],
+        window_s: int,
+    ) -> bool:
         """Adds to windows and moves the cursor, both or neither. False: somebody else has moved it."""

@@ -61,7 +61,8 @@ class Settler:
         categories = await self._categories_of(rows)
         counted = policy.buckets(rows, categories, DEFAULT_CATEGORY, self._window_s)
         upto = rows[-1].sequence
-        if await self._store.add(after=after, upto=upto, counted=counted, window_s=self._window_s):
+        free = policy.uncharged(rows, self._window_s)
+        if await self._store.add(after=after, upto=upto, counted=counted, uncharged=free, window_s=self._window_s):
             self._count(rows)
         return upto < page.last_sequence
 

@@ -1,6 +1,7 @@
 """All SQL of settling usage."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from crosslogic_billing.usage.domain import Bucket
 from crosslogic_common.postgres import Pool, transaction
@@ -12,12 +13,20 @@ class PostgresUsage:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def cursor(self) -> int:
-        """See ports.UsageStore."""
+    async def cursor(self, name: str = "usage") -> int:
+        """See ports.UsageStore; also of another reader of the ledger."""
         async with transaction(self._pool) as connection:
-            found = await connection.execute("SELECT sequence FROM ledger_cursor WHERE name = 'usage'")
+            found = await connection.execute("SELECT sequence FROM ledger_cursor WHERE name = %s", (name,))
             row = await found.fetchone()
         return 0 if row is None else int(row[0])
+
+    async def move(self, name: str, *, after: int, upto: int) -> bool:
+        """Moves another reader's cursor. False: somebody else has moved it."""
+        async with transaction(self._pool) as connection:
+            moved = await connection.execute(
+                "UPDATE ledger_cursor SET sequence = %s WHERE name = %s AND sequence = %s", (upto, name, after)
+            )
+            return moved.rowcount == 1
 
     async def categories(self, version_ids: Sequence[str]) -> dict[str, str]:
         """See ports.UsageStore."""
@@ -28,7 +37,15 @@ class PostgresUsage:
             )
             return {str(id_): str(category) for id_, category in await found.fetchall()}
 
-    async def add(self, *, after: int, upto: int, counted: Mapping[Bucket, int], window_s: int) -> bool:
+    async def add(
+        self,
+        *,
+        after: int,
+        upto: int,
+        counted: Mapping[Bucket, int],
+        uncharged: Mapping[tuple[str, datetime], int],
+        window_s: int,
+    ) -> bool:
         """See ports.UsageStore."""
         # In one order, so that two replicas wait for each other and never each for the other.
         buckets = sorted(counted)
@@ -55,5 +72,13 @@ class PostgresUsage:
                         [bucket.price for bucket in buckets],
                         [counted[bucket] for bucket in buckets],
                     ),
+                )
+            if uncharged:
+                keys = sorted(uncharged)
+                await connection.execute(
+                    "INSERT INTO uncharged_usage AS w (org_id, window_start, tokens) "
+                    "SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::bigint[]) "
+                    "ON CONFLICT (org_id, window_start) DO UPDATE SET tokens = w.tokens + excluded.tokens",
+                    ([org for org, _ in keys], [start for _, start in keys], [uncharged[key] for key in keys]),
                 )
         return True

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,106 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _BillingMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BillingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BillingMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BILLING_MODE_UNSPECIFIED: _BillingMode.ValueType  # 0
+    """Not stated; read as serverless."""
+    BILLING_MODE_SERVERLESS: _BillingMode.ValueType  # 1
+    """It pays for tokens."""
+    BILLING_MODE_RESERVED: _BillingMode.ValueType  # 2
+    """It pays a fee for capacity units, and for tokens beyond them as `overage` says."""
+
+class BillingMode(_BillingMode, metaclass=_BillingModeEnumTypeWrapper):
+    """How an organisation uses the cloud."""
+
+BILLING_MODE_UNSPECIFIED: BillingMode.ValueType  # 0
+"""Not stated; read as serverless."""
+BILLING_MODE_SERVERLESS: BillingMode.ValueType  # 1
+"""It pays for tokens."""
+BILLING_MODE_RESERVED: BillingMode.ValueType  # 2
+"""It pays a fee for capacity units, and for tokens beyond them as `overage` says."""
+Global___BillingMode: _TypeAlias = BillingMode  # noqa: Y015
+
+class _Collection:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CollectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Collection.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COLLECTION_UNSPECIFIED: _Collection.ValueType  # 0
+    """Not stated; read as by invoice."""
+    COLLECTION_INVOICE: _Collection.ValueType  # 1
+    """The payment provider collects afterwards."""
+    COLLECTION_PREPAID: _Collection.ValueType  # 2
+    """From prepaid credit in the money ledger; the provider is told tokens only."""
+
+class Collection(_Collection, metaclass=_CollectionEnumTypeWrapper):
+    """How an organisation pays."""
+
+COLLECTION_UNSPECIFIED: Collection.ValueType  # 0
+"""Not stated; read as by invoice."""
+COLLECTION_INVOICE: Collection.ValueType  # 1
+"""The payment provider collects afterwards."""
+COLLECTION_PREPAID: Collection.ValueType  # 2
+"""From prepaid credit in the money ledger; the provider is told tokens only."""
+Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+class _Overage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Overage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVERAGE_UNSPECIFIED: _Overage.ValueType  # 0
+    """Not stated; read as billed."""
+    OVERAGE_BILL: _Overage.ValueType  # 1
+    """They cost their price."""
+    OVERAGE_SHED: _Overage.ValueType  # 2
+    """They are refused; those that slip through cost nothing."""
+
+class Overage(_Overage, metaclass=_OverageEnumTypeWrapper):
+    """What becomes of tokens beyond reserved capacity."""
+
+OVERAGE_UNSPECIFIED: Overage.ValueType  # 0
+"""Not stated; read as billed."""
+OVERAGE_BILL: Overage.ValueType  # 1
+"""They cost their price."""
+OVERAGE_SHED: Overage.ValueType  # 2
+"""They are refused; those that slip through cost nothing."""
+Global___Overage: _TypeAlias = Overage  # noqa: Y015
+
+class _MeterEventState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MeterEventStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MeterEventState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    METER_EVENT_STATE_UNSPECIFIED: _MeterEventState.ValueType  # 0
+    """Not stated; when asking: any."""
+    METER_EVENT_STATE_PENDING: _MeterEventState.ValueType  # 1
+    """It is to be sent."""
+    METER_EVENT_STATE_DELIVERED: _MeterEventState.ValueType  # 2
+    """The payment provider has it."""
+    METER_EVENT_STATE_DEAD: _MeterEventState.ValueType  # 3
+    """The payment provider will not take it: an operator must look."""
+
+class MeterEventState(_MeterEventState, metaclass=_MeterEventStateEnumTypeWrapper):
+    """Where a meter event is."""
+
+METER_EVENT_STATE_UNSPECIFIED: MeterEventState.ValueType  # 0
+"""Not stated; when asking: any."""
+METER_EVENT_STATE_PENDING: MeterEventState.ValueType  # 1
+"""It is to be sent."""
+METER_EVENT_STATE_DELIVERED: MeterEventState.ValueType  # 2
+"""The payment provider has it."""
+METER_EVENT_STATE_DEAD: MeterEventState.ValueType  # 3
+"""The payment provider will not take it: an operator must look."""
+Global___MeterEventState: _TypeAlias = MeterEventState  # noqa: Y015
 
 @_typing.final
 class Ratio(_message.Message):
@@ -385,3 +486,1536 @@ class WatchPricesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchPricesResponse: _TypeAlias = WatchPricesResponse  # noqa: Y015
+
+@_typing.final
+class Tier(_message.Message):
+    """From so many tokens of a category in a month on, a token costs this share of its price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_TOKENS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    from_tokens: _builtins.int
+    """Above 0."""
+    @_builtins.property
+    def share(self) -> Global___Ratio:
+        """0 to 1, never above that of the tier before."""
+
+    def __init__(
+        self,
+        *,
+        from_tokens: _builtins.int = ...,
+        share: Global___Ratio | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["share", b"share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_tokens", b"from_tokens", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tier: _TypeAlias = Tier  # noqa: Y015
+
+@_typing.final
+class Terms(_message.Message):
+    """What was agreed with an organisation, for a month and those after it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ReservedUnitsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODE_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FREE_TOKENS_FIELD_NUMBER: _builtins.int
+    DISCOUNT_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
+    MONTHLY_CAP_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    RESERVED_UNITS_FIELD_NUMBER: _builtins.int
+    UNIT_FEE_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    OVERAGE_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    mode: Global___BillingMode.ValueType
+    """How it uses the cloud."""
+    collection: Global___Collection.ValueType
+    """How it pays."""
+    free_tokens: _builtins.int
+    """Tokens a month that cost nothing; serverless only. Unset: 25,000."""
+    monthly_cap_picodollars: _builtins.str
+    """Usage costs no more than this in a month, whole pico-dollars in decimal digits. Unset: there is no cap."""
+    unit_fee_picodollars: _builtins.str
+    """What a capacity unit costs a month, whole pico-dollars in decimal digits. Empty: 0."""
+    overage: Global___Overage.ValueType
+    """What becomes of tokens beyond them."""
+    time_zone: _builtins.str
+    """Where its months begin at midnight, for example `Asia/Kolkata`. Empty: UTC."""
+    @_builtins.property
+    def discount(self) -> Global___Ratio:
+        """Taken off what usage costs, after tiers, 0 to 1. Unset: nothing."""
+
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tier]:
+        """At most 20, each beginning later than the one before."""
+
+    @_builtins.property
+    def reserved_units(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Capacity units by catalogue name of the model; a unit is one guaranteed token a second. At most 1,000 models."""
+
+    def __init__(
+        self,
+        *,
+        mode: Global___BillingMode.ValueType = ...,
+        collection: Global___Collection.ValueType = ...,
+        free_tokens: _builtins.int | None = ...,
+        discount: Global___Ratio | None = ...,
+        tiers: _abc.Iterable[Global___Tier] | None = ...,
+        monthly_cap_picodollars: _builtins.str | None = ...,
+        reserved_units: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        unit_fee_picodollars: _builtins.str = ...,
+        overage: Global___Overage.ValueType = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_free_tokens", b"_free_tokens", "_monthly_cap_picodollars", b"_monthly_cap_picodollars", "discount", b"discount", "free_tokens", b"free_tokens", "monthly_cap_picodollars", b"monthly_cap_picodollars"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_free_tokens", b"_free_tokens", "_monthly_cap_picodollars", b"_monthly_cap_picodollars", "collection", b"collection", "discount", b"discount", "free_tokens", b"free_tokens", "mode", b"mode", "monthly_cap_picodollars", b"monthly_cap_picodollars", "overage", b"overage", "reserved_units", b"reserved_units", "tiers", b"tiers", "time_zone", b"time_zone", "unit_fee_picodollars", b"unit_fee_picodollars"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__free_tokens: _TypeAlias = _typing.Literal["free_tokens"]  # noqa: Y015
+    _WhichOneofArgType__free_tokens: _TypeAlias = _typing.Literal["_free_tokens", b"_free_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__monthly_cap_picodollars: _TypeAlias = _typing.Literal["monthly_cap_picodollars"]  # noqa: Y015
+    _WhichOneofArgType__monthly_cap_picodollars: _TypeAlias = _typing.Literal["_monthly_cap_picodollars", b"_monthly_cap_picodollars"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__free_tokens) -> _WhichOneofReturnType__free_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__monthly_cap_picodollars) -> _WhichOneofReturnType__monthly_cap_picodollars | None: ...
+
+Global___Terms: _TypeAlias = Terms  # noqa: Y015
+
+@_typing.final
+class Account(_message.Message):
+    """An organisation as billing knows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_STATUS_FIELD_NUMBER: _builtins.int
+    FAILING_SINCE_FIELD_NUMBER: _builtins.int
+    SUSPEND_TIME_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    customer_id: _builtins.str
+    """The payment provider's customer. Empty: nothing is exported for it."""
+    subscription_id: _builtins.str
+    """The payment provider's subscription. Empty: none."""
+    subscription_status: _builtins.str
+    """In the payment provider's words."""
+    @_builtins.property
+    def failing_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when an invoice is unpaid. Unset: none is."""
+
+    @_builtins.property
+    def suspend_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was suspended for that. Unset: it is not."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        subscription_status: _builtins.str = ...,
+        failing_since: _timestamp_pb2.Timestamp | None = ...,
+        suspend_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failing_since", b"failing_since", "suspend_time", b"suspend_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "failing_since", b"failing_since", "org_id", b"org_id", "subscription_id", b"subscription_id", "subscription_status", b"subscription_status", "suspend_time", b"suspend_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Account: _TypeAlias = Account  # noqa: Y015
+
+@_typing.final
+class GetAccountRequest(_message.Message):
+    """Asks for an organisation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    MONTH_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    month: _builtins.str
+    """`YYYY-MM`, the month whose terms are asked for. Empty: this month."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        month: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["month", b"month", "org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccountRequest: _TypeAlias = GetAccountRequest  # noqa: Y015
+
+@_typing.final
+class GetAccountResponse(_message.Message):
+    """The organisation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
+        """As it is now. One that billing has not heard of is an account without anything."""
+
+    @_builtins.property
+    def terms(self) -> Global___Terms:
+        """The terms of the month."""
+
+    def __init__(
+        self,
+        *,
+        account: Global___Account | None = ...,
+        terms: Global___Terms | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccountResponse: _TypeAlias = GetAccountResponse  # noqa: Y015
+
+@_typing.final
+class SetTermsRequest(_message.Message):
+    """Asks for new terms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    FROM_MONTH_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    from_month: _builtins.str
+    """`YYYY-MM`, the first month they are for."""
+    @_builtins.property
+    def terms(self) -> Global___Terms:
+        """The terms, all of them."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        from_month: _builtins.str = ...,
+        terms: Global___Terms | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_month", b"from_month", "org_id", b"org_id", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTermsRequest: _TypeAlias = SetTermsRequest  # noqa: Y015
+
+@_typing.final
+class SetTermsResponse(_message.Message):
+    """They are agreed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def terms(self) -> Global___Terms:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        terms: Global___Terms | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTermsResponse: _TypeAlias = SetTermsResponse  # noqa: Y015
+
+@_typing.final
+class Address(_message.Message):
+    """Where a customer is, for taxes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CITY_FIELD_NUMBER: _builtins.int
+    LINE1_FIELD_NUMBER: _builtins.int
+    POSTAL_CODE_FIELD_NUMBER: _builtins.int
+    country: _builtins.str
+    """ISO 3166, two letters."""
+    state: _builtins.str
+    """State or province."""
+    city: _builtins.str
+    """City."""
+    line1: _builtins.str
+    """Street and number."""
+    postal_code: _builtins.str
+    """Postal code."""
+    def __init__(
+        self,
+        *,
+        country: _builtins.str = ...,
+        state: _builtins.str = ...,
+        city: _builtins.str = ...,
+        line1: _builtins.str = ...,
+        postal_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["city", b"city", "country", b"country", "line1", b"line1", "postal_code", b"postal_code", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Address: _TypeAlias = Address  # noqa: Y015
+
+@_typing.final
+class LinkCustomerRequest(_message.Message):
+    """Asks to make an organisation a customer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TAX_ID_TYPE_FIELD_NUMBER: _builtins.int
+    TAX_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    name: _builtins.str
+    """The name on its invoices, 1 to 200 characters."""
+    email: _builtins.str
+    """Where its invoices go. Empty: nowhere."""
+    tax_id_type: _builtins.str
+    """The kind of its tax number in Stripe's words, for example `in_gst`."""
+    tax_id: _builtins.str
+    """Its tax number. Empty: none."""
+    @_builtins.property
+    def address(self) -> Global___Address:
+        """Where it is. Unset: unknown, and no tax can be reckoned."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        email: _builtins.str = ...,
+        address: Global___Address | None = ...,
+        tax_id_type: _builtins.str = ...,
+        tax_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "email", b"email", "name", b"name", "org_id", b"org_id", "tax_id", b"tax_id", "tax_id_type", b"tax_id_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkCustomerRequest: _TypeAlias = LinkCustomerRequest  # noqa: Y015
+
+@_typing.final
+class LinkCustomerResponse(_message.Message):
+    """It is a customer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        account: Global___Account | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkCustomerResponse: _TypeAlias = LinkCustomerResponse  # noqa: Y015
+
+@_typing.final
+class MeterEvent(_message.Message):
+    """What one window of an organisation adds to one meter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    IDENTIFIER_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    EVENT_NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    WINDOW_START_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DELIVERED_HOW_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DELIVER_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Its number."""
+    identifier: _builtins.str
+    """Derived from what it counts."""
+    org_id: _builtins.str
+    """The organisation."""
+    customer_id: _builtins.str
+    """The payment provider's customer."""
+    event_name: _builtins.str
+    """The meter."""
+    value: _builtins.int
+    """What is counted: tokens, or pico-dollars."""
+    revision: _builtins.int
+    """0: the window's first event; later ones tell what came late."""
+    state: Global___MeterEventState.ValueType
+    """Where it is."""
+    delivered_how: _builtins.str
+    """How that is known: `accepted`, `duplicate`, `in_summary`, `by_hand`. Empty: it is not delivered."""
+    attempts: _builtins.int
+    """How often it was sent."""
+    last_error: _builtins.str
+    """What went wrong last. Empty: nothing."""
+    @_builtins.property
+    def window_start(self) -> _timestamp_pb2.Timestamp:
+        """The window's start, which is the event's time."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def deliver_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was delivered. Unset: it is not."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        identifier: _builtins.str = ...,
+        org_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        event_name: _builtins.str = ...,
+        value: _builtins.int = ...,
+        window_start: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
+        state: Global___MeterEventState.ValueType = ...,
+        delivered_how: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        deliver_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deliver_time", b"deliver_time", "window_start", b"window_start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "customer_id", b"customer_id", "deliver_time", b"deliver_time", "delivered_how", b"delivered_how", "event_name", b"event_name", "id", b"id", "identifier", b"identifier", "last_error", b"last_error", "org_id", b"org_id", "revision", b"revision", "state", b"state", "value", b"value", "window_start", b"window_start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeterEvent: _TypeAlias = MeterEvent  # noqa: Y015
+
+@_typing.final
+class ListMeterEventsRequest(_message.Message):
+    """Asks for a page of meter events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    state: Global___MeterEventState.ValueType
+    """In this state. Unspecified: in any."""
+    org_id: _builtins.str
+    """Of this organisation. Empty: of all."""
+    page_size: _builtins.int
+    """1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        state: Global___MeterEventState.ValueType = ...,
+        org_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMeterEventsRequest: _TypeAlias = ListMeterEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListMeterEventsResponse(_message.Message):
+    """A page of meter events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: this was the last page."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterEvent]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___MeterEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMeterEventsResponse: _TypeAlias = ListMeterEventsResponse  # noqa: Y015
+
+@_typing.final
+class ReplayMeterEventRequest(_message.Message):
+    """Asks to send a dead letter again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Its number."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayMeterEventRequest: _TypeAlias = ReplayMeterEventRequest  # noqa: Y015
+
+@_typing.final
+class ReplayMeterEventResponse(_message.Message):
+    """It will be sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___MeterEvent:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___MeterEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayMeterEventResponse: _TypeAlias = ReplayMeterEventResponse  # noqa: Y015
+
+@_typing.final
+class ResolveMeterEventRequest(_message.Message):
+    """Says that a dead letter was dealt with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Its number."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveMeterEventRequest: _TypeAlias = ResolveMeterEventRequest  # noqa: Y015
+
+@_typing.final
+class ResolveMeterEventResponse(_message.Message):
+    """It counts as delivered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___MeterEvent:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___MeterEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveMeterEventResponse: _TypeAlias = ResolveMeterEventResponse  # noqa: Y015
+
+@_typing.final
+class ReconcileRequest(_message.Message):
+    """Asks for a reconciliation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    from_day: _builtins.str
+    """The first day, UTC, `YYYY-MM-DD`. Empty: yesterday."""
+    to_day: _builtins.str
+    """The day after the last one. Empty: the day after `from_day`. At most 35 days after it."""
+    def __init__(
+        self,
+        *,
+        from_day: _builtins.str = ...,
+        to_day: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_day", b"from_day", "to_day", b"to_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileRequest: _TypeAlias = ReconcileRequest  # noqa: Y015
+
+@_typing.final
+class ReconciliationLine(_message.Message):
+    """One comparison of a report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    UNEXPLAINED_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    """What was compared, for example `records = windows`."""
+    org_id: _builtins.str
+    """Of this organisation. Empty: of all together."""
+    category: _builtins.str
+    """Of this meter or category. Empty: of all together."""
+    unit: _builtins.str
+    """`tokens`, `picodollars` or `requests`."""
+    left: _builtins.str
+    """The left side, a whole number in decimal digits."""
+    right: _builtins.str
+    """The right side."""
+    explanation: _builtins.str
+    """Why they differ, or that nothing explains it. Empty: they do not differ."""
+    unexplained: _builtins.bool
+    """They differ and nothing explains it."""
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        org_id: _builtins.str = ...,
+        category: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        left: _builtins.str = ...,
+        right: _builtins.str = ...,
+        explanation: _builtins.str = ...,
+        unexplained: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "explanation", b"explanation", "left", b"left", "org_id", b"org_id", "right", b"right", "unexplained", b"unexplained", "unit", b"unit", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconciliationLine: _TypeAlias = ReconciliationLine  # noqa: Y015
+
+@_typing.final
+class Reconciliation(_message.Message):
+    """A report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    UNEXPLAINED_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    SIGNED_BY_FIELD_NUMBER: _builtins.int
+    SIGNED_NOTE_FIELD_NUMBER: _builtins.int
+    SIGN_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """UUIDv7."""
+    from_day: _builtins.str
+    """The first day, `YYYY-MM-DD`."""
+    to_day: _builtins.str
+    """The day after the last one."""
+    unexplained: _builtins.int
+    """How many differences nothing explains."""
+    signed_by: _builtins.str
+    """Who signed it. Empty: nobody has."""
+    signed_note: _builtins.str
+    """What they wrote."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReconciliationLine]:
+        """What was compared. At most 1,000; differences first."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What could not be compared, and why. Empty: everything was."""
+
+    @_builtins.property
+    def sign_time(self) -> _timestamp_pb2.Timestamp:
+        """When. Unset: not yet."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        from_day: _builtins.str = ...,
+        to_day: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        lines: _abc.Iterable[Global___ReconciliationLine] | None = ...,
+        unexplained: _builtins.int = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+        signed_by: _builtins.str = ...,
+        signed_note: _builtins.str = ...,
+        sign_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "sign_time", b"sign_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "from_day", b"from_day", "id", b"id", "lines", b"lines", "missing", b"missing", "sign_time", b"sign_time", "signed_by", b"signed_by", "signed_note", b"signed_note", "to_day", b"to_day", "unexplained", b"unexplained"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reconciliation: _TypeAlias = Reconciliation  # noqa: Y015
+
+@_typing.final
+class ReconcileResponse(_message.Message):
+    """The report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECONCILIATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reconciliation(self) -> Global___Reconciliation:
+        """As kept."""
+
+    def __init__(
+        self,
+        *,
+        reconciliation: Global___Reconciliation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reconciliation", b"reconciliation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reconciliation", b"reconciliation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileResponse: _TypeAlias = ReconcileResponse  # noqa: Y015
+
+@_typing.final
+class ListReconciliationsRequest(_message.Message):
+    """Asks for reports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """1 to 100; 0 means 10."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReconciliationsRequest: _TypeAlias = ListReconciliationsRequest  # noqa: Y015
+
+@_typing.final
+class ListReconciliationsResponse(_message.Message):
+    """Reports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECONCILIATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: this was the last page."""
+    @_builtins.property
+    def reconciliations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reconciliation]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        reconciliations: _abc.Iterable[Global___Reconciliation] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "reconciliations", b"reconciliations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReconciliationsResponse: _TypeAlias = ListReconciliationsResponse  # noqa: Y015
+
+@_typing.final
+class SignOffReconciliationRequest(_message.Message):
+    """Signs a report off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SIGNED_BY_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The report."""
+    signed_by: _builtins.str
+    """Who has read it, 1 to 200 characters."""
+    note: _builtins.str
+    """What they want to say, at most 2,000 characters."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        signed_by: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "note", b"note", "signed_by", b"signed_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignOffReconciliationRequest: _TypeAlias = SignOffReconciliationRequest  # noqa: Y015
+
+@_typing.final
+class SignOffReconciliationResponse(_message.Message):
+    """It is signed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECONCILIATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reconciliation(self) -> Global___Reconciliation:
+        """As kept."""
+
+    def __init__(
+        self,
+        *,
+        reconciliation: Global___Reconciliation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reconciliation", b"reconciliation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reconciliation", b"reconciliation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignOffReconciliationResponse: _TypeAlias = SignOffReconciliationResponse  # noqa: Y015
+
+@_typing.final
+class ExplainChargeRequest(_message.Message):
+    """Asks about one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainChargeRequest: _TypeAlias = ExplainChargeRequest  # noqa: Y015
+
+@_typing.final
+class ExplainChargeResponse(_message.Message):
+    """What is known of its charge."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_FIELD_NUMBER: _builtins.int
+    FROM_WITNESS_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    MONTH_FIELD_NUMBER: _builtins.int
+    WINDOW_START_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    model: _builtins.str
+    """Catalogue name of the model."""
+    region: _builtins.str
+    """Where it ran."""
+    outcome: _builtins.str
+    """How it ended: `succeeded`, `client_disconnected`, `failed`, `timed_out`."""
+    prompt_tokens: _builtins.int
+    """Prompt tokens."""
+    cached_prompt_tokens: _builtins.int
+    """Of these, found in a prefix cache."""
+    completion_tokens: _builtins.int
+    """Generated tokens."""
+    cost_picodollars: _builtins.str
+    """What it cost at its price, in pico-dollars, a whole number in decimal digits."""
+    from_witness: _builtins.bool
+    """The node's count took the place of a gateway's that never came."""
+    corrections: _builtins.int
+    """How often the record was corrected."""
+    month: _builtins.str
+    """The month that it counts in, `YYYY-MM`, where the organisation is."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def price_version(self) -> Global___PriceVersion:
+        """The price that rated it. Unset: the catalogue's."""
+
+    @_builtins.property
+    def window_start(self) -> _timestamp_pb2.Timestamp:
+        """The window that it counts in."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterEvent]:
+        """The window's meter events of its category."""
+
+    @_builtins.property
+    def sentences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The same in sentences."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        region: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        outcome: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        cost_picodollars: _builtins.str = ...,
+        price_version: Global___PriceVersion | None = ...,
+        from_witness: _builtins.bool = ...,
+        corrections: _builtins.int = ...,
+        month: _builtins.str = ...,
+        window_start: _timestamp_pb2.Timestamp | None = ...,
+        events: _abc.Iterable[Global___MeterEvent] | None = ...,
+        sentences: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price_version", b"price_version", "start_time", b"start_time", "window_start", b"window_start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "corrections", b"corrections", "cost_picodollars", b"cost_picodollars", "events", b"events", "from_witness", b"from_witness", "model", b"model", "month", b"month", "org_id", b"org_id", "outcome", b"outcome", "price_version", b"price_version", "prompt_tokens", b"prompt_tokens", "region", b"region", "sentences", b"sentences", "start_time", b"start_time", "window_start", b"window_start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainChargeResponse: _TypeAlias = ExplainChargeResponse  # noqa: Y015
+
+@_typing.final
+class GetStatementRequest(_message.Message):
+    """Asks for a month."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    MONTH_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    month: _builtins.str
+    """`YYYY-MM`. Empty: this month, where the organisation is."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        month: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["month", b"month", "org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatementRequest: _TypeAlias = GetStatementRequest  # noqa: Y015
+
+@_typing.final
+class StatementLine(_message.Message):
+    """What one category comes to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    UNCHARGED_TOKENS_FIELD_NUMBER: _builtins.int
+    LIST_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    CHARGE_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    EXPORTED_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    """The category."""
+    tokens: _builtins.int
+    """All tokens."""
+    uncharged_tokens: _builtins.int
+    """Of these, not charged: free, or within reserved capacity."""
+    list_picodollars: _builtins.str
+    """At their prices, in pico-dollars, a whole number in decimal digits, as are the next ones."""
+    charge_picodollars: _builtins.str
+    """After free tokens, tiers and discount."""
+    exported_picodollars: _builtins.str
+    """Of it, put into the outbox."""
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        uncharged_tokens: _builtins.int = ...,
+        list_picodollars: _builtins.str = ...,
+        charge_picodollars: _builtins.str = ...,
+        exported_picodollars: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "charge_picodollars", b"charge_picodollars", "exported_picodollars", b"exported_picodollars", "list_picodollars", b"list_picodollars", "tokens", b"tokens", "uncharged_tokens", b"uncharged_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatementLine: _TypeAlias = StatementLine  # noqa: Y015
+
+@_typing.final
+class ReservedUse(_message.Message):
+    """Use of reserved capacity of one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CAPACITY_TOKENS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Catalogue name of the model."""
+    units: _builtins.int
+    """Capacity units."""
+    tokens: _builtins.int
+    """Tokens that were used."""
+    capacity_tokens: _builtins.int
+    """Tokens that the units would have given so far."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        units: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        capacity_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_tokens", b"capacity_tokens", "model", b"model", "tokens", b"tokens", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReservedUse: _TypeAlias = ReservedUse  # noqa: Y015
+
+@_typing.final
+class GetStatementResponse(_message.Message):
+    """A month of an organisation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    MONTH_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    CAPPED_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    FEE_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    TOTAL_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    FORECAST_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    FREE_TOKENS_LEFT_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    SETTLED_UNTIL_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    month: _builtins.str
+    """`YYYY-MM`."""
+    capped_picodollars: _builtins.str
+    """What the cap takes off, in pico-dollars, a whole number in decimal digits, as are the next ones."""
+    fee_picodollars: _builtins.str
+    """For reserved capacity."""
+    total_picodollars: _builtins.str
+    """All together."""
+    forecast_picodollars: _builtins.str
+    """What the month will come to if it goes on as in the last seven days, or as so far in a younger month."""
+    free_tokens_left: _builtins.int
+    """Free tokens that are left."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """When it begins, there."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, there."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatementLine]:
+        """By category."""
+
+    @_builtins.property
+    def reserved(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservedUse]:
+        """By model."""
+
+    @_builtins.property
+    def settled_until(self) -> _timestamp_pb2.Timestamp:
+        """Usage that began before this time is in it."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        month: _builtins.str = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+        lines: _abc.Iterable[Global___StatementLine] | None = ...,
+        capped_picodollars: _builtins.str = ...,
+        fee_picodollars: _builtins.str = ...,
+        total_picodollars: _builtins.str = ...,
+        forecast_picodollars: _builtins.str = ...,
+        free_tokens_left: _builtins.int = ...,
+        reserved: _abc.Iterable[Global___ReservedUse] | None = ...,
+        settled_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "settled_until", b"settled_until", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capped_picodollars", b"capped_picodollars", "fee_picodollars", b"fee_picodollars", "forecast_picodollars", b"forecast_picodollars", "free_tokens_left", b"free_tokens_left", "from_time", b"from_time", "lines", b"lines", "month", b"month", "org_id", b"org_id", "reserved", b"reserved", "settled_until", b"settled_until", "to_time", b"to_time", "total_picodollars", b"total_picodollars"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatementResponse: _TypeAlias = GetStatementResponse  # noqa: Y015
+
+@_typing.final
+class ListInvoicesRequest(_message.Message):
+    """Asks for invoices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    page_size: _builtins.int
+    """1 to 100; 0 means 20."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInvoicesRequest: _TypeAlias = ListInvoicesRequest  # noqa: Y015
+
+@_typing.final
+class Invoice(_message.Message):
+    """An invoice as the payment provider has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    TOTAL_CENTS_FIELD_NUMBER: _builtins.int
+    PAID_CENTS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The payment provider's id."""
+    number: _builtins.str
+    """Its number. Empty: it is a draft."""
+    status: _builtins.str
+    """In the payment provider's words: `draft`, `open`, `paid`, `void`, `uncollectible`."""
+    currency: _builtins.str
+    """For example `usd`."""
+    total_cents: _builtins.int
+    """In cents, as is the next one."""
+    paid_cents: _builtins.int
+    """Of it, paid."""
+    url: _builtins.str
+    """Where it can be read and paid."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """Start of what it is for."""
+
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """End of what it is for."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        number: _builtins.str = ...,
+        status: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        total_cents: _builtins.int = ...,
+        paid_cents: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "currency", b"currency", "id", b"id", "number", b"number", "paid_cents", b"paid_cents", "period_end", b"period_end", "period_start", b"period_start", "status", b"status", "total_cents", b"total_cents", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Invoice: _TypeAlias = Invoice  # noqa: Y015
+
+@_typing.final
+class ListInvoicesResponse(_message.Message):
+    """Invoices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Invoice]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        invoices: _abc.Iterable[Global___Invoice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoices", b"invoices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInvoicesResponse: _TypeAlias = ListInvoicesResponse  # noqa: Y015
+
+@_typing.final
+class MachineCost(_message.Message):
+    """What a machine costs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    GPU_TYPE_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    SPOT_FIELD_NUMBER: _builtins.int
+    HOURLY_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node that it is."""
+    region: _builtins.str
+    """Where it is."""
+    gpu_type: _builtins.str
+    """The accelerator's product name. Empty: none."""
+    gpu_count: _builtins.int
+    """How many accelerators."""
+    spot: _builtins.bool
+    """It may be taken away at any time."""
+    hourly_picodollars: _builtins.int
+    """Of the whole machine an hour, in pico-dollars."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that it serves."""
+
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """From when."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when. Unset: it runs."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        region: _builtins.str = ...,
+        gpu_type: _builtins.str = ...,
+        gpu_count: _builtins.int = ...,
+        spot: _builtins.bool = ...,
+        hourly_picodollars: _builtins.int = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "hourly_picodollars", b"hourly_picodollars", "models", b"models", "node_id", b"node_id", "region", b"region", "spot", b"spot", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MachineCost: _TypeAlias = MachineCost  # noqa: Y015
+
+@_typing.final
+class SetMachineCostRequest(_message.Message):
+    """Asks to set a machine's cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def machine(self) -> Global___MachineCost:
+        """The machine; one of the same node and the same start is replaced."""
+
+    def __init__(
+        self,
+        *,
+        machine: Global___MachineCost | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetMachineCostRequest: _TypeAlias = SetMachineCostRequest  # noqa: Y015
+
+@_typing.final
+class SetMachineCostResponse(_message.Message):
+    """It is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def machine(self) -> Global___MachineCost:
+        """As kept."""
+
+    def __init__(
+        self,
+        *,
+        machine: Global___MachineCost | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetMachineCostResponse: _TypeAlias = SetMachineCostResponse  # noqa: Y015
+
+@_typing.final
+class QueryFinopsRequest(_message.Message):
+    """Asks for cost, revenue and margin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """From this time, a full hour."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """Until this time, a full hour; at most 35 days later."""
+
+    def __init__(
+        self,
+        *,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryFinopsRequest: _TypeAlias = QueryFinopsRequest  # noqa: Y015
+
+@_typing.final
+class FinopsRow(_message.Message):
+    """One row of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    COST_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    REVENUE_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    MARGIN_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    COST_PER_MILLION_TOKENS_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    GPU_HOURS_FIELD_NUMBER: _builtins.int
+    COST_PER_GPU_HOUR_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it is of: a model, a region, or `spot` and `on_demand`."""
+    cost_picodollars: _builtins.str
+    """What machines cost, in pico-dollars, a whole number in decimal digits, as are the next ones."""
+    revenue_picodollars: _builtins.str
+    """What usage came to at its prices."""
+    margin_picodollars: _builtins.str
+    """Revenue less cost."""
+    tokens: _builtins.int
+    """Tokens that were read or generated."""
+    cost_per_million_tokens_picodollars: _builtins.str
+    """Cost of a million of them. Empty: there were none."""
+    gpu_hours: _builtins.float
+    """Hours of accelerators."""
+    cost_per_gpu_hour_picodollars: _builtins.str
+    """Cost of one of them. Empty: there were none."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        cost_picodollars: _builtins.str = ...,
+        revenue_picodollars: _builtins.str = ...,
+        margin_picodollars: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        cost_per_million_tokens_picodollars: _builtins.str = ...,
+        gpu_hours: _builtins.float = ...,
+        cost_per_gpu_hour_picodollars: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_per_gpu_hour_picodollars", b"cost_per_gpu_hour_picodollars", "cost_per_million_tokens_picodollars", b"cost_per_million_tokens_picodollars", "cost_picodollars", b"cost_picodollars", "gpu_hours", b"gpu_hours", "margin_picodollars", b"margin_picodollars", "name", b"name", "revenue_picodollars", b"revenue_picodollars", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinopsRow: _TypeAlias = FinopsRow  # noqa: Y015
+
+@_typing.final
+class QueryFinopsResponse(_message.Message):
+    """Cost, revenue and margin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    MARKETS_FIELD_NUMBER: _builtins.int
+    IDLE_COST_PICODOLLARS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    idle_cost_picodollars: _builtins.str
+    """What machines cost in hours in which their models had no tokens in their region, in pico-dollars."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___FinopsRow]:
+        """By model. A machine's cost is shared among its models by their tokens there in its region; that of a machine whose
+        models had none is idle.
+        """
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___FinopsRow]:
+        """By region."""
+
+    @_builtins.property
+    def markets(self) -> _containers.RepeatedCompositeFieldContainer[Global___FinopsRow]:
+        """Spot and on-demand machines."""
+
+    @_builtins.property
+    def total(self) -> Global___FinopsRow:
+        """All together."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___FinopsRow] | None = ...,
+        regions: _abc.Iterable[Global___FinopsRow] | None = ...,
+        markets: _abc.Iterable[Global___FinopsRow] | None = ...,
+        idle_cost_picodollars: _builtins.str = ...,
+        total: Global___FinopsRow | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_cost_picodollars", b"idle_cost_picodollars", "markets", b"markets", "models", b"models", "regions", b"regions", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryFinopsResponse: _TypeAlias = QueryFinopsResponse  # noqa: Y015

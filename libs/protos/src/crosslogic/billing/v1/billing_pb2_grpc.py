@@ -51,6 +51,76 @@ class BillingServiceStub(object):
                 request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.WatchPricesRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.WatchPricesResponse.FromString,
                 _registered_method=True)
+        self.GetAccount = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/GetAccount',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetAccountRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetAccountResponse.FromString,
+                _registered_method=True)
+        self.SetTerms = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/SetTerms',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsResponse.FromString,
+                _registered_method=True)
+        self.LinkCustomer = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/LinkCustomer',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.LinkCustomerRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.LinkCustomerResponse.FromString,
+                _registered_method=True)
+        self.ListMeterEvents = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/ListMeterEvents',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListMeterEventsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListMeterEventsResponse.FromString,
+                _registered_method=True)
+        self.ReplayMeterEvent = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/ReplayMeterEvent',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReplayMeterEventRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReplayMeterEventResponse.FromString,
+                _registered_method=True)
+        self.ResolveMeterEvent = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/ResolveMeterEvent',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ResolveMeterEventRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ResolveMeterEventResponse.FromString,
+                _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/Reconcile',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
+        self.ListReconciliations = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/ListReconciliations',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListReconciliationsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListReconciliationsResponse.FromString,
+                _registered_method=True)
+        self.SignOffReconciliation = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/SignOffReconciliation',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SignOffReconciliationRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SignOffReconciliationResponse.FromString,
+                _registered_method=True)
+        self.ExplainCharge = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/ExplainCharge',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ExplainChargeRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ExplainChargeResponse.FromString,
+                _registered_method=True)
+        self.GetStatement = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/GetStatement',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetStatementRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetStatementResponse.FromString,
+                _registered_method=True)
+        self.ListInvoices = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/ListInvoices',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListInvoicesRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListInvoicesResponse.FromString,
+                _registered_method=True)
+        self.SetMachineCost = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/SetMachineCost',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetMachineCostRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetMachineCostResponse.FromString,
+                _registered_method=True)
+        self.QueryFinops = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/QueryFinops',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.QueryFinopsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.QueryFinopsResponse.FromString,
+                _registered_method=True)
 
 
 class BillingServiceServicer(object):
@@ -83,6 +153,115 @@ class BillingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAccount(self, request, context):
+        """What is known of an organisation here, and its terms of a month. Callers: gateway, operator. Reads only.
+        Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTerms(self, request, context):
+        """Agrees on terms from a month on; they replace those that were agreed for the same month. Callers: gateway, operator.
+        Safe to repeat. Errors: INVALID_ARGUMENT, CONFLICT (the time zone of an organisation that was billed already).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LinkCustomer(self, request, context):
+        """Makes an organisation a customer of the payment provider, with its subscription. Callers: gateway, operator. Safe to
+        repeat. Errors: INVALID_ARGUMENT, CONFLICT (no provider is configured), UNAVAILABLE (the provider; try again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMeterEvents(self, request, context):
+        """Lists meter events, oldest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayMeterEvent(self, request, context):
+        """Sends a dead letter again. Callers: gateway, operator. Safe to repeat: it keeps its identifier. Errors: NOT_FOUND
+        (there is no such dead letter).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveMeterEvent(self, request, context):
+        """Says that a dead letter was dealt with by hand, for example by an invoice item: it counts as delivered. Callers:
+        gateway, operator. Errors: NOT_FOUND (there is no such dead letter).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reconcile(self, request, context):
+        """Compares witnesses, usage records, rollups, windows, outbox and the provider's sums over some days, and keeps the
+        report. Callers: gateway, operator. Each call makes a report. Errors: INVALID_ARGUMENT, UNAVAILABLE (the accountant).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReconciliations(self, request, context):
+        """Lists reports, newest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignOffReconciliation(self, request, context):
+        """Signs a report off: somebody has read it. Callers: gateway, operator. Once signed it stays as it was signed.
+        Errors: NOT_FOUND, INVALID_ARGUMENT, CONFLICT (somebody else has signed it).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainCharge(self, request, context):
+        """Everything that is known of one request's charge, for disputes. Callers: gateway, operator. Reads only.
+        Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the accountant).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatement(self, request, context):
+        """What an organisation owes for a month so far, and what it will probably come to. Callers: gateway, operator. Reads
+        only. Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInvoices(self, request, context):
+        """Lists an organisation's invoices, newest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetMachineCost(self, request, context):
+        """Sets what a machine costs an hour from a time on. Callers: gateway, operator. Safe to repeat.
+        Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryFinops(self, request, context):
+        """Cost, revenue and margin of a period. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT, UNAVAILABLE
+        (the accountant or the registry).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BillingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +279,76 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.WatchPrices,
                     request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.WatchPricesRequest.FromString,
                     response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.WatchPricesResponse.SerializeToString,
+            ),
+            'GetAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccount,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetAccountRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetAccountResponse.SerializeToString,
+            ),
+            'SetTerms': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTerms,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsResponse.SerializeToString,
+            ),
+            'LinkCustomer': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkCustomer,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.LinkCustomerRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.LinkCustomerResponse.SerializeToString,
+            ),
+            'ListMeterEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMeterEvents,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListMeterEventsRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListMeterEventsResponse.SerializeToString,
+            ),
+            'ReplayMeterEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayMeterEvent,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReplayMeterEventRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReplayMeterEventResponse.SerializeToString,
+            ),
+            'ResolveMeterEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveMeterEvent,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ResolveMeterEventRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ResolveMeterEventResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReconcileRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'ListReconciliations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReconciliations,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListReconciliationsRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListReconciliationsResponse.SerializeToString,
+            ),
+            'SignOffReconciliation': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignOffReconciliation,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SignOffReconciliationRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SignOffReconciliationResponse.SerializeToString,
+            ),
+            'ExplainCharge': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainCharge,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ExplainChargeRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ExplainChargeResponse.SerializeToString,
+            ),
+            'GetStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatement,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetStatementRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetStatementResponse.SerializeToString,
+            ),
+            'ListInvoices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInvoices,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListInvoicesRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListInvoicesResponse.SerializeToString,
+            ),
+            'SetMachineCost': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetMachineCost,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetMachineCostRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetMachineCostResponse.SerializeToString,
+            ),
+            'QueryFinops': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryFinops,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.QueryFinopsRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.QueryFinopsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -185,6 +434,384 @@ class BillingService(object):
             '/crosslogic.billing.v1.BillingService/WatchPrices',
             crosslogic_dot_billing_dot_v1_dot_billing__pb2.WatchPricesRequest.SerializeToString,
             crosslogic_dot_billing_dot_v1_dot_billing__pb2.WatchPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/GetAccount',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetAccountRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTerms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/SetTerms',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LinkCustomer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/LinkCustomer',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.LinkCustomerRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.LinkCustomerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMeterEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/ListMeterEvents',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListMeterEventsRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListMeterEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayMeterEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/ReplayMeterEvent',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReplayMeterEventRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReplayMeterEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveMeterEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/ResolveMeterEvent',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ResolveMeterEventRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ResolveMeterEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/Reconcile',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReconcileRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReconciliations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/ListReconciliations',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListReconciliationsRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListReconciliationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignOffReconciliation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/SignOffReconciliation',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.SignOffReconciliationRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.SignOffReconciliationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainCharge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/ExplainCharge',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ExplainChargeRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ExplainChargeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/GetStatement',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetStatementRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetStatementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInvoices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/ListInvoices',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListInvoicesRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.ListInvoicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetMachineCost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/SetMachineCost',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetMachineCostRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetMachineCostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryFinops(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/QueryFinops',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.QueryFinopsRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.QueryFinopsResponse.FromString,
             options,
             channel_credentials,
             insecure,

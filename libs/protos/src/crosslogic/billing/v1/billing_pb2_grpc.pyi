@@ -47,6 +47,56 @@ class BillingServiceStub:
     """Pushes the price book: the whole of it at first and after each change. Callers: gateway.
     Errors: UNAVAILABLE (stopping).
     """
+    GetAccount: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetAccountRequest, _billing_pb2.GetAccountResponse]
+    """What is known of an organisation here, and its terms of a month. Callers: gateway, operator. Reads only.
+    Errors: INVALID_ARGUMENT.
+    """
+    SetTerms: _grpc.UnaryUnaryMultiCallable[_billing_pb2.SetTermsRequest, _billing_pb2.SetTermsResponse]
+    """Agrees on terms from a month on; they replace those that were agreed for the same month. Callers: gateway, operator.
+    Safe to repeat. Errors: INVALID_ARGUMENT, CONFLICT (the time zone of an organisation that was billed already).
+    """
+    LinkCustomer: _grpc.UnaryUnaryMultiCallable[_billing_pb2.LinkCustomerRequest, _billing_pb2.LinkCustomerResponse]
+    """Makes an organisation a customer of the payment provider, with its subscription. Callers: gateway, operator. Safe to
+    repeat. Errors: INVALID_ARGUMENT, CONFLICT (no provider is configured), UNAVAILABLE (the provider; try again).
+    """
+    ListMeterEvents: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListMeterEventsRequest, _billing_pb2.ListMeterEventsResponse]
+    """Lists meter events, oldest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT."""
+    ReplayMeterEvent: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ReplayMeterEventRequest, _billing_pb2.ReplayMeterEventResponse]
+    """Sends a dead letter again. Callers: gateway, operator. Safe to repeat: it keeps its identifier. Errors: NOT_FOUND
+    (there is no such dead letter).
+    """
+    ResolveMeterEvent: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ResolveMeterEventRequest, _billing_pb2.ResolveMeterEventResponse]
+    """Says that a dead letter was dealt with by hand, for example by an invoice item: it counts as delivered. Callers:
+    gateway, operator. Errors: NOT_FOUND (there is no such dead letter).
+    """
+    Reconcile: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ReconcileRequest, _billing_pb2.ReconcileResponse]
+    """Compares witnesses, usage records, rollups, windows, outbox and the provider's sums over some days, and keeps the
+    report. Callers: gateway, operator. Each call makes a report. Errors: INVALID_ARGUMENT, UNAVAILABLE (the accountant).
+    """
+    ListReconciliations: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListReconciliationsRequest, _billing_pb2.ListReconciliationsResponse]
+    """Lists reports, newest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT."""
+    SignOffReconciliation: _grpc.UnaryUnaryMultiCallable[_billing_pb2.SignOffReconciliationRequest, _billing_pb2.SignOffReconciliationResponse]
+    """Signs a report off: somebody has read it. Callers: gateway, operator. Once signed it stays as it was signed.
+    Errors: NOT_FOUND, INVALID_ARGUMENT, CONFLICT (somebody else has signed it).
+    """
+    ExplainCharge: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ExplainChargeRequest, _billing_pb2.ExplainChargeResponse]
+    """Everything that is known of one request's charge, for disputes. Callers: gateway, operator. Reads only.
+    Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the accountant).
+    """
+    GetStatement: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetStatementRequest, _billing_pb2.GetStatementResponse]
+    """What an organisation owes for a month so far, and what it will probably come to. Callers: gateway, operator. Reads
+    only. Errors: INVALID_ARGUMENT.
+    """
+    ListInvoices: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListInvoicesRequest, _billing_pb2.ListInvoicesResponse]
+    """Lists an organisation's invoices, newest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT."""
+    SetMachineCost: _grpc.UnaryUnaryMultiCallable[_billing_pb2.SetMachineCostRequest, _billing_pb2.SetMachineCostResponse]
+    """Sets what a machine costs an hour from a time on. Callers: gateway, operator. Safe to repeat.
+    Errors: INVALID_ARGUMENT.
+    """
+    QueryFinops: _grpc.UnaryUnaryMultiCallable[_billing_pb2.QueryFinopsRequest, _billing_pb2.QueryFinopsResponse]
+    """Cost, revenue and margin of a period. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT, UNAVAILABLE
+    (the accountant or the registry).
+    """
 
 @_typing.type_check_only
 class BillingServiceAsyncStub(BillingServiceStub):
@@ -66,6 +116,56 @@ class BillingServiceAsyncStub(BillingServiceStub):
     WatchPrices: _aio.UnaryStreamMultiCallable[_billing_pb2.WatchPricesRequest, _billing_pb2.WatchPricesResponse]  # type: ignore[assignment]
     """Pushes the price book: the whole of it at first and after each change. Callers: gateway.
     Errors: UNAVAILABLE (stopping).
+    """
+    GetAccount: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetAccountRequest, _billing_pb2.GetAccountResponse]  # type: ignore[assignment]
+    """What is known of an organisation here, and its terms of a month. Callers: gateway, operator. Reads only.
+    Errors: INVALID_ARGUMENT.
+    """
+    SetTerms: _aio.UnaryUnaryMultiCallable[_billing_pb2.SetTermsRequest, _billing_pb2.SetTermsResponse]  # type: ignore[assignment]
+    """Agrees on terms from a month on; they replace those that were agreed for the same month. Callers: gateway, operator.
+    Safe to repeat. Errors: INVALID_ARGUMENT, CONFLICT (the time zone of an organisation that was billed already).
+    """
+    LinkCustomer: _aio.UnaryUnaryMultiCallable[_billing_pb2.LinkCustomerRequest, _billing_pb2.LinkCustomerResponse]  # type: ignore[assignment]
+    """Makes an organisation a customer of the payment provider, with its subscription. Callers: gateway, operator. Safe to
+    repeat. Errors: INVALID_ARGUMENT, CONFLICT (no provider is configured), UNAVAILABLE (the provider; try again).
+    """
+    ListMeterEvents: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListMeterEventsRequest, _billing_pb2.ListMeterEventsResponse]  # type: ignore[assignment]
+    """Lists meter events, oldest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT."""
+    ReplayMeterEvent: _aio.UnaryUnaryMultiCallable[_billing_pb2.ReplayMeterEventRequest, _billing_pb2.ReplayMeterEventResponse]  # type: ignore[assignment]
+    """Sends a dead letter again. Callers: gateway, operator. Safe to repeat: it keeps its identifier. Errors: NOT_FOUND
+    (there is no such dead letter).
+    """
+    ResolveMeterEvent: _aio.UnaryUnaryMultiCallable[_billing_pb2.ResolveMeterEventRequest, _billing_pb2.ResolveMeterEventResponse]  # type: ignore[assignment]
+    """Says that a dead letter was dealt with by hand, for example by an invoice item: it counts as delivered. Callers:
+    gateway, operator. Errors: NOT_FOUND (there is no such dead letter).
+    """
+    Reconcile: _aio.UnaryUnaryMultiCallable[_billing_pb2.ReconcileRequest, _billing_pb2.ReconcileResponse]  # type: ignore[assignment]
+    """Compares witnesses, usage records, rollups, windows, outbox and the provider's sums over some days, and keeps the
+    report. Callers: gateway, operator. Each call makes a report. Errors: INVALID_ARGUMENT, UNAVAILABLE (the accountant).
+    """
+    ListReconciliations: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListReconciliationsRequest, _billing_pb2.ListReconciliationsResponse]  # type: ignore[assignment]
+    """Lists reports, newest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT."""
+    SignOffReconciliation: _aio.UnaryUnaryMultiCallable[_billing_pb2.SignOffReconciliationRequest, _billing_pb2.SignOffReconciliationResponse]  # type: ignore[assignment]
+    """Signs a report off: somebody has read it. Callers: gateway, operator. Once signed it stays as it was signed.
+    Errors: NOT_FOUND, INVALID_ARGUMENT, CONFLICT (somebody else has signed it).
+    """
+    ExplainCharge: _aio.UnaryUnaryMultiCallable[_billing_pb2.ExplainChargeRequest, _billing_pb2.ExplainChargeResponse]  # type: ignore[assignment]
+    """Everything that is known of one request's charge, for disputes. Callers: gateway, operator. Reads only.
+    Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the accountant).
+    """
+    GetStatement: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetStatementRequest, _billing_pb2.GetStatementResponse]  # type: ignore[assignment]
+    """What an organisation owes for a month so far, and what it will probably come to. Callers: gateway, operator. Reads
+    only. Errors: INVALID_ARGUMENT.
+    """
+    ListInvoices: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListInvoicesRequest, _billing_pb2.ListInvoicesResponse]  # type: ignore[assignment]
+    """Lists an organisation's invoices, newest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT."""
+    SetMachineCost: _aio.UnaryUnaryMultiCallable[_billing_pb2.SetMachineCostRequest, _billing_pb2.SetMachineCostResponse]  # type: ignore[assignment]
+    """Sets what a machine costs an hour from a time on. Callers: gateway, operator. Safe to repeat.
+    Errors: INVALID_ARGUMENT.
+    """
+    QueryFinops: _aio.UnaryUnaryMultiCallable[_billing_pb2.QueryFinopsRequest, _billing_pb2.QueryFinopsResponse]  # type: ignore[assignment]
+    """Cost, revenue and margin of a period. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT, UNAVAILABLE
+    (the accountant or the registry).
     """
 
 class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -101,6 +201,140 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_billing_pb2.WatchPricesResponse], _abc.AsyncIterator[_billing_pb2.WatchPricesResponse]]:
         """Pushes the price book: the whole of it at first and after each change. Callers: gateway.
         Errors: UNAVAILABLE (stopping).
+        """
+
+    @_abc_1.abstractmethod
+    def GetAccount(
+        self,
+        request: _billing_pb2.GetAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.GetAccountResponse, _abc.Awaitable[_billing_pb2.GetAccountResponse]]:
+        """What is known of an organisation here, and its terms of a month. Callers: gateway, operator. Reads only.
+        Errors: INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def SetTerms(
+        self,
+        request: _billing_pb2.SetTermsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.SetTermsResponse, _abc.Awaitable[_billing_pb2.SetTermsResponse]]:
+        """Agrees on terms from a month on; they replace those that were agreed for the same month. Callers: gateway, operator.
+        Safe to repeat. Errors: INVALID_ARGUMENT, CONFLICT (the time zone of an organisation that was billed already).
+        """
+
+    @_abc_1.abstractmethod
+    def LinkCustomer(
+        self,
+        request: _billing_pb2.LinkCustomerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.LinkCustomerResponse, _abc.Awaitable[_billing_pb2.LinkCustomerResponse]]:
+        """Makes an organisation a customer of the payment provider, with its subscription. Callers: gateway, operator. Safe to
+        repeat. Errors: INVALID_ARGUMENT, CONFLICT (no provider is configured), UNAVAILABLE (the provider; try again).
+        """
+
+    @_abc_1.abstractmethod
+    def ListMeterEvents(
+        self,
+        request: _billing_pb2.ListMeterEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ListMeterEventsResponse, _abc.Awaitable[_billing_pb2.ListMeterEventsResponse]]:
+        """Lists meter events, oldest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT."""
+
+    @_abc_1.abstractmethod
+    def ReplayMeterEvent(
+        self,
+        request: _billing_pb2.ReplayMeterEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ReplayMeterEventResponse, _abc.Awaitable[_billing_pb2.ReplayMeterEventResponse]]:
+        """Sends a dead letter again. Callers: gateway, operator. Safe to repeat: it keeps its identifier. Errors: NOT_FOUND
+        (there is no such dead letter).
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveMeterEvent(
+        self,
+        request: _billing_pb2.ResolveMeterEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ResolveMeterEventResponse, _abc.Awaitable[_billing_pb2.ResolveMeterEventResponse]]:
+        """Says that a dead letter was dealt with by hand, for example by an invoice item: it counts as delivered. Callers:
+        gateway, operator. Errors: NOT_FOUND (there is no such dead letter).
+        """
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request: _billing_pb2.ReconcileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ReconcileResponse, _abc.Awaitable[_billing_pb2.ReconcileResponse]]:
+        """Compares witnesses, usage records, rollups, windows, outbox and the provider's sums over some days, and keeps the
+        report. Callers: gateway, operator. Each call makes a report. Errors: INVALID_ARGUMENT, UNAVAILABLE (the accountant).
+        """
+
+    @_abc_1.abstractmethod
+    def ListReconciliations(
+        self,
+        request: _billing_pb2.ListReconciliationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ListReconciliationsResponse, _abc.Awaitable[_billing_pb2.ListReconciliationsResponse]]:
+        """Lists reports, newest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT."""
+
+    @_abc_1.abstractmethod
+    def SignOffReconciliation(
+        self,
+        request: _billing_pb2.SignOffReconciliationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.SignOffReconciliationResponse, _abc.Awaitable[_billing_pb2.SignOffReconciliationResponse]]:
+        """Signs a report off: somebody has read it. Callers: gateway, operator. Once signed it stays as it was signed.
+        Errors: NOT_FOUND, INVALID_ARGUMENT, CONFLICT (somebody else has signed it).
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainCharge(
+        self,
+        request: _billing_pb2.ExplainChargeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ExplainChargeResponse, _abc.Awaitable[_billing_pb2.ExplainChargeResponse]]:
+        """Everything that is known of one request's charge, for disputes. Callers: gateway, operator. Reads only.
+        Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the accountant).
+        """
+
+    @_abc_1.abstractmethod
+    def GetStatement(
+        self,
+        request: _billing_pb2.GetStatementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.GetStatementResponse, _abc.Awaitable[_billing_pb2.GetStatementResponse]]:
+        """What an organisation owes for a month so far, and what it will probably come to. Callers: gateway, operator. Reads
+        only. Errors: INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def ListInvoices(
+        self,
+        request: _billing_pb2.ListInvoicesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ListInvoicesResponse, _abc.Awaitable[_billing_pb2.ListInvoicesResponse]]:
+        """Lists an organisation's invoices, newest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT."""
+
+    @_abc_1.abstractmethod
+    def SetMachineCost(
+        self,
+        request: _billing_pb2.SetMachineCostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.SetMachineCostResponse, _abc.Awaitable[_billing_pb2.SetMachineCostResponse]]:
+        """Sets what a machine costs an hour from a time on. Callers: gateway, operator. Safe to repeat.
+        Errors: INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def QueryFinops(
+        self,
+        request: _billing_pb2.QueryFinopsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.QueryFinopsResponse, _abc.Awaitable[_billing_pb2.QueryFinopsResponse]]:
+        """Cost, revenue and margin of a period. Callers: gateway, operator. Reads only. Errors: INVALID_ARGUMENT, UNAVAILABLE
+        (the accountant or the registry).
         """
 
 def add_BillingServiceServicer_to_server(servicer: BillingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

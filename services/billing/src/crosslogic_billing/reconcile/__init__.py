@@ -1,0 +1,1 @@
+"""Whether every place that counts has counted the same."""

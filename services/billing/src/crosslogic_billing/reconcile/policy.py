@@ -1,0 +1,135 @@
+"""What differs and why, pure."""
+
+from collections.abc import Iterable, Sequence
+
+from crosslogic_billing.reconcile.domain import LedgerTotals, Line, MeterTotals, MonthTotals, WindowTotals
+
+MAX_LINES = 1_000
+_EXACT = 2**53
+"""Stripe's sums are floating-point numbers: above this they are rounded."""
+
+
+def ledger_lines(ledger: LedgerTotals) -> list[Line]:
+    """Witnesses, records and rollups."""
+    behind = ledger.last_sequence - ledger.rolled_up_sequence
+    waits = f"{behind} rows of the ledger are not rolled up yet" if behind else ""
+    witnesses = Line(
+        "witnesses = records",
+        "requests",
+        ledger.witness_differences,
+        0,
+        explanation=_if_differs(
+            ledger.witness_differences,
+            0,
+            "nodes counted otherwise than gateways; the gateway's count stands, each is kept with both counts",
+        ),
+    )
+    settled = Line(
+        "records from witnesses alone",
+        "requests",
+        ledger.from_witnesses,
+        0,
+        explanation=_if_differs(
+            ledger.from_witnesses, 0, "no gateway reported them in time; they were made from the nodes' counts"
+        ),
+    )
+    waiting = Line(
+        "witnesses that wait",
+        "requests",
+        ledger.open_witnesses,
+        0,
+        explanation=_if_differs(ledger.open_witnesses, 0, "they are younger than the grace time"),
+    )
+    pairs = (
+        ("requests", ledger.requests, ledger.rollup_requests),
+        ("tokens", ledger.tokens, ledger.rollup_tokens),
+        ("picodollars", ledger.cost, ledger.rollup_cost),
+    )
+    rollups = [
+        Line("records = rollups", unit, left, right, explanation=_if_differs(left, right, waits))
+        for unit, left, right in pairs
+    ]
+    return [witnesses, settled, waiting, *rollups]
+
+
+def window_lines(ledger: LedgerTotals, windows: WindowTotals) -> list[Line]:
+    """Records and what was settled from them."""
+    behind = ledger.last_sequence - windows.settled_sequence
+    why = f"{behind} rows of the ledger are not settled yet" if behind > 0 else ""
+    tokens = windows.charged_tokens + windows.uncharged_tokens
+    return [
+        Line("records = windows", "tokens", ledger.tokens, tokens, _if_differs(ledger.tokens, tokens, why)),
+        Line(
+            "records = windows", "picodollars", ledger.cost, windows.cost, _if_differs(ledger.cost, windows.cost, why)
+        ),
+    ]
+
+
+def month_lines(months: Iterable[MonthTotals]) -> list[Line]:
+    """From windows to months to the outbox."""
+    lines: list[Line] = []
+    for month in months:
+        where = {"unit": month.unit, "org_id": month.org_id, "category": month.category}
+        if month.unit == "tokens":
+            lines.append(Line(what="windows = month", left=month.in_windows, right=month.in_month, **where))
+        lines.append(
+            Line(
+                what="month = exported",
+                left=month.in_month,
+                right=month.exported,
+                explanation=_if_differs(month.in_month, month.exported, month.why_not),
+                **where,
+            )
+        )
+        lines.append(Line(what="exported = outbox", left=month.exported, right=month.in_outbox, **where))
+    return lines
+
+
+def meter_lines(meters: Iterable[MeterTotals]) -> list[Line]:
+    """The outbox and Stripe's sums."""
+    return [
+        Line(
+            what="outbox = Stripe",
+            unit="picodollars" if meter.event_name.endswith("_picodollars") else "tokens",
+            left=meter.delivered + meter.pending + meter.dead,
+            right=meter.at_stripe,
+            explanation=_why_stripe_differs(meter),
+            org_id=meter.org_id,
+            category=meter.event_name,
+        )
+        for meter in meters
+    ]
+
+
+def _why_stripe_differs(meter: MeterTotals) -> str:
+    everything = meter.delivered + meter.pending + meter.dead
+    if everything == meter.at_stripe:
+        return ""
+    told = []
+    if meter.pending:
+        told.append(f"{meter.pending} wait to be sent")
+    if meter.dead:
+        told.append(f"{meter.dead} are dead letters")
+    missing = meter.delivered - meter.at_stripe
+    if _same(meter.delivered, meter.at_stripe):
+        return "; ".join(told) or "Stripe's sum is rounded: it is a floating-point number"
+    if 0 < missing <= meter.lately:
+        told.append(f"{missing} were delivered so lately that Stripe may not have added them up")
+        return "; ".join(told)
+    # A pending event's answer may have been lost: Stripe has it, and it will be found to be a duplicate.
+    if 0 < -missing <= meter.pending:
+        return f"{-missing} of {meter.pending} that wait are there already: their answer was lost"
+    return ""
+
+
+def _same(ours: int, theirs: int) -> bool:
+    return ours == theirs or (ours > _EXACT and float(ours) == float(theirs))
+
+
+def ordered(lines: Sequence[Line]) -> list[Line]:
+    """The most that a report keeps: what is unexplained first, then what differs."""
+    return sorted(lines, key=lambda line: (not line.unexplained, line.left == line.right))[:MAX_LINES]
+
+
+def _if_differs(left: int, right: int, text: str) -> str:
+    return text if left != right else ""

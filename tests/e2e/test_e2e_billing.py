@@ -1,0 +1,158 @@
+"""Money through the whole suite: a request is priced by the book, settled, exported and reconciled."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from crosslogic.billing.v1 import billing_pb2 as pb
+from crosslogic.billing.v1 import billing_pb2_grpc as rpc
+from crosslogic_common.tls import Channels
+from crosslogic_dev.suite import Suite
+from crosslogic_dev.waiting import wait_until
+from tests.e2e.conftest import simulated
+from tests.fakes.e2e_clients import client
+from tests.fakes.e2e_ledger import Ledger
+from tests.fakes.stripe_process import StripeProcess
+from tests.fakes.stripe_server import KEY, WEBHOOK_SECRET
+
+PRICE = 1_000_000
+REQUESTS = 12
+
+
+@pytest.fixture(scope="module")
+def stripe() -> Iterator[StripeProcess]:
+    with StripeProcess() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def suite(stripe: StripeProcess) -> Iterator[Suite]:
+    billing = {
+        "STRIPE_SECRET_KEY": KEY,
+        "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+        "STRIPE_BASE_ADDRESS": stripe.base,
+        "CROSSLOGIC_WINDOW_S": "1",
+        "CROSSLOGIC_CLOSE_DELAY_S": "0.5",
+        "CROSSLOGIC_PAYMENT_GRACE_S": "0",
+    }
+    with simulated(settings={"billing": billing}) as started:
+        yield started
+
+
+class Operator:
+    """Billing, as an operator calls it."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite = suite
+
+    def call(self, method: str, request: Any) -> Any:
+        async def asked() -> Any:
+            channels = Channels(self._suite.tls())
+            try:
+                stub = rpc.BillingServiceStub(channels.service("billing", self._suite.target("billing")))
+                return await getattr(stub, method)(request, timeout=30)
+            finally:
+                await channels.close()
+
+        return asyncio.run(asked())
+
+
+@pytest.fixture(scope="module")
+def operator(suite: Suite) -> Operator:
+    return Operator(suite)
+
+
+def ask(suite: Suite, count: int) -> None:
+    with client(suite) as openai:
+        for _ in range(count):
+            openai.chat.completions.create(
+                model=suite.model_name, messages=[{"role": "user", "content": "How much?"}], max_tokens=5
+            )
+
+
+def records(suite: Suite) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = suite.admin.ask("GET", "/admin/usage/records?page_size=1000").body["data"]
+    return found
+
+
+def test_a_request_is_priced_by_the_book_settled_exported_and_reconciled(
+    suite: Suite, ledger: Ledger, operator: Operator, stripe: StripeProcess
+) -> None:
+    ask(suite, 1)
+    operator.call(
+        "SetTerms", pb.SetTermsRequest(org_id=suite.org_id, from_month="2020-01", terms=pb.Terms(free_tokens=0))
+    )
+    linked = operator.call("LinkCustomer", pb.LinkCustomerRequest(org_id=suite.org_id, name="Acme"))
+    assert linked.account.customer_id
+    prices = pb.TokenPrices(prompt_picodollars=PRICE, cached_prompt_picodollars=PRICE, completion_picodollars=2 * PRICE)
+    made = operator.call("CreatePrices", pb.CreatePricesRequest(model=suite.model_name, category="sim", base=prices))
+    versions = {version.id for version in made.versions}
+
+    def priced_by_the_book() -> bool:
+        ask(suite, 1)
+        return any(record["prompt_price_picodollars"] == PRICE for record in records(suite))
+
+    assert wait_until(priced_by_the_book, timeout_s=60)
+    ask(suite, REQUESTS)
+    assert wait_until(lambda: len(records(suite)) >= REQUESTS + 2, timeout_s=60)
+    stored = records(suite)
+    tokens = sum(record["total_tokens"] for record in stored)
+    cost = sum(int(record["cost_picodollars"]) for record in stored)
+    assert wait_until(lambda: stripe.total("tokens") == tokens, timeout_s=60), stripe.totals()
+    assert wait_until(lambda: stripe.total("picodollars") == cost, timeout_s=60), stripe.totals()
+
+    newest = stored[0]["request_id"]
+    why = operator.call("ExplainCharge", pb.ExplainChargeRequest(request_id=newest))
+    assert why.price_version.id in versions
+    assert why.cost_picodollars == str(stored[0]["cost_picodollars"])
+    assert why.sentences
+
+    month = operator.call("GetStatement", pb.GetStatementRequest(org_id=suite.org_id))
+    assert int(month.total_picodollars) == cost
+    assert sum(line.tokens for line in month.lines) == tokens
+
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    report = operator.call("Reconcile", pb.ReconcileRequest(from_day=today)).reconciliation
+    assert report.unexplained == 0, report
+    signed = operator.call(
+        "SignOffReconciliation", pb.SignOffReconciliationRequest(id=report.id, signed_by="ada", note="fine")
+    )
+    assert signed.reconciliation.signed_by == "ada"
+
+
+def test_an_unpaid_invoice_suspends_the_tenant_and_a_paid_one_lets_it_in_again(
+    suite: Suite, operator: Operator, stripe: StripeProcess
+) -> None:
+    linked = operator.call("LinkCustomer", pb.LinkCustomerRequest(org_id=suite.org_id, name="Acme"))
+    url = f"http://{suite.target('billing_webhook')}/webhooks/stripe"
+
+    def tell(status: str, type_: str) -> None:
+        payload, headers = stripe.invoice_event(linked.account.customer_id, status, type_)
+        assert httpx.post(url, content=payload, headers=headers, timeout=30).status_code == 200
+
+    def status() -> int:
+        body = {"model": suite.model_name, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
+        headers = {"Authorization": f"Bearer {suite.api_key}"}
+        return httpx.post(f"{suite.base_url}/v1/chat/completions", json=body, headers=headers, timeout=30).status_code
+
+    assert status() == 200
+    tell("open", "invoice.payment_failed")
+    assert wait_until(lambda: status() == 403, timeout_s=90)
+    tell("paid", "invoice.paid")
+    assert wait_until(lambda: status() == 200, timeout_s=90)
+    assert httpx.post(url, content=b"{}", headers={"Stripe-Signature": "t=1,v1=0"}, timeout=30).status_code == 400
+
+
+def test_billing_that_is_away_changes_nothing_for_users_and_loses_nothing(suite: Suite, stripe: StripeProcess) -> None:
+    suite.kill("billing")
+    before = len(records(suite))
+    ask(suite, 3)
+    assert wait_until(lambda: len(records(suite)) == before + 3, timeout_s=60)
+    assert records(suite)[0]["prompt_price_picodollars"] == PRICE
+    suite.start("billing")
+    tokens = sum(record["total_tokens"] for record in records(suite))
+    assert wait_until(lambda: stripe.total("tokens") == tokens, timeout_s=60), stripe.totals()
