@@ -41,6 +41,7 @@ class Question:
     allowed_regions: tuple[str, ...] = ()
     reserved: bool = False
     prompt_tokens: int = 0
+    estimated_tokens: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -93,10 +94,8 @@ class Engine:
         heapq.heappush(self.ends, end)
         self._remember((1, arrival.application), arrival.instructions_tokens)
         self._remember((2, arrival.conversation), arrival.prompt_tokens + arrival.answer_tokens)
-        self.answered += 1
         self.prompt_tokens += arrival.prompt_tokens
         self.read_tokens += unread
-        self.first_byte_us += round((first - arrival.at_s) * 1e6)
         return first, end, arrival.prompt_tokens - unread
 
     def _remember(self, key: tuple[int, int], tokens: int) -> None:
@@ -233,7 +232,7 @@ def _run(
     whole_s: list[float] = []
     cached = asked = 0
     count = len(engines)
-    ends: list[tuple[float, int]] = []
+    ends: list[tuple[float, int, int]] = []
     ticks = [(HEARTBEAT_S * (number + 1) / count, number, True) for number in range(count)]
     ticks += [(REPORT_S * (number + 1) / count, number, False) for number in range(count)]
     heapq.heapify(ticks)
@@ -241,7 +240,7 @@ def _run(
     def begin(number: int, arrival: Arrival, now: float) -> None:
         nonlocal cached, asked
         first, end, found = engines[number].start(arrival, now)
-        heapq.heappush(ends, (end, number))
+        heapq.heappush(ends, (end, number, round((first - arrival.at_s) * 1e6)))
         first_s.append(first - arrival.at_s)
         whole_s.append(end - arrival.at_s)
         cached += found
@@ -249,10 +248,13 @@ def _run(
 
     def pass_until(until: float) -> None:
         while ends and ends[0][0] <= until:
-            now, number = heapq.heappop(ends)
-            heapq.heappop(engines[number].ends)
-            if engines[number].waiting:
-                begin(number, engines[number].waiting.popleft(), now)
+            now, number, first_byte_us = heapq.heappop(ends)
+            engine = engines[number]
+            heapq.heappop(engine.ends)
+            engine.answered += 1
+            engine.first_byte_us += first_byte_us
+            if engine.waiting:
+                begin(number, engine.waiting.popleft(), now)
 
     numbers = {id(engine): number for number, engine in enumerate(engines)}
     for arrival in arrivals:

@@ -17,4 +17,6 @@ class Asked:
     client_key: int = 0
     residency_pinned: bool = False
     allowed_regions: Sequence[str] = ()
+    prompt_tokens: int = 0
+    estimated_tokens: int = 0
     reserved: bool = False

@@ -87,8 +87,7 @@ class World:
         """The same, and whether it is in another region."""
         node, region_failover = self.view.pick(asked)
         if not keep:
-            node.load -= node.step
-            node.connections -= 1
+            node.ended(1)
         return node, region_failover
 
     def picks(self, asked: Asked = Asked(), count: int = 60) -> Counter[str]:  # noqa: B008  # frozen

@@ -46,6 +46,7 @@ class TellingRegistry:
     ca: CertificateMaker
     port: int
     nodes: list[registry_pb.Node]
+    models: list[registry_pb.Model] = field(default_factory=list)
     watches: int = 0
     changes: list[asyncio.Queue[registry_pb.WatchNodesResponse]] = field(default_factory=list)
 
@@ -70,7 +71,17 @@ class TellingRegistry:
             request_deserializer=registry_pb.WatchNodesRequest.FromString,
             response_serializer=registry_pb.WatchNodesResponse.SerializeToString,
         )
-        generic = grpc.method_handlers_generic_handler(REGISTRY, {"WatchNodes": handler})
+
+        async def watch_models(_request: object, _context: object) -> AsyncIterator[registry_pb.WatchModelsResponse]:
+            yield registry_pb.WatchModelsResponse(models=self.models)
+            await asyncio.Event().wait()
+
+        models_handler = grpc.unary_stream_rpc_method_handler(
+            watch_models,
+            request_deserializer=registry_pb.WatchModelsRequest.FromString,
+            response_serializer=registry_pb.WatchModelsResponse.SerializeToString,
+        )
+        generic = grpc.method_handlers_generic_handler(REGISTRY, {"WatchNodes": handler, "WatchModels": models_handler})
         only_the_scheduler = frozenset({"service:scheduler"})
         server = GrpcServer(
             listen=f"127.0.0.1:{self.port}",
@@ -245,6 +256,40 @@ async def test_a_node_that_drains_gets_nothing_more_within_a_tenth_of_a_second(
             registry.tell(registry_pb.WatchNodesResponse(nodes=[node(1)]))
             await eventually(lambda: serve({"node-1", "node-2"}))
     assert min(took_s) < 0.1
+
+
+async def test_what_gateways_tell_of_a_node_counts_and_is_not_answered(
+    scheduler: Scheduler, registry: TellingRegistry
+) -> None:
+    registry.nodes = [node(1), node(2)]
+    async with registry.serving():
+        await eventually(lambda: knows_fleet(scheduler))
+        stream = scheduler.stub().PickStream()
+        told = [pb.NodeOutcomes(node_id="node-1", failed=3, failed_in_a_row=3), pb.NodeOutcomes(node_id="stranger")]
+        await stream.write(pb.PickStreamRequest(outcomes=told))
+        call = pb.PickStreamCall(id=1, request=pb.PickRequest(model="llama"))
+        await stream.write(pb.PickStreamRequest(outcomes=told[:1], calls=[call]))
+        answer = await stream.read()
+        # The first message has no answer; the second one's outcomes count before its calls.
+        assert [(result.id, result.response.node_id) for result in answer.results] == [(1, "node-2")]
+        assert {await scheduler.pick() for _ in range(20)} == {"node-2"}
+        assert await scheduler.metric("crosslogic_scheduler_nodes_ejected") == 1
+        stream.cancel()
+
+
+async def test_a_strategy_in_the_catalogue_is_followed(scheduler: Scheduler, registry: TellingRegistry) -> None:
+    registry.nodes = [node(number) for number in range(1, 5)]
+    registry.nodes[0].load.running = registry.nodes[1].load.running = 9
+    registry.models = [registry_pb.Model(name="llama", deployments=[
+        registry_pb.Deployment(strategy=registry_pb.PICK_STRATEGY_LEAST_CONNECTIONS)
+    ])]  # fmt: skip
+    async with registry.serving():
+        await eventually(lambda: knows_fleet(scheduler))
+
+        async def least_connections() -> bool:
+            return {await scheduler.pick() for _ in range(4)} <= {"node-3", "node-4"}
+
+        await eventually(least_connections)
 
 
 async def test_only_gateways_and_operators_may_pick(

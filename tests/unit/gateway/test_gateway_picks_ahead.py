@@ -8,6 +8,7 @@ import pytest
 from crosslogic.scheduler.v1 import scheduler_pb2 as pb
 from crosslogic_common.clock import SystemClock
 from crosslogic_gateway import picker as picker_module
+from crosslogic_gateway.affinity import NO_HINTS, PickHints
 from crosslogic_gateway.picker import READY_S, Picker
 
 
@@ -16,6 +17,7 @@ class CountingScheduler:
 
     def __init__(self) -> None:
         self.asked: list[pb.PickRequest] = []
+        self.region_failover = False
         self._answers: asyncio.Queue[pb.PickStreamResponse] = asyncio.Queue()
 
     async def wait_for_connection(self) -> None: ...
@@ -24,7 +26,12 @@ class CountingScheduler:
         results = []
         for call in pb.PickStreamRequest.FromString(request).calls:
             self.asked.append(call.request)
-            response = pb.PickResponse(node_id=f"node-{len(self.asked)}", address="127.0.0.1:1", region="local")
+            response = pb.PickResponse(
+                node_id=f"node-{len(self.asked)}",
+                address="127.0.0.1:1",
+                region="local",
+                region_failover=self.region_failover,
+            )
             results.append(pb.PickStreamResult(id=call.id, response=response))
         self._answers.put_nowait(pb.PickStreamResponse(results=results))
 
@@ -59,8 +66,10 @@ async def picker(scheduler: CountingScheduler, clock: StoppedClock) -> AsyncIter
         yield made
 
 
-async def pick(picker: Picker, *, model: str = "m", org_id: str = "o", excluded: tuple[str, ...] = ()) -> str:
-    route = await picker.pick(model=model, org_id=org_id, region="", estimated_tokens=7, excluded=excluded)
+async def pick(
+    picker: Picker, *, model: str = "m", org_id: str = "o", excluded: tuple[str, ...] = (), hints: PickHints = NO_HINTS
+) -> str:
+    route = await picker.pick(model=model, org_id=org_id, region="", estimated_tokens=7, excluded=excluded, hints=hints)
     return route.node_id
 
 
@@ -109,6 +118,38 @@ async def test_retry_never_takes_a_pick_made_ahead(picker: Picker, scheduler: Co
     await until_asked(scheduler, 3)
     assert await pick(picker, excluded=("node-3",)) == "node-4"
     assert list(scheduler.asked[-1].excluded_node_ids) == ["node-3"]
+
+
+async def test_request_of_a_session_is_asked_for_itself(picker: Picker, scheduler: CountingScheduler) -> None:
+    await pick(picker)
+    await pick(picker)
+    await until_asked(scheduler, 3)
+    assert await pick(picker, hints=PickHints(session_key=9, client_key=9)) == "node-4"
+    assert scheduler.asked[-1].session_key == scheduler.asked[-1].client_key == 9
+    assert await pick(picker, hints=PickHints(prefix_hashes=(1, 2))) == "node-5"
+    assert list(scheduler.asked[-1].prefix_hashes) == [1, 2]
+    assert await pick(picker) == "node-3"
+
+
+async def test_pick_made_for_any_region_does_not_serve_data_that_must_stay_in_its_own(
+    picker: Picker, scheduler: CountingScheduler
+) -> None:
+    await pick(picker)
+    await pick(picker)
+    await until_asked(scheduler, 3)
+    assert await pick(picker, hints=PickHints(allowed_regions=("",))) == "node-4"
+    assert scheduler.asked[-1].residency_pinned
+    assert not scheduler.asked[0].residency_pinned
+
+
+async def test_pick_of_another_region_is_not_kept_for_other_clients(
+    picker: Picker, scheduler: CountingScheduler
+) -> None:
+    scheduler.region_failover = True
+    await pick(picker)
+    await pick(picker)
+    await until_asked(scheduler, 3)
+    assert await pick(picker) == "node-4"
 
 
 async def test_many_at_once_are_picked_in_shared_messages(picker: Picker, scheduler: CountingScheduler) -> None:

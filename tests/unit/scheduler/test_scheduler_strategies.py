@@ -97,6 +97,29 @@ def test_what_waits_to_be_read_is_forgotten_when_a_node_says_that_it_has_nothing
     assert made.pick().id == "n0"
 
 
+def test_requests_that_ended_do_not_fill_a_node_until_its_next_heartbeat() -> None:
+    made = world(2)
+    for _ in range(40):
+        made.pick(keep=True)
+    assert made.pick(keep=True).load > 1
+    for name in ("n0", "n1"):
+        made.answers(name, 20)
+    assert made.pick(keep=True).load == pytest.approx(0.05)
+    # What a heartbeat said is not taken back by the ends of what ran before it.
+    made.tell(told_node("n0", current=600, running=12, beat=2))
+    made.answers("n0", 100)
+    made.tell(told_node("n1", current=900, beat=2))
+    assert made.pick().load == pytest.approx(0.6)
+
+
+def test_a_short_answer_counts_for_as_little_as_it_takes() -> None:
+    made = world(1)
+    # 50 tokens a second and a heartbeat every 5 s: an answer of 25 tokens takes a tenth of that time.
+    for tokens, load in ((25, 0.005), (250, 0.055), (10_000, 0.105)):
+        assert made.pick(Asked(estimated_tokens=100 + tokens, prompt_tokens=100), keep=True).load == pytest.approx(load)
+    assert made.pick(Asked(estimated_tokens=100, prompt_tokens=100), keep=True).load == pytest.approx(0.155)
+
+
 # Round robin
 
 

@@ -5,6 +5,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+MAX_READING_S = 60.0
+"""The longest that a node is taken to have to read: what is thought to wait there is only an estimate."""
+
 
 class Strategy(enum.Enum):
     """How a node is chosen among those that may serve a request."""
@@ -59,6 +62,51 @@ class NodeState:
     reads_until: float = 0.0
     """When it will have read the prompts that it was sent, on the picking clock, in seconds."""
 
+    horizon_tokens: float = 1.0
+    """What one request generates until the next heartbeat, if its answer is long enough. More than 0."""
+    picks: int = 0
+    """Requests picked since the last heartbeat and not told of as ended."""
+    picks_load: float = 0.0
+    """What these added to `load`."""
+
+    def send(self, answer_tokens: int, reading_s: float, now: float) -> None:
+        """A request is on its way: it counts until its end is told or a heartbeat shows what the node does.
+
+        `answer_tokens` is the most that it may generate, 0: not known; `reading_s` how long its prompt takes to read.
+        """
+        added = self.step
+        if 0 < answer_tokens < self.horizon_tokens:
+            added *= answer_tokens / self.horizon_tokens
+        self.load += added
+        self.picks_load += added
+        self.picks += 1
+        self.connections += 1
+        if reading_s > 0.0:
+            self.reads_until = min(max(self.reads_until, now) + reading_s, now + MAX_READING_S)
+
+    def ended(self, requests: int) -> None:
+        """So many requests ended: what was picked since the heartbeat counts no more. What it told of itself stays."""
+        ended = min(requests, self.picks)
+        if ended:
+            gone = self.picks_load * ended / self.picks
+            self.load -= gone
+            self.picks_load -= gone
+            self.picks -= ended
+            self.connections -= ended
+
+    def heard(self, *, heartbeat_ns: int, load: float, step: float, connections: int) -> None:
+        """Its heartbeat: what was assumed since the last one is known now."""
+        self.heartbeat_ns, self.load, self.step, self.connections = heartbeat_ns, load, step, connections
+        self.picks, self.picks_load = 0, 0.0
+        if not connections:
+            self.reads_until = 0.0
+
+    def take_over(self, known: "NodeState") -> None:
+        """Goes on from what was known of the same node at another place."""
+        self.load, self.step, self.heartbeat_ns = known.load, known.step, known.heartbeat_ns
+        self.connections, self.picks, self.picks_load = known.connections, known.picks, known.picks_load
+        self.reads_until, self.latency_us, self.ejected = known.reads_until, known.latency_us, known.ejected
+
     @property
     def tier(self) -> Tier:
         """Where it is looked for."""
@@ -109,6 +157,10 @@ class Question(Protocol):
     @property
     def prompt_tokens(self) -> int:
         """Of the prompt alone, an estimate. 0: not known."""
+
+    @property
+    def estimated_tokens(self) -> int:
+        """Of the prompt and the most that may be generated, an estimate. 0: not known."""
 
     @property
     def reserved(self) -> bool:

@@ -119,6 +119,7 @@ class FleetView:
         """Takes what a gateway saw of a node."""
         node = self._nodes.get(node_id)
         if node is not None:
+            node.ended(seen.succeeded + seen.failed)
             self._ejections.take(node, seen)
 
     def pick(self, question: Question) -> Picked:
@@ -141,16 +142,12 @@ class FleetView:
             node = self._from_tier(Tier.SILENT, question, region, now)
         if node is None:
             raise CodedError(ErrorCode.NO_CAPACITY, retry_after_s=NO_CAPACITY_RETRY_S)
-        node.connections += 1
         hashes = question.prefix_hashes
-        unread = question.prompt_tokens
+        prompt_tokens = unread = question.prompt_tokens
         if hashes:
             unread -= self._prefixes.read_tokens(hashes, node.id)
             self._prefixes.note(hashes, node.id)
-        node.load += node.step
-        if unread > 0:
-            reads_until = max(node.reads_until, now) + unread / node.prefill_tokens_per_sec
-            node.reads_until = min(reads_until, now + policy.MAX_READING_S)
+        node.send(question.estimated_tokens - prompt_tokens, unread / node.prefill_tokens_per_sec, now)
         return node, region_failover
 
     def _at_home(self, question: Question, region: str, now: float) -> NodeState | None:
@@ -239,9 +236,7 @@ class FleetView:
         if known is None or not _same_place(known, fresh):
             if known is not None:
                 self._index.remove(known)
-                fresh.load, fresh.step, fresh.heartbeat_ns = known.load, known.step, known.heartbeat_ns
-                fresh.reads_until = known.reads_until
-                fresh.connections, fresh.latency_us, fresh.ejected = known.connections, known.latency_us, known.ejected
+                fresh.take_over(known)
                 self._ejections.replaced(fresh)
                 if fresh.reachable and not known.reachable:
                     self._ejections.came_back(fresh)
@@ -251,16 +246,14 @@ class FleetView:
         if heartbeat_ns and heartbeat_ns == known.heartbeat_ns:
             # No news of its load (a lost stream, a snapshot after a reconnect): what was sent to it still counts.
             return
-        known.heartbeat_ns = heartbeat_ns
-        known.connections = node.load.running + node.load.waiting
-        if not known.connections:
-            known.reads_until = 0.0
-        known.load, known.step = policy.load_of(
+        load, step = policy.load_of(
             capacity=known.capacity,
             decode_tokens_per_sec=facts.decode_tokens_per_sec,
             current_tokens_per_sec=node.load.current_tokens_per_sec,
             waiting=node.load.waiting,
         )
+        known.horizon_tokens = step * known.capacity * policy.HEARTBEAT_S
+        known.heard(heartbeat_ns=heartbeat_ns, load=load, step=step, connections=node.load.running + node.load.waiting)
 
     def _fresh(self, node: registry_pb.Node) -> NodeState:
         facts = node.facts

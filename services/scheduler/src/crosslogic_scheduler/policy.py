@@ -18,8 +18,8 @@ ASSUMED_PREFILL_TOKENS_PER_SEC = 8_000.0
 READING_WEIGHT = 4.0
 """What a second until the prompt is read weighs, in load. By simulation (docs/adr/0025-picking.md): from 2 to 8 hardly
 matters, 0 doubles the time to the first token."""
-MAX_READING_S = 60.0
-"""The longest that a node is taken to have to read: what is thought to wait there is only an estimate."""
+HEARTBEAT_S = 5.0
+"""How often nodes tell of themselves: as long a request of one's own counts, unless its end is told before."""
 ASSUMED_STREAMS = 64
 """Streams that a node is taken to run at full speed when its own single-stream rate was not measured."""
 UNMEASURED_TOKENS_PER_SEC = 100.0
