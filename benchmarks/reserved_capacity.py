@@ -21,6 +21,7 @@ import aiohttp
 from crosslogic_dev.suite import Suite
 
 NODES = 2
+WORKERS = 2
 SEQUENCES = 8
 STEP_MS = 20
 TOKENS = 40
@@ -42,6 +43,11 @@ class Seen:
     """The answers' ids in the ledger."""
     without_retry_after: int = 0
     errors: int = 0
+
+    @property
+    def total(self) -> int:
+        """Requests."""
+        return self.errors + self.statuses.total()
 
     @property
     def refused(self) -> int:
@@ -85,12 +91,15 @@ def fleet(root: Path) -> Suite:
         settings={
             # What is measured of a simulated engine on a busy machine is chance; what it can do is known here.
             "node_agent": {"CROSSLOGIC_MAX_TOKENS_PER_SEC": str(FLEET_TOKENS_PER_S // NODES)},
-            "gateway": {"CROSSLOGIC_QUEUE_WAIT_S": "2"},
+            "accountant": {"CROSSLOGIC_WITNESS_GRACE_S": "2"},
+            "gateway": {"CROSSLOGIC_QUEUE_WAIT_S": "2", "CROSSLOGIC_WORKERS": str(WORKERS)},
         },
     )
 
 
-def tenant(suite: Suite, name: str, *, reserved: int = 0, overage: str = "shed") -> str:
+def tenant(
+    suite: Suite, name: str, *, reserved: int = 0, overage: str = "shed", requests_per_second: int | None = None
+) -> str:
     """A new organisation's key; `reserved` capacity units of the suite's model."""
     plan = "default"
     if reserved:
@@ -99,7 +108,8 @@ def tenant(suite: Suite, name: str, *, reserved: int = 0, overage: str = "shed")
             suite.admin.must(
                 "POST", "/admin/plans", {"name": plan, "billing_mode": "reserved", "overage_policy": overage}
             )
-    body = {"name": name, "plan": plan, "limits": _UNLIMITED}
+    limits = _UNLIMITED | ({} if requests_per_second is None else {"requests_per_second": requests_per_second})
+    body: dict[str, object] = {"name": name, "plan": plan, "limits": limits}
     if reserved:
         body["reserved_capacity"] = {suite.model_name: reserved}
     org_id = suite.admin.must("POST", "/admin/orgs", body)["id"]
@@ -111,9 +121,10 @@ def tenant(suite: Suite, name: str, *, reserved: int = 0, overage: str = "shed")
 class Client:
     """Sends requests at a steady rate, whatever becomes of them."""
 
-    def __init__(self, suite: Suite, key: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, suite: Suite, key: str, session: aiohttp.ClientSession, *, tokens: int = TOKENS) -> None:
+        """Each request generates `tokens`."""
         self._url = f"{suite.base_url}/v1/completions"
-        self._body = {"model": suite.model_name, "prompt": "word", "max_tokens": TOKENS}
+        self._body = {"model": suite.model_name, "prompt": "word", "max_tokens": tokens}
         self._headers = {"Authorization": f"Bearer {key}"}
         self._session = session
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from crosslogic_common.errors import CodedError, ErrorCode, to_openai_body
 from crosslogic_common.logs import get_logger
 from crosslogic_gateway.engine_errors import error_event
-from crosslogic_gateway.http import SHOWN_REQUEST_ID, answer_headers
+from crosslogic_gateway.http import RATE_LIMITS, SHOWN_REQUEST_ID, answer_headers
 from crosslogic_gateway.idempotency.domain import (
     DEGRADED_HEADER,
     IDEMPOTENCY_HEADER,
@@ -161,6 +161,7 @@ class Idempotency:
             while recording.head is None:
                 if recording.ended:
                     self._counted["refused"].inc()
+                    request[RATE_LIMITS] = source.rate_limits
                     raise _again(recording.error)
                 await recording.changed(reader)
             outcome = source.origin if not repeat else "replayed" if late else "joined"

@@ -40,6 +40,9 @@ class _Transport(asyncio.Transport):
     def close(self) -> None:
         """There is nobody to hang up on."""
 
+    def abort(self) -> None:
+        """There is nobody to hang up on."""
+
 
 class _Protocol(BaseProtocol):
     """What a request reads of its connection."""

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
-from crosslogic_gateway.http import REQUEST_ID
+from crosslogic_gateway.http import RATE_LIMITS, REQUEST_ID
 from crosslogic_gateway.idempotency.domain import Head, Names, Stage, not_kept, other_body
 from crosslogic_gateway.idempotency.ports import AnswerStore, Run
 from crosslogic_gateway.idempotency.recording import Recording
@@ -39,6 +39,8 @@ class Source:
     degraded: bool = False
     """Redis was away when it began."""
     kept_in_redis: bool = False
+    rate_limits: str = ""
+    """Header lines of a refusal."""
     written: int = 0
     """Parts that are in Redis."""
     published: int = 0
@@ -139,6 +141,7 @@ class Runs:
             source.recording.fail(_stopping())
             raise
         except BaseException as error:
+            source.rate_limits = replica.get(RATE_LIMITS, "")
             # Told before Redis is: the clients need not wait for it.
             source.recording.fail(error)
             raise
