@@ -1,0 +1,34 @@
+"""A small part of `make chaos` and of `make trial-nodes`, for every change."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from crosslogic_dev.suite import Suite
+from tests.chaos.catalogue import EXPERIMENTS
+from tests.chaos.clients import Client
+from tests.chaos.trial_nodes import Trial, run_trial
+from tests.chaos.world import STEP_MS, World, chaos_suite
+
+SIZE = 0.05
+TRIAL = Trial(nodes=3, streams=24, seconds=6.0, kill_every_s=2.0, step_ms=STEP_MS, tokens=60)
+
+
+@pytest.fixture(scope="module")
+def suite() -> Iterator[Suite]:
+    with chaos_suite() as running:
+        yield running
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 23])
+async def test_experiment(suite: Suite, number: int) -> None:
+    async with Client(suite) as client:
+        await EXPERIMENTS[number](World(suite, client, random.Random(number), SIZE))
+
+
+async def test_nodes_die_one_after_the_other_and_no_stream_fails_or_differs(suite: Suite) -> None:
+    outcome = await run_trial(suite, TRIAL, seed=7)
+    assert (outcome.failed, outcome.corrupted) == (0, 0)
+    assert outcome.kills >= 2
+    assert outcome.failed_over > 0, "the nodes that died had nothing to do"
