@@ -10,6 +10,7 @@ from benchmarks.admission_rows import measure_admission
 from benchmarks.load import WholeLoad, module_output, streams, whole_requests
 from benchmarks.measure import rss_bytes
 from benchmarks.pick_rows import strategies
+from benchmarks.resolve_keys import resolve_keys
 from benchmarks.stack import BenchError, Stack, empty_stack
 from benchmarks.table import Budget, Figure
 from benchmarks.usage_month import usage_month
@@ -31,10 +32,11 @@ class Lengths:
     memory_requests: int
     replayed: int
     month_records: int
+    resolves: int
 
 
-FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 5, 2.0, 200_000, 100_000, 40_000, 1_000_000)
-QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 2, 1.0, 40_000, 5_000, 6_000, 100_000)
+FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 5, 2.0, 200_000, 100_000, 40_000, 1_000_000, 4_000)
+QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 2, 1.0, 40_000, 5_000, 6_000, 100_000, 1_000)
 
 SuiteRow = Callable[[Stack, Lengths], Awaitable[list[Figure]]]
 
@@ -251,6 +253,11 @@ def note_thin(stack: Stack, name: str, seen: dict[str, Any], asked_per_s: float)
         stack.notes.append(f"{name}: {came_per_s:,.0f} of {asked_per_s:,.0f} chunks/s came; the other core was full")
 
 
+async def resolves(lengths: Lengths) -> list[Figure]:
+    """Whose a key is, with 150 keys in the database and with 150,000."""
+    return await resolve_keys(lengths.resolves)
+
+
 def no_errors(seen: dict[str, Any]) -> None:
     """Raises BenchError unless every stream went well and something came."""
     if seen["errors"] or not seen["chunks"]:
@@ -277,4 +284,5 @@ ALONE_ROWS: Mapping[str, Callable[[Lengths], Awaitable[list[Figure]]]] = {
     "records": records,
     "strategies": replayed,
     "usage_month": month,
+    "resolve_keys": resolves,
 }
