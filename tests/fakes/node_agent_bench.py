@@ -133,7 +133,12 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def bench(
-    *, port: int, engine_model: str = "engine-model", max_calls: int = 1024, templates: AnswerTemplates | None = None
+    *,
+    port: int,
+    engine_model: str = "engine-model",
+    max_calls: int = 1024,
+    templates: AnswerTemplates | None = None,
+    org_id: str = "",
 ) -> AsyncIterator[Bench]:
     """A session with a gateway, in front of an engine at `port`."""
     pool = EnginePool(EngineAddress(host="127.0.0.1", port=port))
@@ -145,6 +150,7 @@ async def bench(
         witnesses=witnesses,
         metrics=AgentMetrics(Metrics()),
         max_calls=max_calls,
+        org_id=org_id,
     )
     gateway = Gateway()
     stopping = asyncio.Event()

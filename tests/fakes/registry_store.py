@@ -155,6 +155,7 @@ class FakeLeaseBook:
 
     def __init__(self) -> None:
         self.leases: dict[str, bytes] = {}
+        self.tunnels: dict[str, list[str]] = {}
         self.away = False
 
     def _reach(self) -> None:
@@ -168,6 +169,11 @@ class FakeLeaseBook:
     async def read(self, node_ids: Sequence[str]) -> dict[str, bytes]:
         self._reach()
         return {node_id: self.leases[node_id] for node_id in node_ids if node_id in self.leases}
+
+    async def offer_tunnels(self, origin: str, addresses: Sequence[str]) -> list[str]:
+        self._reach()
+        self.tunnels[origin] = list(addresses)
+        return sorted({address for offered in self.tunnels.values() for address in offered})
 
     async def release(self, leases: Mapping[str, bytes]) -> None:
         self._reach()

@@ -300,6 +300,19 @@ async def test_more_calls_than_the_node_takes_are_refused_at_once(engine: FakeEn
         assert third.end.error.code == "OVERLOADED"
 
 
+async def test_node_of_one_organisation_refuses_the_request_of_every_other(engine: FakeEngine) -> None:
+    async with bench(port=engine.port, org_id="owner") as relayed:
+        for org_id in ("", "somebody else"):
+            _, answer = relayed.gateway.open(completion(), stream=True, org_id=org_id)
+            await answer.ended.wait()
+            assert answer.end.error.code == "PERMISSION_DENIED"
+            assert not answer.data
+        _, answer = relayed.gateway.open(completion(), stream=True, org_id="owner")
+        await answer.ended.wait()
+        assert answer.end.outcome == common_pb.OUTCOME_SUCCEEDED
+    assert len(engine.seen) == 1
+
+
 async def test_a_stop_lets_running_requests_finish_and_refuses_new_ones(engine: FakeEngine) -> None:
     async with bench(port=engine.port) as relayed:
         _, running = relayed.gateway.open(completion(60, delay_ms=5), stream=True)

@@ -18,6 +18,7 @@ from crosslogic_dev.ports import free_port
 from crosslogic_dev.processes import ProcessTable
 from crosslogic_dev.redis import start_redis
 from crosslogic_dev.run_dir import RunDir
+from crosslogic_registry.fleet import RESUME_DOUBT_S
 from crosslogic_registry.leases import RedisLeases, lease_key
 from tests.fakes.registry_suite import RegistrySuite, watching
 from tests.fakes.registry_world import heartbeat
@@ -45,6 +46,41 @@ async def test_a_scheduler_at_one_replica_sees_a_node_that_streams_at_the_other(
                 while not drained:
                     drained = (await stream.read()).drain
         await watch.until(lambda nodes: not nodes[node.id].reachable, timeout_s=8)
+
+
+async def test_a_node_behind_nat_at_one_replica_hears_of_a_gateway_at_the_other(suite: RegistrySuite) -> None:
+    async with suite.running(0), suite.running(1):
+        node = await suite.join(replica=0)
+        call = node.stub().HeartbeatStream()
+        first = heartbeat()
+        first.facts.CopyFrom(pb.NodeFacts(region="us-east", models=["tiny"], tunnel=True))
+        await call.write(first)
+        offer = suite.stub(replica=1).GatewayStream()
+        await offer.write(pb.GatewayStreamRequest(tunnel_address="10.1.2.3:7000"))
+        addresses: list[str] = []
+        async with asyncio.timeout(20):
+            while addresses != ["10.1.2.3:7000"]:
+                answer = await call.read()
+                if answer.HasField("tunnels"):
+                    addresses = list(answer.tunnels.addresses)
+            offer.cancel()
+            while addresses:
+                answer = await call.read()
+                if answer.HasField("tunnels"):
+                    addresses = list(answer.tunnels.addresses)
+        call.cancel()
+
+
+async def test_a_drain_taken_back_at_one_replica_is_taken_back_at_the_other(suite: RegistrySuite) -> None:
+    async with suite.running(0), suite.running(1):
+        node = await suite.join(replica=0)
+        async with node.streaming() as stream:
+            await suite.stub(replica=0).DrainNode(pb.DrainNodeRequest(node_id=node.id))
+            assert (await asyncio.wait_for(stream.read(), 5)).drain
+            # A drain is not taken back so soon on the word of a row that may be older.
+            await asyncio.sleep(RESUME_DOUBT_S + 0.2)
+            await suite.stub(replica=1).ResumeNode(pb.ResumeNodeRequest(node_id=node.id))
+            assert not (await asyncio.wait_for(stream.read(), 5)).drain
 
 
 async def test_a_model_made_at_one_replica_is_pushed_by_the_other(suite: RegistrySuite) -> None:

@@ -188,6 +188,79 @@ async def test_a_drain_reaches_the_node_before_its_next_heartbeat(suite: Registr
         assert refused.value.code() == grpc.StatusCode.NOT_FOUND
 
 
+async def test_an_operators_command_is_answered_with_what_came_of_it(suite: RegistrySuite) -> None:
+    async with suite.running():
+        node = await suite.join()
+        async with node.streaming() as stream:
+            command = pb.NodeCommand(collect_logs=pb.CollectLogs(source=pb.LOG_SOURCE_ENGINE))
+            asked = pb.CommandNodeRequest(node_id=node.id, command=command, timeout_s=10)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await suite.stub("gateway").CommandNode(asked)
+            assert code_of(refused.value) == "PERMISSION_DENIED"
+            waiting = asyncio.ensure_future(suite.stub("operator").CommandNode(asked))
+            [sent] = (await asyncio.wait_for(stream.read(), 10)).commands
+            done = heartbeat()
+            done.outcomes.add(command_id=sent.id, done=True, detail="the last 3 bytes", data=b"log")
+            await stream.write(done)
+            assert (await asyncio.wait_for(waiting, 10)).outcome.data == b"log"
+
+
+async def test_a_nodes_life_is_read_back_newest_first_in_pages(suite: RegistrySuite) -> None:
+    async with suite.running():
+        node = await suite.join()
+        async with node.streaming("WARMING") as stream:
+            await stream.write(heartbeat("ACTIVE", "measured"))
+            await stream.read()
+            await suite.stub().DrainNode(pb.DrainNodeRequest(node_id=node.id))
+            wanted = [
+                pb.NODE_STATUS_DRAINING,
+                pb.NODE_STATUS_ACTIVE,
+                pb.NODE_STATUS_WARMING,
+                pb.NODE_STATUS_REGISTERING,
+            ]
+            events: list[pb.NodeEvent] = []
+            async with asyncio.timeout(10):
+                while [event.status for event in events] != wanted:
+                    events, token = [], ""
+                    while True:
+                        page = await suite.stub().ListNodeEvents(
+                            pb.ListNodeEventsRequest(node_id=node.id, page_size=3, page_token=token)
+                        )
+                        events += page.events
+                        token = page.next_page_token
+                        if not token:
+                            break
+            assert [event.reason for event in events][:2] == ["drained by an operator", "measured"]
+            with pytest.raises(grpc.aio.AioRpcError) as unknown:
+                await suite.stub().ListNodeEvents(pb.ListNodeEventsRequest(node_id="nobody"))
+            assert code_of(unknown.value) == "NOT_FOUND"
+
+
+async def test_a_gateways_word_keeps_a_cut_off_node_in_service(suite: RegistrySuite) -> None:
+    async with suite.running(suspect_s=1.5):
+        node = await suite.join()
+        async with node.streaming(address="127.0.0.1:1"):
+            pass
+        seen = pb.NodeObservation(node_id=node.id, heard_ms_ago_plus_one=1, succeeded=1)
+        offer = suite.stub().GatewayStream()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 4.0
+        heard_from_s = loop.time() + 1.2
+        while loop.time() < until:
+            observations = [seen] if loop.time() > heard_from_s else []
+            await offer.write(pb.GatewayStreamRequest(observations=observations))
+            assert (await asyncio.wait_for(offer.read(), 10)).next_report_ms == 1_000
+            await asyncio.sleep(0.05)
+        [known] = [each for each in (await suite.stub().ListNodes(pb.ListNodesRequest())).nodes if each.id == node.id]
+        assert known.reachable
+        offer.cancel()
+        async with asyncio.timeout(20):
+            while known.reachable:
+                nodes = (await suite.stub().ListNodes(pb.ListNodesRequest())).nodes
+                [known] = [each for each in nodes if each.id == node.id]
+                await asyncio.sleep(0.05)
+
+
 async def test_a_restart_keeps_the_fleet_and_ends_its_streams_at_once(suite: RegistrySuite) -> None:
     async with suite.running():
         node = await suite.join()

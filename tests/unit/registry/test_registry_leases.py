@@ -3,6 +3,7 @@
 import pytest
 
 from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic_registry.gateways import Gateways
 from crosslogic_registry.leases import LeaseRounds
 from tests.fakes.registry_store import FakeLeaseBook
 from tests.fakes.registry_world import FakeStream, World, heartbeat
@@ -20,7 +21,13 @@ class Replicas:
         self.stream = FakeStream()
 
     def rounds_of(self, world: World) -> LeaseRounds:
-        return LeaseRounds(fleet=world.fleet, book=self.book, observations=world.observations)
+        return LeaseRounds(
+            fleet=world.fleet,
+            book=self.book,
+            observations=world.observations,
+            gateways=Gateways(fleet=world.fleet, silence=world.silence_watch),
+            origin=str(id(world)),
+        )
 
     async def start(self) -> None:
         self.node_id, self.stream = await self.here.active()

@@ -29,8 +29,11 @@ class Gpu:
 class Nvml(Protocol):
     """What is used of the `pynvml` module."""
 
-    NVMLError: type[Exception]
     NVML_TEMPERATURE_GPU: int
+
+    @property
+    def NVMLError(self) -> type[Exception]:
+        """What its functions raise."""
 
     def nvmlInit(self) -> None:
         """Loads the driver's library. Raises NVMLError where there is none."""

@@ -38,7 +38,7 @@ from crosslogic_registry.watchers import Watchers
 LOOK_EVERY_S = 0.5
 
 
-RESUME_DOUBT_S = 5.0
+RESUME_DOUBT_S = 2.0
 """A row that was read while a drain was being written may not have it yet: no drain is taken back so soon."""
 
 

@@ -6,6 +6,7 @@ never a lock and never needed: Redis that is away or hangs costs 100 ms a round,
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from importlib.resources import files
 
@@ -17,6 +18,7 @@ from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_registry.fleet import Fleet
+from crosslogic_registry.gateways import Gateways
 from crosslogic_registry.members import Member
 from crosslogic_registry.observations import Observations
 from crosslogic_registry.ports import LeaseBook
@@ -25,6 +27,9 @@ ROUND_EVERY_S = 1.0
 DOUBTFUL_S = 7.0
 """After so long without a heartbeat a node's stream may be a dead one, and the node at another replica."""
 _KEYS_A_TRIP = 500
+TUNNELS_KEY = "registry:tunnels"
+"""A hash: by replica, the tunnels of the gateway workers whose streams end there, as JSON with when that ends."""
+TUNNELS_MS = 10_000
 
 
 def lease_key(node_id: str) -> str:
@@ -63,6 +68,24 @@ class RedisLeases:
                 found.update({id_: value for id_, value in zip(asked, values, strict=True) if isinstance(value, bytes)})
         return found
 
+    async def offer_tunnels(self, origin: str, addresses: Sequence[str]) -> list[str]:
+        """Tells the other replicas which tunnels gateways offer here; all that are offered anywhere now."""
+        async with self._within_budget():
+            now_ms = await self._now_ms()
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.hset(TUNNELS_KEY, origin, json.dumps({"until_ms": now_ms + TUNNELS_MS, "at": list(addresses)}))
+                pipeline.pexpire(TUNNELS_KEY, 10 * TUNNELS_MS)
+                pipeline.hgetall(TUNNELS_KEY)
+                offers = (await pipeline.execute())[-1]
+            ended = [key for key, offer in offers.items() if json.loads(offer)["until_ms"] < now_ms]
+            if ended:
+                await self._redis.hdel(TUNNELS_KEY, *ended)
+        return sorted({each for key, offer in offers.items() if key not in ended for each in json.loads(offer)["at"]})
+
+    async def _now_ms(self) -> int:
+        seconds, micros = await self._redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
     async def release(self, leases: Mapping[str, bytes]) -> None:
         """Ends leases early, each only if it is still the one given."""
         async with self._within_budget():
@@ -87,8 +110,13 @@ def _redis_errors() -> Iterator[None]:
 class LeaseRounds:
     """Writes the leases of nodes heard of here, and reads those of all others, once a second."""
 
-    def __init__(self, *, fleet: Fleet, book: LeaseBook, observations: Observations) -> None:
+    def __init__(
+        self, *, fleet: Fleet, book: LeaseBook, observations: Observations, gateways: Gateways, origin: str
+    ) -> None:
+        """`gateways` hears of tunnels at other replicas; `origin` names this one to them."""
         self._fleet = fleet
+        self._gateways = gateways
+        self._origin = origin
         self._book = book
         self._observations = observations
         self._log = get_logger(__name__)
@@ -109,6 +137,7 @@ class LeaseRounds:
         try:
             await self._write()
             await self._read()
+            self._gateways.tunnels_elsewhere(await self._book.offer_tunnels(self._origin, self._gateways.own_tunnels))
         except CodedError as error:
             self._observations.lease_failures.inc()
             if not self._fleet.blind:

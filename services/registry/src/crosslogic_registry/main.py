@@ -89,7 +89,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         opened = await unless_stopping(_open_fleet(stack, settings, store, origin, observations), stop)
         if opened is None:
             return
-        fleet, silence = opened
+        fleet, silence, gateways = opened
         catalogue = Catalogue(store=store, dsn=dsn)
         await stack.enter_async_context(catalogue.running())
         channels = Channels(settings.tls)
@@ -115,7 +115,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         servicer = RegistryServicer(
             fleet=fleet,
             commands=NodeCommands(fleet=fleet, ids=ids),
-            gateways=Gateways(fleet=fleet, silence=silence),
+            gateways=gateways,
             joining=joining,
             catalogue=catalogue,
             witnesses=witnesses,
@@ -145,7 +145,7 @@ async def _open_fleet(
     store: PostgresStore,
     origin: str,
     observations: Observations,
-) -> tuple[Fleet, SilenceWatch]:
+) -> tuple[Fleet, SilenceWatch, Gateways]:
     """The fleet as last known, with everything that keeps it up to date."""
     clock = SystemClock()
     silence = Silence(
@@ -174,13 +174,15 @@ async def _open_fleet(
         forgotten_s=settings.forgotten_s,
     )
     await stack.enter_async_context(news.running())
+    watch = SilenceWatch(fleet=fleet, clock=clock, silence=silence, observations=observations)
+    gateways = Gateways(fleet=fleet, silence=watch)
     if settings.redis_url:
         redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
         book = RedisLeases(redis, ttl_s=settings.unhealthy_s)
-        await stack.enter_async_context(LeaseRounds(fleet=fleet, book=book, observations=observations).running())
-    watch = SilenceWatch(fleet=fleet, clock=clock, silence=silence, observations=observations)
+        rounds = LeaseRounds(fleet=fleet, book=book, observations=observations, gateways=gateways, origin=origin)
+        await stack.enter_async_context(rounds.running())
     await stack.enter_async_context(watch.running())
-    return fleet, watch
+    return fleet, watch, gateways
 
 
 def _servers(

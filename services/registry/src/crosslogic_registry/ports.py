@@ -72,6 +72,12 @@ class LeaseBook(Protocol):
     async def release(self, leases: Mapping[str, bytes]) -> None:
         """Ends leases early, each only if it is still the one given."""
 
+    async def offer_tunnels(self, origin: str, addresses: Sequence[str]) -> list[str]:
+        """Tells the other replicas which tunnels gateways offer here; all that are offered anywhere now.
+
+        What is not offered again ends by itself after a while. `origin` names this replica.
+        """
+
 
 class WitnessSink(Protocol):
     """Where witnesses become durable."""
