@@ -11,6 +11,7 @@ from tests.chaos.experiments import (
     e04_frozen_node,
     e05_deaths_in_a_row,
     e08_disconnects,
+    e09_slow_readers,
     e21_one_tenant_floods,
     e23_all_refuse,
 )
@@ -24,6 +25,7 @@ EXPERIMENTS: Final = MappingProxyType[int, Callable[[World], Awaitable[None]]](
         4: e04_frozen_node.run,
         5: e05_deaths_in_a_row.run,
         8: e08_disconnects.run,
+        9: e09_slow_readers.run,
         21: e21_one_tenant_floods.run,
         23: e23_all_refuse.run,
     }
