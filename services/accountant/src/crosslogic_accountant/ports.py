@@ -62,7 +62,9 @@ class SettlingStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What becomes of witnesses: records to write and differences to keep."""
+    """What becomes of witnesses: records to write, differences and unpaid ones to keep."""
 
     records: Sequence[UsageRecord] = ()
     differences: Sequence[Difference] = ()
+    unpaid: Sequence[Witness] = ()
+    """Of requests without a record that cost nothing."""

@@ -7,7 +7,7 @@ import psycopg
 
 from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic_accountant import policy
-from crosslogic_accountant.domain import Difference, UsageRecord
+from crosslogic_accountant.domain import Difference, UsageRecord, Witness
 from crosslogic_accountant.metrics import LedgerMetrics
 from crosslogic_accountant.policy import WitnessRing
 from crosslogic_accountant.ports import OpenWitness, Settlement, SettlingStore
@@ -64,6 +64,7 @@ class Settler:
         """What becomes of these witnesses."""
         records: list[UsageRecord] = []
         differences: list[Difference] = []
+        unpaid: list[Witness] = []
         for item in opened:
             if item.stored is not None:
                 stored = item.stored.record
@@ -72,8 +73,10 @@ class Settler:
                 record = self._record(item)
                 if record is not None:
                     records.append(record)
+            elif item.witness.counts.prompt_tokens + item.witness.counts.completion_tokens:
+                unpaid.append(item.witness)
         self._metrics.differences.inc(len(differences))
-        return Settlement(records, differences)
+        return Settlement(records, differences, unpaid)
 
     def _record(self, item: OpenWitness) -> UsageRecord | None:
         witness = item.witness

@@ -45,6 +45,13 @@ _ADD_DIFFERENCE = """
 """
 
 
+_ADD_UNPAID = """
+    INSERT INTO unpaid_witnesses (
+        request_id, node_id, outcome, prompt_tokens, cached_prompt_tokens, completion_tokens)
+    VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
+"""
+
+
 class WitnessStore:
     """Keeps witnesses until their grace time is over. A BatchSink."""
 
@@ -140,6 +147,9 @@ async def _write(connection: Connection, settlement: Settlement) -> int:
     if settlement.differences:
         async with connection.cursor() as cursor:
             await cursor.executemany(_ADD_DIFFERENCE, [_difference_values(each) for each in settlement.differences])
+    if settlement.unpaid:
+        async with connection.cursor() as cursor:
+            await cursor.executemany(_ADD_UNPAID, [_unpaid_values(each) for each in settlement.unpaid])
     return len(settlement.records)
 
 
@@ -160,6 +170,18 @@ def _open_witness(values: tuple[Any, ...]) -> OpenWitness:
         duration_us=duration_us,
     )
     return OpenWitness(witness, None if stored[0] is None else ledger_row(tuple(stored)))
+
+
+def _unpaid_values(witness: Witness) -> tuple[object, ...]:
+    counts = witness.counts
+    return (
+        UUID(bytes=witness.request_id),
+        witness.node_id,
+        witness.outcome,
+        counts.prompt_tokens,
+        counts.cached_prompt_tokens,
+        counts.completion_tokens,
+    )
 
 
 def _difference_values(difference: Difference) -> tuple[object, ...]:

@@ -7,8 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from crosslogic_accountant.domain import Counts, CountSource
+from crosslogic_accountant.ledger_rows import time_us
 from crosslogic_accountant.record_log_store import BILLING
 from crosslogic_accountant.rollups.store import ROLLUPS, reader_sequence, truth_values
+from crosslogic_common.ids import floor
 from crosslogic_common.postgres import Connection, Pool, transaction
 
 _TIMEOUT_S = 60.0
@@ -38,6 +40,12 @@ _LISTED_WITNESSES = f"""
 _CORRECTIONS = f"""
     SELECT count(*) FROM corrections k JOIN usage_records u ON u.request_id = k.request_id AND u.revision = 0
     WHERE {_IN_PERIOD}
+"""
+_UNPAID = """
+    SELECT count(*), coalesce(sum(w.prompt_tokens), 0), coalesce(sum(w.cached_prompt_tokens), 0),
+           coalesce(sum(w.completion_tokens), 0), 0
+    FROM unpaid_witnesses w WHERE w.request_id >= %(first_id)s AND w.request_id < %(end_id)s
+      AND NOT EXISTS (SELECT FROM usage_records u WHERE u.request_id = w.request_id)
 """
 _SUMS = """sum(requests) AS requests, sum(prompt_tokens) AS prompt_tokens,
     sum(cached_prompt_tokens) AS cached_prompt_tokens, sum(completion_tokens) AS completion_tokens,
@@ -129,6 +137,8 @@ class Comparison:
     records: Totals
     rollups: Totals
     settled_from_witnesses: Totals
+    unpaid_witnesses: Totals
+    """Of all organisations, by the time of the request's id."""
     witness_differences: Sequence[WitnessDifference]
     witness_differences_total: int
     rollup_differences: Sequence[RollupDifference]
@@ -152,13 +162,20 @@ class UsageComparer:
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             await connection.execute(f"SET LOCAL statement_timeout = '{_TIMEOUT_S:.0f}s'".encode())
             cursor = await reader_sequence(connection, ROLLUPS)
-            values = {**truth_values(low, high, cursor), "org": org_id, "limit": limit}
+            values = {
+                **truth_values(low, high, cursor),
+                "org": org_id,
+                "limit": limit,
+                "first_id": floor(time_us(low) // 1000),
+                "end_id": floor(time_us(high) // 1000),
+            }
             hours, wrong_hours = await _compared(connection, _HOURS_COMPARED, values, daily=False)
             days, wrong_days = await _compared(connection, _DAYS_COMPARED, values, daily=True)
             return Comparison(
                 records=await _totals(connection, _RECORDS, values),
                 rollups=await _totals(connection, _HOURLY, values) + await _totals(connection, _FRESH, values),
                 settled_from_witnesses=await _totals(connection, _FROM_WITNESSES, values),
+                unpaid_witnesses=await _totals(connection, _UNPAID, values),
                 witness_differences=await _witnesses(connection, values),
                 witness_differences_total=await _count(connection, f"SELECT count(*) {_WITNESS_DIFFERENCES}", values),
                 rollup_differences=[*hours, *days][:limit],

@@ -42,6 +42,7 @@ def comparison(found: Comparison) -> pb.CompareUsageResponse:
         records=_totals(found.records),
         rollups=_totals(found.rollups),
         settled_from_witnesses=_totals(found.settled_from_witnesses),
+        unpaid_witnesses=_totals(found.unpaid_witnesses),
         witness_differences=[_witness(each) for each in found.witness_differences],
         witness_differences_total=found.witness_differences_total,
         rollup_differences=[_rollup(each) for each in found.rollup_differences],

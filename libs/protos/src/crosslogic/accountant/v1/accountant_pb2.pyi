@@ -1149,6 +1149,7 @@ class CompareUsageResponse(_message.Message):
     ROLLED_UP_SEQUENCE_FIELD_NUMBER: _builtins.int
     POSTED_SEQUENCE_FIELD_NUMBER: _builtins.int
     BILLED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    UNPAID_WITNESSES_FIELD_NUMBER: _builtins.int
     witness_differences_total: _builtins.int
     """How many of these there are."""
     rollup_differences_total: _builtins.int
@@ -1185,6 +1186,10 @@ class CompareUsageResponse(_message.Message):
     def rollup_differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___RollupDifference]:
         """Sums that are not what their records say."""
 
+    @_builtins.property
+    def unpaid_witnesses(self) -> Global___UsageTotals:
+        """What nodes counted for requests that failed there and that no gateway reported: nobody pays them. Of all organisations."""
+
     def __init__(
         self,
         *,
@@ -1201,10 +1206,11 @@ class CompareUsageResponse(_message.Message):
         rolled_up_sequence: _builtins.int = ...,
         posted_sequence: _builtins.int = ...,
         billed_sequence: _builtins.int = ...,
+        unpaid_witnesses: Global___UsageTotals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "rollups", b"rollups", "settled_from_witnesses", b"settled_from_witnesses"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "rollups", b"rollups", "settled_from_witnesses", b"settled_from_witnesses", "unpaid_witnesses", b"unpaid_witnesses"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed_sequence", b"billed_sequence", "corrections", b"corrections", "last_sequence", b"last_sequence", "open_witnesses", b"open_witnesses", "posted_sequence", b"posted_sequence", "records", b"records", "rolled_up_sequence", b"rolled_up_sequence", "rollup_differences", b"rollup_differences", "rollup_differences_total", b"rollup_differences_total", "rollups", b"rollups", "settled_from_witnesses", b"settled_from_witnesses", "witness_differences", b"witness_differences", "witness_differences_total", b"witness_differences_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed_sequence", b"billed_sequence", "corrections", b"corrections", "last_sequence", b"last_sequence", "open_witnesses", b"open_witnesses", "posted_sequence", b"posted_sequence", "records", b"records", "rolled_up_sequence", b"rolled_up_sequence", "rollup_differences", b"rollup_differences", "rollup_differences_total", b"rollup_differences_total", "rollups", b"rollups", "settled_from_witnesses", b"settled_from_witnesses", "unpaid_witnesses", b"unpaid_witnesses", "witness_differences", b"witness_differences", "witness_differences_total", b"witness_differences_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
