@@ -23,6 +23,7 @@ from crosslogic_gateway.abuse.watch import AbuseWatch
 from crosslogic_gateway.abuse.wiring import watching_abuse
 from crosslogic_gateway.access_log import AccessLog
 from crosslogic_gateway.admin_wiring import open_admin
+from crosslogic_gateway.admission.hard_budgets import BudgetWatch, HardBudgets
 from crosslogic_gateway.admission.ledger import AccountantLedger
 from crosslogic_gateway.admission.wiring import AdmissionOptions, RunningAdmission, running_admission
 from crosslogic_gateway.app import AppDeps, Readiness, make_app
@@ -116,8 +117,12 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 budget_share=settings.retry_budget_percent / 100,
                 budget_least=settings.retry_budget_min,
             ),
+            hedged_models=frozenset(settings.hedged_models),
         )
         attempts.counts.register(metrics.registry)
+        hard_budgets = HardBudgets()
+        budget_watch = BudgetWatch(channels=channels, target=settings.accountant_target, budgets=hard_budgets)
+        await stack.enter_async_context(budget_watch.running())
         admission = await stack.enter_async_context(
             running_admission(
                 AdmissionOptions(
@@ -130,6 +135,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 ledger=AccountantLedger(channels=channels, target=settings.accountant_target),
                 prices=prices,
                 registry=metrics.registry,
+                known_budgets=hard_budgets.of,
             )
         )
         overload = await stack.enter_async_context(
@@ -187,7 +193,9 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 inference=inference,
                 catalogue=catalogue,
                 metrics=metrics,
-                readiness=_readiness(catalogue, usage, picker, watches, price_watch, answers, admission, overload),
+                readiness=_readiness(
+                    catalogue, usage, picker, watches, price_watch, answers, admission, overload, budget_watch
+                ),
                 metrics_allowed=settings.metrics_allowed,
                 admin_routes=admin_routes,
                 idempotency=idempotency,
@@ -245,6 +253,7 @@ def _readiness(
     answers: RedisAnswers,
     admission: RunningAdmission,
     overload: RunningOverload,
+    budgets: BudgetWatch,
 ) -> Readiness:
     return Readiness(
         required=lambda: {"catalogue": catalogue.loaded, "usage_outbox": not usage.full},
@@ -256,6 +265,7 @@ def _readiness(
             "idempotency": answers.away,
             "reserved_capacity": overload.away,
             "admission": admission.away,
+            "watch_budgets": budgets.lost,
         },
     )
 

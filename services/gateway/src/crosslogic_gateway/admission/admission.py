@@ -10,7 +10,7 @@ from crosslogic_gateway.admission.demand import Demand, demand_of
 from crosslogic_gateway.admission.estimate import TokenEstimates
 from crosslogic_gateway.admission.global_stock import GlobalStock
 from crosslogic_gateway.admission.held_ticket import HeldTicket
-from crosslogic_gateway.admission.limits import Kind, Spec, make_spec, nanodollars
+from crosslogic_gateway.admission.limits import CONCURRENCY, Kind, Spec, make_spec, nanodollars
 from crosslogic_gateway.admission.local import LocalLimits
 from crosslogic_gateway.admission.local_budgets import LocalBudgets
 from crosslogic_gateway.admission.metrics import AdmissionMetrics
@@ -32,6 +32,8 @@ ADMITTED, REFUSED, NOT_SEEDED, TOO_LARGE, BUDGET = 1, 0, 2, 3, 4
 """The script's answers."""
 MAX_VIEWS = 50_000
 MAX_OWED = 10_000
+PLACE_WAIT_S = 0.03
+"""How long a request waits, once, for a place that another may be about to free."""
 KNOWN_FOR_S = 60.0
 """How long what Redis last counted says something."""
 KnownBudgets = Callable[[Principal], tuple[HardBudget, ...]]
@@ -52,7 +54,8 @@ class View:
     """The answer before: what others use between two of this worker's requests."""
 
 
-def _no_budgets(_: Principal) -> tuple[HardBudget, ...]:
+def no_budgets(_: Principal) -> tuple[HardBudget, ...]:
+    """None beside the principal's own."""
     return ()
 
 
@@ -70,7 +73,7 @@ class Admission:
         local_budgets: LocalBudgets,
         metrics: AdmissionMetrics,
         global_stock: GlobalStock | None = None,
-        known_budgets: KnownBudgets = _no_budgets,
+        known_budgets: KnownBudgets = no_budgets,
         now_us: Callable[[], int],
     ) -> None:
         """`known_budgets` gives hard budgets beside a principal's own; `now_us` is the wall clock, for prices."""
@@ -220,6 +223,10 @@ class Admission:
                 if result[0] == NOT_SEEDED:
                     await self._hold_locally(ticket, view)
                     return
+            if result[0] == REFUSED and result[2] - 1 == CONCURRENCY:
+                # Who asks one thing after the other may be quicker than the word that the last one ended.
+                await asyncio.sleep(PLACE_WAIT_S)
+                result = await self._ask(ticket, make)
         except RedisAway:
             await self._hold_locally(ticket, view)
             return

@@ -12,6 +12,7 @@ from crosslogic.accountant.v1 import budgets_pb2 as budgets_pb
 from crosslogic.accountant.v1 import budgets_pb2_grpc as budgets_rpc
 from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
 from crosslogic_common.tls import Channels
+from crosslogic_gateway.admission.hard_budgets import ID_PREFIX
 from crosslogic_gateway.admission.ports import Settled, Spent, Used
 from crosslogic_gateway.domain import HardBudget
 
@@ -62,25 +63,34 @@ class AccountantLedger:
     async def spent(self, org_id: str, budgets: Sequence[HardBudget]) -> list[Spent]:
         """What is spent of each budget, by the accountant's own calendar."""
         stub = budgets_rpc.BudgetServiceStub(self._channels.service("accountant", self._target))
-        queries = [
-            budgets_pb.SpendQuery(
-                scope=_SCOPES[budget.scope], id=_owner_of(budget, org_id), period=_PERIODS[budget.period]
-            )
-            for budget in budgets
-        ]
+        by_scope = [budget for budget in budgets if not budget.id.startswith(ID_PREFIX)]
+        request = budgets_pb.ReadSpendRequest(
+            queries=[
+                budgets_pb.SpendQuery(
+                    scope=_SCOPES[budget.scope], id=_owner_of(budget, org_id), period=_PERIODS[budget.period]
+                )
+                for budget in by_scope
+            ]
+        )
+        found: dict[str, Spent] = {}
         try:
-            response = await stub.ReadSpend(budgets_pb.ReadSpendRequest(queries=queries), timeout=TIMEOUT_S)
+            if by_scope:
+                response = await stub.ReadSpend(request, timeout=TIMEOUT_S)
+                for budget, spend in zip(by_scope, response.spends, strict=True):
+                    found[budget.id] = _spent(
+                        budget, spend.period_start.ToDatetime(tzinfo=UTC), spend.spent_picodollars
+                    )
+            for budget in budgets:
+                if budget.id not in found:
+                    its_id = budget.id.removeprefix(ID_PREFIX)
+                    one = await stub.GetBudget(budgets_pb.GetBudgetRequest(id=its_id), timeout=TIMEOUT_S)
+                    began = one.state.period_start.ToDatetime(tzinfo=UTC)
+                    found[budget.id] = _spent(budget, began, one.state.spent_picodollars)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
-        if len(response.spends) != len(budgets):
-            raise CodedError(ErrorCode.UNAVAILABLE, private="the accountant answered for other budgets")
-        return [
-            Spent(
-                spend.period_start.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d" if budget.period == "day" else "%Y-%m"),
-                int(spend.spent_picodollars or "0"),
-            )
-            for spend, budget in zip(response.spends, budgets, strict=True)
-        ]
+        except ValueError as error:
+            raise CodedError(ErrorCode.UNAVAILABLE, private=f"the accountant answered nonsense: {error}") from None
+        return [found[budget.id] for budget in budgets]
 
     async def settled(self, org_id: str, request_id: str) -> Settled | None:
         """The record of a request."""
@@ -133,6 +143,10 @@ def _used(row: accountant_pb.UsageRow, org_id: str, unit: str, age_us: int) -> l
         Used(layer, owner_id, unit, age_us, row.requests, tokens)  # type: ignore[arg-type]  # the literals above
         for layer, owner_id in owners
     ]
+
+
+def _spent(budget: HardBudget, period_start: datetime, picodollars: str) -> Spent:
+    return Spent(period_start.strftime("%Y-%m-%d" if budget.period == "day" else "%Y-%m"), int(picodollars or "0"))
 
 
 def _owner_of(budget: HardBudget, org_id: str) -> str:

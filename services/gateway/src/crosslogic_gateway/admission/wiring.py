@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from crosslogic_gateway.admission.admission import Admission
+from crosslogic_gateway.admission.admission import Admission, KnownBudgets, no_budgets
 from crosslogic_gateway.admission.global_stock import GlobalStock
 from crosslogic_gateway.admission.limits import NO_LIMIT, kinds, limit_numbers
 from crosslogic_gateway.admission.local import LocalLimits
@@ -62,7 +62,12 @@ def worker_name() -> str:
 
 @contextlib.asynccontextmanager
 async def running_admission(
-    options: AdmissionOptions, *, ledger: Ledger, prices: Prices, registry: CollectorRegistry
+    options: AdmissionOptions,
+    *,
+    ledger: Ledger,
+    prices: Prices,
+    registry: CollectorRegistry,
+    known_budgets: KnownBudgets = no_budgets,
 ) -> AsyncIterator[RunningAdmission]:
     """Runs admission for as long as the block lasts; at its end Redis is told what is still to be told."""
     windows = kinds(options.window_scale)
@@ -85,6 +90,7 @@ async def running_admission(
         local_budgets=LocalBudgets(ledger=ledger, share=lambda: local.share, monotonic=loop.time),
         metrics=metrics,
         global_stock=stock,
+        known_budgets=known_budgets,
         now_us=lambda: time.time_ns() // 1000,
     )
     upkeep = Upkeep(
