@@ -172,7 +172,11 @@ class Fleet:
 
 @contextlib.asynccontextmanager
 async def fleet(
-    nodes: int = 3, *, policy: FailoverPolicy | None = None, timeouts: Timeouts | None = None
+    nodes: int = 3,
+    *,
+    policy: FailoverPolicy | None = None,
+    timeouts: Timeouts | None = None,
+    hedged_models: frozenset[str] = frozenset(),
 ) -> AsyncIterator[Fleet]:
     """A gateway in front of nodes named `node-1`, `node-2`, ..."""
     played = [Node(f"node-{number}") for number in range(1, nodes + 1)]
@@ -188,6 +192,7 @@ async def fleet(
         sealer=Sealer.from_base64(base64.b64encode(bytes(32)).decode()),
         timeouts=timeouts,
         policy=policy,
+        hedged_models=hedged_models,
     )
     numbers = itertools.count(1)
 

@@ -1,6 +1,7 @@
 """Running an admitted request on nodes: one attempt after the other, and the answer to the client."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -31,6 +32,7 @@ from crosslogic_gateway.failover import (
     refused,
     unreached,
 )
+from crosslogic_gateway.hedging import Hedging
 from crosslogic_gateway.http import (
     RECEIVED_AT,
     REQUEST_ID,
@@ -63,9 +65,10 @@ class Attempts:
         sealer: Sealer,
         timeouts: Timeouts,
         policy: FailoverPolicy | None = None,
+        hedged_models: frozenset[str] = frozenset(),
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        """`now_us` is the wall clock in microseconds since the epoch."""
+        """`hedged_models` are names of the catalogue, `*` for all; `now_us` is the wall clock in microseconds."""
         self._picker = picker
         self._prices = prices
         self._relays = relays
@@ -77,8 +80,9 @@ class Attempts:
         self._idle_timeout_ms = round(timeouts.idle_s * 1000)
         self._policy = policy or FailoverPolicy()
         self._budget = RetryBudget(self._policy)
+        self._hedging = Hedging(hedged_models)
         self._now_us = now_us
-        self.counts = FailoverCounts()
+        self.counts = FailoverCounts(self._hedging)
         self._loop = asyncio.get_running_loop()
         self._log = get_logger(__name__)
 
@@ -115,6 +119,8 @@ class Attempts:
                 unreached.remove(route)
             try:
                 attempt = self._open(run, route)
+                if len(run.tried) == 1 and run.job.body.stream and self._hedging.wanted(run.job.model.name):
+                    return await self._hedged(run, attempt)
                 await self._head(run, attempt)
                 return attempt
             except FailedAttempt as failed:
@@ -238,6 +244,52 @@ class Attempts:
         if status >= 400:  # HTTP's own boundary  # noqa: PLR2004
             await answer.wait_ended()
             raise refused(client_error(status, _gathered(answer)), status)
+
+    async def _hedged(self, run: Run, first: Attempt) -> Attempt:
+        """The attempt that answers first: of one node, or of two when the first takes unusually long.
+
+        Raises FailedAttempt when neither answers.
+        """
+        heads = {asyncio.create_task(self._head(run, first)): first}
+        winner: Attempt | None = first  # also the one whose count is asked for when the client leaves
+        try:
+            done, _ = await asyncio.wait(heads, timeout=self._hedging.delay_s(run.job.model.name))
+            if not done and self._budget.take(self._loop.time()):
+                # When no other node takes it, the first is waited for.
+                with contextlib.suppress(CodedError, FailedAttempt):
+                    second = self._open(run, await self._pick(run, []))
+                    heads[asyncio.create_task(self._head(run, second))] = second
+                    self._hedging.asked += 1
+            winner = None
+            winner = await self._first_head(heads)
+            self._hedging.note(run.job.model.name, self._loop.time() - winner.opened_at)
+            self._hedging.won += winner is not first
+        except asyncio.CancelledError:
+            winner = first
+            raise
+        finally:
+            for head, attempt in heads.items():
+                head.cancel()
+                if attempt is not winner:
+                    attempt.link.supersede(attempt.call_id)
+            run.attempt = winner or run.attempt
+        return winner
+
+    async def _first_head(self, heads: dict[asyncio.Task[None], Attempt]) -> Attempt:
+        left = set(heads)
+        while True:
+            done, _ = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for head in done:
+                left.discard(head)
+                try:
+                    head.result()
+                except FailedAttempt as failed:
+                    if failed.blames_node:
+                        self._picker.reports.failed(heads[head].route.node_id)
+                    if not left:
+                        raise FailedAttempt(failed.error, failed.failure, blames_node=False) from None
+                else:
+                    return heads[head]
 
     def _may_go_on(self, run: Run, route: Route, failed: FailedAttempt) -> None:
         """Returns when another node may be asked. Raises the attempt's error when not."""

@@ -6,6 +6,7 @@ from enum import Enum, auto
 from prometheus_client import CollectorRegistry, Gauge
 
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_gateway.hedging import Hedging
 
 MAX_ATTEMPTS = 3
 """Nodes that may work on one request."""
@@ -94,6 +95,7 @@ def given_up(error: CodedError) -> FailedAttempt:
 class FailoverCounts:
     """What this worker has done since its start."""
 
+    hedging: Hedging
     attempts: int = 0
     failovers: int = 0
     resumed: int = 0
@@ -106,6 +108,8 @@ class FailoverCounts:
             ("crosslogic_failovers", "Times that another node was asked.", lambda: self.failovers),
             ("crosslogic_streams_resumed", "Streams that went on at another node.", lambda: self.resumed),
             ("crosslogic_retries_denied", "Retries that the budget did not allow.", lambda: self.denied),
+            ("crosslogic_hedges", "Second nodes asked because of a slow first token.", lambda: self.hedging.asked),
+            ("crosslogic_hedges_won", "Second nodes that answered first.", lambda: self.hedging.won),
         ):
             Gauge(name, text, registry=registry).set_function(read)
 

@@ -209,6 +209,13 @@ class GatewaySettings(Settings):
         parse=integer(0, 10_000),
         doc="such retries that a worker may always make in 10 seconds",
     )
+    hedged_models: tuple[str, ...] = setting(
+        "CROSSLOGIC_HEDGED_MODELS",
+        default="",
+        parse=words,
+        doc="models, between commas, of which a second node is asked when a stream's first token takes longer than 95 "
+        "% of the others did; `*`: all",
+    )
     head_timeout_s: float = setting(
         "CROSSLOGIC_HEAD_TIMEOUT_S", default="10", parse=number(0.1, 600), doc="seconds that a request's head may take"
     )

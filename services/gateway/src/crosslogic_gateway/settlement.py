@@ -49,7 +49,7 @@ class Settlement:
         )
         if len(run.tried) > 1:
             rest.attempts = len(run.tried)
-            rest.failed_over = True
+            rest.failed_over = run.tried[0] != attempt.route.node_id
             rest.resumed = run.resumed
         if attempt.route.region_failover:
             rest.region_failover = True
