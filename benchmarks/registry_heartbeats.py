@@ -43,6 +43,8 @@ from crosslogic_registry.certificates import NodeCertificates
 
 HEARTBEAT_S = 5.0
 CHANGES = 100
+METRICS_EVERY = 3
+"""Heartbeats: one every 15 s brings the machine's metrics, and the node's health is scored anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,21 @@ def _heartbeat(status: "pb.NodeStatus.ValueType" = pb.NODE_STATUS_ACTIVE) -> pb.
     return pb.HeartbeatStreamRequest(load=load, status=status)
 
 
+def _metrics() -> pb.NodeMetrics:
+    return pb.NodeMetrics(
+        gpu_utilization=0.9,
+        gpu_temperature_celsius=71,
+        vram_used_bytes=70 * 2**30,
+        vram_total_bytes=80 * 2**30,
+        prefix_cache_hit_rate=0.3,
+        disk_total_bytes=2**40,
+        disk_free_bytes=2**39,
+        calls=40,
+        first_byte_ms=180,
+        tokens_per_sec=900.0,
+    )
+
+
 async def _fill(url: str, count: int) -> list[str]:
     await migrate(url, schema="registry", migrations=files("crosslogic_registry.migrations"))
     source, facts = Uuid7Source(), _facts().SerializeToString()
@@ -120,7 +137,10 @@ class Node:
         await asyncio.sleep(delay_s)
         due = time.monotonic()
         while True:
-            await self.call.write(_heartbeat())
+            message = _heartbeat()
+            if self.sent % METRICS_EVERY == 0:
+                message.metrics.CopyFrom(_metrics())
+            await self.call.write(message)
             await self.call.read()
             self.sent += 1
             due += interval_s

@@ -75,6 +75,7 @@ class Member:
     ooms: Recent = field(default_factory=Recent)
     restarts: Recent = field(default_factory=Recent)
     usual_first_byte_ms: float = 0.0
+    scored_at: float = -math.inf
 
     def testimony(self, now: float) -> Testimony:
         """What the witnesses say of it."""
@@ -104,6 +105,7 @@ class Member:
 
     def score(self, now: float, silence: Silence) -> int:
         """Its health now."""
+        self.scored_at = now
         if self.status == "dead":
             return 0
         node = self.node

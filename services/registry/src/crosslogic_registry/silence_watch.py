@@ -16,6 +16,8 @@ from crosslogic_registry.observations import Observations
 from crosslogic_registry.testimony import Probe, Testimony
 
 LOOK_EVERY_S = 0.5
+SCORE_EVERY_S = 5.0
+"""Of a silent node; one that speaks is scored when it says how it is."""
 
 
 class SilenceWatch:
@@ -123,7 +125,9 @@ class SilenceWatch:
     def _judge_alive(self, member: Member, said: Testimony, now: float, *, mass: bool) -> None:
         node = member.node
         reachable = testimony.is_reachable(said, self._silence, mass=mass)
-        score = member.score(now, self._silence)
+        # Scores of a fleet that is silent as a whole must not keep the registry from hearing it.
+        due = reachable != node.reachable or now - member.scored_at >= SCORE_EVERY_S
+        score = member.score(now, self._silence) if due else node.health_score
         if reachable == node.reachable and score == node.health_score:
             return
         if reachable != node.reachable:
