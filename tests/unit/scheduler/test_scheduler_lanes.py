@@ -35,7 +35,7 @@ def test_a_node_with_a_queue_runs_what_it_runs() -> None:
 
 def test_a_few_new_arrivals_are_no_queue_unless_they_are_there_again() -> None:
     slots = Slots()
-    slots.take(Report(100, 2, 0.3))
+    slots.take(Report(100, 90, 0.3))
     assert slots.known is None
     slots.take(Report(100, 0, 0.3))
     slots.take(Report(100, 1, 0.3))
@@ -62,17 +62,29 @@ def test_a_node_never_counts_for_more_than_its_engine_was_started_with() -> None
 def test_a_busy_node_without_a_queue_is_tried_with_more_ever_less_often() -> None:
     slots = Slots()
     slots.take(Report(8, 40, 0.3))
-    tries = []
+    tries: list[int] = []
+    was = 8.0
     for number in range(200):
         known = slots.known
         assert known is not None
-        running = min(int(known), 8)
-        slots.take(Report(running, 5 if known > 8 else 0, 0.3))
-        if known > 8:
+        if known > 8 and was == 8:
             tries.append(number)
+        was = known
+        slots.take(Report(min(int(known), 8), 2 if known > 8 else 0, 0.3))
     assert 3 <= len(tries) <= 8
     gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
     assert gaps == sorted(gaps)
+
+
+def test_a_node_whose_first_queue_was_one_of_long_prompts_is_filled_again_within_a_minute() -> None:
+    slots = Slots()
+    slots.take(Report(10, 40, 0.3))
+    for _ in range(12):
+        known = slots.known
+        assert known is not None
+        slots.take(Report(int(known), 0, 0.3))
+    assert slots.known is not None
+    assert slots.known > 100
 
 
 def test_an_idle_node_is_not_tried_with_more() -> None:

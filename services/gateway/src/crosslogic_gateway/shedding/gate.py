@@ -59,9 +59,8 @@ class Pass:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request at the gate."""
+class Asked(NamedTuple):
+    """A request at the gate. A tuple: each request makes one."""
 
     model: str
     region: str

@@ -8,9 +8,9 @@ KV_FULL = 0.95
 KV_HIGH = 0.9
 """From here on a node is not tried with more."""
 _BUSY = 0.9
-_CALM_REPORTS = 3
+_CALM_REPORTS = 1
 _MOST_CALM_REPORTS = 120
-_GROWTH = 0.05
+_GROWTH = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Slots:
     """The places of one node.
 
     Unknown until the node has a queue or a full cache: then what runs there is what it can run. Afterwards, when the
-    node stays busy without a queue, it is tried with a few more, ever less often.
+    node stays busy without a queue, it is tried with a quarter more; where that is too much again, ever less often. The
+    first queue may have been one of long prompts, of which few run at a time.
     """
 
     __slots__ = ("_calm", "_calm_needed", "_queued", "learned", "told")
@@ -50,8 +51,8 @@ class Slots:
     def take(self, report: Report) -> None:
         """A heartbeat came."""
         queued = report.waiting > 0 and report.running > 0
-        # A few that wait for a moment are new arrivals; many, or some in two reports running, are a queue.
-        full = queued and (self._queued or report.waiting > 1 + report.running / 4)
+        # Some that wait for a moment are new arrivals; more than run, or some in two reports running, are a queue.
+        full = queued and (self._queued or report.waiting > report.running)
         if full or report.kv_cache_usage >= KV_FULL:
             self._shrink(report)
         elif queued or report.kv_cache_usage >= KV_HIGH:
