@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from crosslogic.scheduler.v1 import scheduler_pb2 as scheduler_pb
 from crosslogic_common.clock import Clock
@@ -14,6 +15,17 @@ MAX_UNTOLD = 1_000
 MAX_RECORDS = 10_000
 
 
+@dataclass(slots=True)
+class _Untold:
+    """Outcomes of one node that were not told yet."""
+
+    node_id: str
+    succeeded: int = 0
+    failed: int = 0
+    failed_in_a_row: int = 0
+    first_byte_s: float = 0.0
+
+
 class NodeReports:
     """Outcomes of requests by node, gathered into few messages."""
 
@@ -22,7 +34,7 @@ class NodeReports:
         self._tell = tell
         self._clock = clock
         self._policy = OutlierPolicy()
-        self._untold: dict[str, scheduler_pb.NodeOutcomes] = {}
+        self._untold: dict[str, _Untold] = {}
         self._records: OrderedDict[str, PeerRecord] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self.also: Callable[[scheduler_pb.NodeOutcomes], None] | None = None
@@ -33,7 +45,7 @@ class NodeReports:
         gathered = self._gathered(node_id)
         gathered.succeeded += 1
         gathered.failed_in_a_row = 0
-        gathered.first_byte_us_total += max(round(first_byte_s * 1e6), 0)
+        gathered.first_byte_s += first_byte_s
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TELL_EVERY_S, self._tell_all)
 
@@ -55,12 +67,12 @@ class NodeReports:
             self._timer.cancel()
         self._tell_all()
 
-    def _gathered(self, node_id: str) -> scheduler_pb.NodeOutcomes:
+    def _gathered(self, node_id: str) -> _Untold:
         gathered = self._untold.get(node_id)
         if gathered is None:
             if len(self._untold) >= MAX_UNTOLD:
                 self._tell_all()
-            gathered = self._untold[node_id] = scheduler_pb.NodeOutcomes(node_id=node_id)
+            gathered = self._untold[node_id] = _Untold(node_id)
         return gathered
 
     def _tell_all(self) -> None:
@@ -70,10 +82,17 @@ class NodeReports:
 
     def _tell_one(self, node_id: str) -> None:
         gathered = self._untold.pop(node_id)
-        self._note(gathered)
-        self._tell(gathered)
+        told = scheduler_pb.NodeOutcomes(
+            node_id=node_id,
+            succeeded=gathered.succeeded,
+            failed=gathered.failed,
+            failed_in_a_row=gathered.failed_in_a_row,
+            first_byte_us_total=max(round(gathered.first_byte_s * 1e6), 0),
+        )
+        self._note(told)
+        self._tell(told)
         if self.also is not None:
-            self.also(gathered)
+            self.also(told)
 
     def _note(self, told: scheduler_pb.NodeOutcomes) -> None:
         """Keeps a record of nodes that failed; one that never did needs none."""

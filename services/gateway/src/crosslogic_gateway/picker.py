@@ -105,25 +105,8 @@ class Picker:
         return await self._ask(place, tokens, excluded, hints)
 
     async def _ask(self, place: Place, tokens: _Tokens, excluded: tuple[str, ...], hints: PickHints) -> Route:
-        model, org_id, region, allowed_regions = place
         try:
-            picked = await self._caller.call(
-                scheduler_pb.PickRequest(
-                    model=model,
-                    org_id=org_id,
-                    region=region,
-                    estimated_tokens=tokens[0],
-                    prompt_tokens=tokens[1],
-                    excluded_node_ids=excluded,
-                    session_key=hints.session_key,
-                    prefix_hashes=hints.prefix_hashes,
-                    reserved=hints.reserved,
-                    residency_pinned=allowed_regions == (region,),
-                    allowed_regions=allowed_regions,
-                    client_key=hints.client_key,
-                ).SerializeToString(),
-                timeout_s=PICK_TIMEOUT_S,
-            )
+            picked = await self._caller.call(_request(place, tokens, excluded, hints), timeout_s=PICK_TIMEOUT_S)
         except CodedError as error:
             if error.code not in (ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.OVERLOADED):
                 raise
@@ -153,6 +136,30 @@ class Picker:
             # Who goes to another region while one is down is each client's own matter.
             if not route.region_failover:
                 ready.route, ready.at = route, self._clock.monotonic()
+
+
+def _request(place: Place, tokens: _Tokens, excluded: tuple[str, ...], hints: PickHints) -> bytes:
+    """A PickRequest, serialised."""
+    model, org_id, region, allowed_regions = place
+    request = scheduler_pb.PickRequest(
+        model=model,
+        org_id=org_id,
+        region=region,
+        estimated_tokens=tokens[0],
+        prompt_tokens=tokens[1],
+        client_key=hints.client_key,
+    )
+    # What most requests have not costs nothing.
+    if excluded:
+        request.excluded_node_ids.extend(excluded)
+    if allowed_regions:
+        request.allowed_regions.extend(allowed_regions)
+        request.residency_pinned = allowed_regions == (region,)
+    if hints.personal:
+        request.session_key = hints.session_key
+        request.prefix_hashes.extend(hints.prefix_hashes)
+        request.reserved = hints.reserved
+    return request.SerializeToString()
 
 
 def _encode(calls: list[tuple[int, bytes]]) -> bytes:
