@@ -117,6 +117,18 @@ async def test_a_witness_that_is_repeated_over_two_slots_and_nodes_is_charged_on
     assert await bench.settle_all() == 0
 
 
+async def test_a_node_that_was_overtaken_does_not_hide_the_count_of_the_one_that_ended_the_stream(bench: Bench) -> None:
+    context = sample_context(model="resumed")
+    other = sample_context(model="resumed", request_id=context.request_id, node_id="another-node")
+    await bench.witness(
+        sample_witness(context, sample_usage(10, 500), outcome=common_pb.OUTCOME_FAILED),
+        sample_witness(other, sample_usage(10, 80), outcome=common_pb.OUTCOME_CLIENT_DISCONNECTED),
+    )
+    assert await bench.settle_all() == 1
+    row = await bench.sums("resumed")
+    assert (row.requests, row.prompt_tokens, row.completion_tokens) == (1, 10, 80)
+
+
 async def test_a_witness_younger_than_the_grace_time_leaves_the_gateway_its_time(bench: Bench) -> None:
     context = sample_context(model="young")
     await bench.witness(sample_witness(context))

@@ -23,6 +23,8 @@ _FETCH_ROWS = 2_000
 
 # What the ledger holds of each witness's request, where that is nothing or something else than the witness says. Nearly
 # every witness agrees, and those never leave the database: they cost one probe of the primary key.
+# Of several witnesses of one request, that of a node which ended it (succeeded, or its client left) comes before those
+# of nodes that failed it or were overtaken, whatever these counted.
 _OPEN = """
     SELECT w.request_id, w.node_id, w.context, w.prompt_tokens, w.cached_prompt_tokens, w.completion_tokens,
            w.count_source, w.outcome, w.duration_us, {columns}
@@ -34,7 +36,7 @@ _OPEN = """
        OR (NOT u.from_witness AND u.node_id = w.node_id
            AND (u.prompt_tokens, u.cached_prompt_tokens, u.completion_tokens)
                IS DISTINCT FROM (w.prompt_tokens, w.cached_prompt_tokens, w.completion_tokens))
-    ORDER BY w.request_id, w.completion_tokens DESC, w.node_id
+    ORDER BY w.request_id, w.outcome IN (1, 2) DESC, w.completion_tokens DESC, w.node_id
 """
 _ADD_DIFFERENCE = """
     INSERT INTO witness_differences (
