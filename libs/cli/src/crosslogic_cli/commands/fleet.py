@@ -1,0 +1,189 @@
+"""Models, nodes and machines."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from crosslogic_cli.context import client_of, config_of, confirm, group
+from crosslogic_cli.failure import CliError
+from crosslogic_cli.output import console, show_json, show_one, show_rows
+
+models = group(
+    "models",
+    "The catalogue. Example: `crosslogic models register m --context 8192 --input 0.05 --output 0.1`",
+)
+nodes = group("nodes", "Machines that serve. Example: `crosslogic nodes drain NODE`")
+instances = group(
+    "instances",
+    "Machines that this suite launches. Example: `crosslogic instances launch llama --provider local --region local`",
+)
+
+_MODEL = (
+    ("name", "name"),
+    ("context", "context_length"),
+    ("input pico-$/token", "prompt_price_picodollars"),
+    ("output pico-$/token", "completion_price_picodollars"),
+    ("regions", "regions"),
+)
+_NODE = (
+    ("id", "id"),
+    ("status", "status"),
+    ("region", "region"),
+    ("models", "models"),
+    ("running", "running"),
+    ("waiting", "waiting"),
+    ("tokens/s", "current_tokens_per_sec"),
+    ("of", "max_tokens_per_sec"),
+    ("reason", "status_reason"),
+)
+_INSTANCE = (
+    ("id", "id"),
+    ("state", "state"),
+    ("model", "model_name"),
+    ("provider", "provider"),
+    ("region", "region"),
+    ("type", "instance_type"),
+    ("spot", "use_spot"),
+    ("$/h", "hourly_price_usd"),
+)
+
+
+@models.command("list")
+def list_models(context: typer.Context) -> None:
+    """List the catalogue."""
+    with client_of(context) as client:
+        show_rows(client.pages("/admin/models"), _MODEL, as_json=config_of(context).as_json)
+
+
+@models.command("register")
+def register_model(
+    context: typer.Context,
+    name: str,
+    context_length: Annotated[int, typer.Option("--context", help="tokens that prompt and answer have together")],
+    input_price: Annotated[str, typer.Option("--input", help="dollars for a million prompt tokens")],
+    output_price: Annotated[str, typer.Option("--output", help="dollars for a million generated tokens")],
+    family: Annotated[str, typer.Option()] = "",
+    region: Annotated[list[str] | None, typer.Option(help="where it is offered; may be repeated; none: all")] = None,
+) -> None:
+    """Add a model to the catalogue."""
+    body = {
+        "name": name,
+        "context_length": context_length,
+        "input_usd_per_million": input_price,
+        "output_usd_per_million": output_price,
+        "family": family,
+        "regions": region or [],
+    }
+    with client_of(context) as client:
+        show_one(client.call("POST", "/admin/models", body=body), as_json=config_of(context).as_json)
+
+
+@nodes.command("list")
+def list_nodes(context: typer.Context) -> None:
+    """List nodes."""
+    with client_of(context) as client:
+        show_rows(client.pages("/admin/nodes"), _NODE, as_json=config_of(context).as_json)
+
+
+@nodes.command("drain")
+def drain_node(context: typer.Context, node: str) -> None:
+    """Take a node out of picking; what runs on it finishes."""
+    with client_of(context) as client:
+        show_one(client.call("POST", f"/admin/nodes/{node}/drain"), as_json=config_of(context).as_json)
+
+
+@nodes.command("token")
+def join_token(
+    context: typer.Context,
+    org: Annotated[str, typer.Option(help="the organisation that alone may use the node; none: all")] = "",
+    ttl_s: Annotated[int, typer.Option(help="seconds that it can be used")] = 600,
+) -> None:
+    """Make a token with which one machine joins."""
+    with client_of(context) as client:
+        made = client.call("POST", "/admin/nodes/join-tokens", body={"org_id": org, "ttl_s": ttl_s})
+    show_one(made, as_json=config_of(context).as_json)
+
+
+@instances.command("list")
+def list_instances(
+    context: typer.Context, ended: Annotated[bool, typer.Option("--all", help="those that are gone too")] = False
+) -> None:
+    """List machines, newest first."""
+    query = {"include_ended": "true" if ended else None}
+    with client_of(context) as client:
+        show_rows(client.pages("/admin/instances", query=query), _INSTANCE, as_json=config_of(context).as_json)
+
+
+@instances.command("launch")
+def launch(
+    context: typer.Context,
+    model: str,
+    provider: Annotated[str, typer.Option(help="local, static, aws, gcp, azure, oci, …")],
+    region: Annotated[str, typer.Option()],
+    instance_type: Annotated[str, typer.Option("--type", help="empty: the provider chooses")] = "",
+    spot: Annotated[bool, typer.Option("--spot", help="cheaper, and may be taken away")] = False,
+    wait: Annotated[bool, typer.Option(help="follow it until it serves")] = True,
+) -> None:
+    """Launch a machine and follow its progress."""
+    body = {
+        "model_name": model,
+        "provider": provider,
+        "region": region,
+        "instance_type": instance_type,
+        "use_spot": spot,
+    }
+    with client_of(context) as client:
+        job = client.call("POST", "/admin/instances/launch", body=body)
+    _follow(context, job, wait=wait)
+
+
+@instances.command("terminate")
+def terminate(
+    context: typer.Context,
+    instance: str,
+    drain_timeout_s: Annotated[float, typer.Option(help="seconds that its running requests have")] = 120.0,
+    wait: Annotated[bool, typer.Option(help="follow it until it is gone")] = True,
+) -> None:
+    """End a machine: drained, out of the pool, deleted."""
+    confirm(context, f"The machine {instance} ends for good.")
+    with client_of(context) as client:
+        body = {"drain_timeout_s": drain_timeout_s}
+        job = client.call("POST", f"/admin/instances/{instance}/terminate", body=body)
+    _follow(context, job, wait=wait)
+
+
+@instances.command("follow")
+def follow(context: typer.Context, job: str) -> None:
+    """Follow a job until it has ended."""
+    with client_of(context) as client:
+        found = client.call("GET", f"/admin/instances/{job}")
+    _follow(context, found, wait=True)
+
+
+def _follow(context: typer.Context, job: dict[str, Any], *, wait: bool) -> None:
+    as_json = config_of(context).as_json
+    if wait and job["status"] == "running":
+        with client_of(context) as client, Live(_progress(job), console=console(), transient=as_json) as live:
+            for each in client.events(f"/admin/instances/{job['id']}/events"):
+                job = each
+                live.update(_progress(job))
+    if as_json:
+        show_json(job)
+    elif not wait:
+        console().print(f"job {job['id']} for machine {job['instance_id']}")
+    if job["status"] == "failed":
+        raise CliError(job["error"] or "The job failed.")
+
+
+def _progress(job: dict[str, Any]) -> Group:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for step in job["steps"]:
+        ended = step["end_time"] is not None
+        mark = Text("✓", style="green") if ended else Text("✗" if job["status"] == "failed" else "…", style="yellow")
+        size = f"{step['bytes_done']:,} of {step['bytes_total']:,} bytes" if step["bytes_total"] else ""
+        table.add_row(mark, step["step"].replace("_", " "), Text(step["detail"] or size))
+    return Group(Text(f"{job['kind']} of {job['instance_id']}: {job['status']}", style="bold"), table)
