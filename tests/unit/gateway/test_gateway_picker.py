@@ -45,7 +45,7 @@ def test_known_nodes_take_turns_and_failed_ones_are_passed_over() -> None:
 
 def test_nothing_is_offered_to_another_tenant_or_model() -> None:
     routes = LastKnownRoutes(clock=ManualClock())
-    routes.remember(PLACE, picked("a"))
+    routes.remember(PLACE, pb.PickResponse(node_id="a", address="h:1", node_org_id="org"))
     assert routes.next(("model", "other-org", "", ()), ()) is None
     assert routes.next(("other-model", "org", "", ()), ()) is None
 
@@ -54,6 +54,19 @@ def test_data_that_must_stay_in_its_region_is_sent_to_no_node_known_from_request
     routes = LastKnownRoutes(clock=ManualClock())
     routes.remember(PLACE, picked("abroad", region_failover=True))
     assert routes.next(("model", "org", "", ("local",)), ()) is None
+
+
+def test_somebody_who_was_never_here_is_served_by_nodes_for_all_in_the_same_region_only() -> None:
+    routes = LastKnownRoutes(clock=ManualClock())
+    routes.remember(("model", "org", "eu", ()), picked("shared"))
+    routes.remember(("model", "org", "eu", ()), picked("abroad", region_failover=True))
+    routes.remember(("model", "org", "eu", ()), pb.PickResponse(node_id="own", address="h:1", node_org_id="org"))
+    newcomer = [routes.next(("model", "new", "eu", ("eu",)), ()) for _ in range(4)]
+    assert {route.node_id for route in newcomer if route} == {"shared"}
+    assert routes.next(("model", "new", "us", ()), ()) is None
+    assert routes.next(("other-model", "new", "eu", ()), ()) is None
+    own = {route.node_id for _ in range(6) if (route := routes.next(("model", "org", "eu", ()), ())) is not None}
+    assert own == {"shared", "own"}
 
 
 def test_nodes_abroad_come_after_those_at_home() -> None:

@@ -9,7 +9,7 @@ from crosslogic.scheduler.v1 import scheduler_pb2 as pb
 from crosslogic_common.clock import SystemClock
 from crosslogic_gateway import picker as picker_module
 from crosslogic_gateway.affinity import NO_HINTS, PickHints
-from crosslogic_gateway.picker import READY_S, Picker
+from crosslogic_gateway.picker import HANGS_S, READY_S, Picker
 
 
 class CountingScheduler:
@@ -18,6 +18,7 @@ class CountingScheduler:
     def __init__(self) -> None:
         self.asked: list[pb.PickRequest] = []
         self.region_failover = False
+        self.hangs = False
         self._answers: asyncio.Queue[pb.PickStreamResponse] = asyncio.Queue()
 
     async def wait_for_connection(self) -> None: ...
@@ -32,7 +33,8 @@ class CountingScheduler:
                 region="local",
                 region_failover=self.region_failover,
             )
-            results.append(pb.PickStreamResult(id=call.id, response=response))
+            if not self.hangs:
+                results.append(pb.PickStreamResult(id=call.id, response=response))
         self._answers.put_nowait(pb.PickStreamResponse(results=results))
 
     async def read(self) -> pb.PickStreamResponse:
@@ -150,6 +152,28 @@ async def test_pick_of_another_region_is_not_kept_for_other_clients(
     await pick(picker)
     await until_asked(scheduler, 3)
     assert await pick(picker) == "node-4"
+
+
+async def test_only_one_request_at_a_time_waits_for_a_scheduler_that_hangs(
+    picker: Picker, scheduler: CountingScheduler, clock: StoppedClock
+) -> None:
+    assert await pick(picker) == "node-1"
+    scheduler.hangs = True
+    assert await pick(picker, excluded=("x",)) == "node-1"  # it waited, and went by memory
+    asked = len(scheduler.asked)
+    assert [await pick(picker, excluded=("x",)) for _ in range(50)] == ["node-1"] * 50
+    assert len(scheduler.asked) == asked, "each of them waited for half a second"
+    clock.at += HANGS_S
+    waiting = asyncio.create_task(pick(picker, excluded=("x",)))
+    await until_asked(scheduler, asked + 1)
+    assert [await pick(picker, excluded=("x",)) for _ in range(50)] == ["node-1"] * 50
+    assert len(scheduler.asked) == asked + 1
+    assert await waiting == "node-1"
+    scheduler.hangs = False
+    clock.at += HANGS_S
+    assert await pick(picker, excluded=("x",)) == f"node-{asked + 2}"
+    assert await pick(picker, excluded=("x",)) == f"node-{asked + 3}"
+    assert picker.picked_from_memory == 102
 
 
 async def test_many_at_once_are_picked_in_shared_messages(picker: Picker, scheduler: CountingScheduler) -> None:

@@ -10,6 +10,8 @@ from crosslogic_gateway.domain import Route
 
 MAX_PLACES = 10_000
 MAX_ROUTES_A_PLACE = 16
+SHARED_EVERY_S = 60.0
+"""How often a node that one organisation uses is noted again for all."""
 
 Place = tuple[str, str, str, tuple[str, ...]]
 """Model, organisation, region, all regions allowed (none: any): what decides which nodes may serve."""
@@ -34,9 +36,7 @@ class LastKnownRoutes:
         """Notes that the node picked serves `place` now; returns its route."""
         routes = self._places.get(place)
         if routes is None:
-            routes = self._places[place] = OrderedDict()
-            if len(self._places) > MAX_PLACES:
-                self._places.popitem(last=False)
+            routes = self._add(place)
         node_id = picked.node_id
         known = routes.get(node_id)
         # Most picks name a node that was picked before: its route need not be made again.
@@ -49,16 +49,40 @@ class LastKnownRoutes:
             or route.org_id != picked.node_org_id
         ):
             route = Route(node_id, picked.address, picked.region, picked.region_failover, picked.node_org_id)
-        routes[node_id] = (route, self._clock.monotonic())
+        now = self._clock.monotonic()
+        routes[node_id] = (route, now)
         if len(routes) > MAX_ROUTES_A_PLACE:
             routes.popitem(last=False)
+        if (known is None or known[0] is not route or now - known[1] > SHARED_EVERY_S) and not (
+            route.org_id or route.region_failover
+        ):
+            self._remember_for_all(_shared(place), route, now)
         return route
+
+    def _remember_for_all(self, place: Place, route: Route, now: float) -> None:
+        """A node that serves everybody in its region: also those who were never here."""
+        routes = self._places.get(place)
+        if routes is None:
+            routes = self._add(place)
+        routes[route.node_id] = (route, now)
+        if len(routes) > MAX_ROUTES_A_PLACE:
+            routes.popitem(last=False)
+
+    def _add(self, place: Place) -> OrderedDict[str, tuple[Route, float]]:
+        routes = self._places[place] = OrderedDict()
+        if len(self._places) > MAX_PLACES:
+            self._places.popitem(last=False)
+        return routes
 
     def next(self, place: Place, excluded: Iterable[str], session_key: int = 0) -> Route | None:
         """A route for `place`: each in its turn, a session's always the same. None: none is known.
 
-        Ejected nodes are passed over, but never more than half of those known; those of another region come last.
+        Ejected nodes are passed over, but never more than half of those known; those of another region come last. Where
+        nothing is known of `place`, nodes that serve everybody in its region do.
         """
+        return self._next(place, excluded, session_key) or self._next(_shared(place), excluded, session_key)
+
+    def _next(self, place: Place, excluded: Iterable[str], session_key: int) -> Route | None:
         routes = self._places.get(place)
         if routes is None:
             return None
@@ -83,3 +107,7 @@ class LastKnownRoutes:
     def _sound(self, group: Sequence[Route]) -> Sequence[Route]:
         sound = [route for route in group if not self._ejected(route.node_id)]
         return sound if 2 * len(sound) >= len(group) else group
+
+
+def _shared(place: Place) -> Place:
+    return place[0], "", place[2], ()

@@ -18,6 +18,8 @@ from crosslogic_gateway.known_routes import MAX_PLACES, LastKnownRoutes, Place
 from crosslogic_gateway.node_reports import NodeReports
 
 PICK_TIMEOUT_S = 0.5
+HANGS_S = 1.0
+"""After a pick that got no answer in time, so long all others are made from memory at once."""
 READY_S = 0.25
 """How old a pick made ahead may be, and how close requests for a place must follow each other for one to be made."""
 REFILL_AFTER_S = 0.002
@@ -56,6 +58,8 @@ class Picker:
             bytes,
             scheduler_pb.PickStreamResponse,
         ] = BatchedCaller(name="scheduler", open_stream=open_stream, encode=_encode, decode=_decode)
+        self._hangs_until = 0.0
+        """While the scheduler hangs: until when nobody waits for it. 0: it does not."""
         self.picked_from_memory = 0
 
     @contextlib.asynccontextmanager
@@ -105,17 +109,31 @@ class Picker:
         return await self._ask(place, tokens, excluded, hints)
 
     async def _ask(self, place: Place, tokens: _Tokens, excluded: tuple[str, ...], hints: PickHints) -> Route:
+        if self._hangs_until:
+            now = self._clock.monotonic()
+            if now < self._hangs_until and (route := self._from_memory(place, excluded, hints)):
+                return route
+            # One request finds out whether it still hangs; the others need not wait with it.
+            self._hangs_until = now + PICK_TIMEOUT_S + HANGS_S
         try:
             picked = await self._caller.call(_request(place, tokens, excluded, hints), timeout_s=PICK_TIMEOUT_S)
         except CodedError as error:
             if error.code not in (ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.OVERLOADED):
                 raise
-            route = self._last_known.next(place, excluded, hints.session_key)
+            if error.code is ErrorCode.TIMEOUT:
+                self._hangs_until = self._clock.monotonic() + HANGS_S
+            route = self._from_memory(place, excluded, hints)
             if route is None:
                 raise CodedError(ErrorCode.NO_CAPACITY, private=f"no route in memory and {error.private}") from None
-            self.picked_from_memory += 1
             return route
+        self._hangs_until = 0.0
         return self._last_known.remember(place, picked)
+
+    def _from_memory(self, place: Place, excluded: tuple[str, ...], hints: PickHints) -> Route | None:
+        route = self._last_known.next(place, excluded, hints.session_key)
+        if route is not None:
+            self.picked_from_memory += 1
+        return route
 
     def _remember_use(self, place: Place, now: float) -> None:
         self._ready[place] = _Ready(None, now)
