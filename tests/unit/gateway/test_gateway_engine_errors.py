@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosslogic_common.errors import ErrorCode, http_status
-from crosslogic_gateway.engine_errors import MAX_MESSAGE_CHARS, client_error, hide_internals
+from crosslogic_common.errors import CodedError, ErrorCode, http_status, to_openai_body
+from crosslogic_gateway.engine_errors import MAX_MESSAGE_CHARS, client_error, error_event, hide_internals
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,20 @@ def test_any_body_of_any_status_becomes_an_error_of_bounded_length(status: int, 
     error = client_error(status, body)
     assert 400 <= http_status(error) < 600
     assert len(error.public) <= MAX_MESSAGE_CHARS
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"])
+def test_a_stream_that_ends_badly_says_so_in_the_words_of_its_api(path: str) -> None:
+    raw = error_event(CodedError(ErrorCode.ENGINE_ERROR), "id", to_openai_body, path).decode()
+    *name, data, end, rest = raw.split("\n")
+    assert (end, rest) == ("", "")
+    event = json.loads(data.removeprefix("data: "))
+    assert event["error"]["message"]
+    assert event["error"]["request_id"] == "id"
+    if path in ("/v1/messages", "/v1/responses"):
+        assert name == ["event: error"]
+        assert event["type"] == "error"
+        assert ("code" in event) == (path == "/v1/responses")
+    else:
+        assert name == []
+        assert set(event) == {"error"}

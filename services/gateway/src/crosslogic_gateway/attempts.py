@@ -376,7 +376,8 @@ class Attempts:
                 attempt = await self._go_on(run, attempt, answer, answer.error)
             except CodedError as error:
                 self._settlement.record(run, outcome_of(error))
-                await response.write(error_event(error, request[SHOWN_REQUEST_ID], to_openai_body))
+                shown_id = request[SHOWN_REQUEST_ID]
+                await response.write(error_event(error, shown_id, to_openai_body, run.job.api.path))
                 return response
 
     async def _go_on(self, run: Run, attempt: Attempt, answer: StreamedAnswer, error: CodedError) -> Attempt:

@@ -16,6 +16,8 @@ _HIDDEN: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "(id)"),
     (re.compile(r"(?<![\w/])(?:/[\w.+-]+){3,}"), "(path)"),
 )
+_RESPONSES = "/v1/responses"
+_TYPED_PATHS = frozenset({_RESPONSES, "/v1/messages"})
 _TOO_LONG = re.compile(r"context length|maximum model length|max_model_len|longer than the maximum", re.IGNORECASE)
 
 
@@ -51,9 +53,18 @@ def hide_internals(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE_CHARS else message[: MAX_MESSAGE_CHARS - 1] + "…"
 
 
-def error_event(error: CodedError, request_id: str, to_body: Callable[[CodedError, str], bytes]) -> bytes:
-    """A server-sent event that ends a stream which cannot go on."""
-    return b"data: " + to_body(error, request_id) + b"\n\n"
+def error_event(
+    error: CodedError, request_id: str, to_body: Callable[[CodedError, str], bytes], path: str = ""
+) -> bytes:
+    """A server-sent event that ends a stream which cannot go on, as clients of the API at `path` read it."""
+    body = to_body(error, request_id)
+    if path not in _TYPED_PATHS:
+        return b"data: " + body + b"\n\n"
+    fault: dict[str, object] = msgspec.json.decode(body, type=dict[str, dict[str, object]])["error"]
+    event: dict[str, object] = {"type": "error", "error": fault}
+    if path == _RESPONSES:
+        event |= {name: fault.get(name) for name in ("code", "message", "param")}
+    return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
 
 
 def _fault(body: bytes) -> _Fault:
