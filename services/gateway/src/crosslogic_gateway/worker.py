@@ -118,7 +118,6 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 budget_least=settings.retry_budget_min,
             ),
             hedged_models=frozenset(settings.hedged_models),
-            hedged_models=frozenset(settings.hedged_models),
         )
         attempts.counts.register(metrics.registry)
         hard_budgets = HardBudgets()
