@@ -14,6 +14,7 @@ from tests.chaos.experiments import (
     e09_slow_readers,
     e21_one_tenant_floods,
     e23_all_refuse,
+    e101_service_away,
 )
 from tests.chaos.world import World
 
@@ -28,5 +29,6 @@ EXPERIMENTS: Final = MappingProxyType[int, Callable[[World], Awaitable[None]]](
         9: e09_slow_readers.run,
         21: e21_one_tenant_floods.run,
         23: e23_all_refuse.run,
+        101: e101_service_away.run,
     }
 )
