@@ -191,7 +191,9 @@ class Admission:
                 body=body,
                 raw=raw,
                 estimates=self._estimates,
-                rate=self._prices.ceiling(model=model, plan=principal.plan, api=api, now_us=self._now_us()),
+                rate=self._prices.ceiling(model=model, plan=principal.plan, api=api, now_us=self._now_us())
+                if spec.budgets
+                else None,
                 generates=api != "/v1/embeddings",
             )
         if demand is None:
@@ -204,7 +206,7 @@ class Admission:
             self,
             prompt=demand.prompt,
             completion_tokens=demand.completion_tokens,
-            cost_picodollars=demand.cost_picodollars if spec.budgets else 0,
+            cost_picodollars=demand.cost_picodollars,
             completion_cap=demand.completion_cap,
         )
 

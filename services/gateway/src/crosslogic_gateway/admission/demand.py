@@ -64,10 +64,10 @@ def demand_of(
     body: InferenceBody,
     raw: bytes,
     estimates: TokenEstimates,
-    rate: Rate,
+    rate: Rate | None,
     generates: bool,
 ) -> Demand:
-    """The demand of a request. `generates`: the API makes text, rather than embeddings.
+    """The demand of a request. `generates`: the API makes text, rather than embeddings. Without a `rate`: no cost.
 
     Raises INVALID_ARGUMENT and CONTEXT_LENGTH_EXCEEDED for what the environment does not allow.
     """
@@ -81,15 +81,13 @@ def demand_of(
         # Never more than could pass: a request that names no limit is not refused for our guess at one.
         one = min(DEFAULT_ROOM_TOKENS, cap or DEFAULT_ROOM_TOKENS, model.context_length)
         room = min(one * answers, max(0, _smallest_token_limit(spec) - prompt.tokens)) if answers else 0
-    longest = (body.max_tokens if body.max_tokens is not None else cap or model.context_length) * answers
-    # No tokenizer makes more tokens than the text has bytes.
-    prompt_bound = min(len(raw) + UNSEEN_PROMPT_TOKENS, model.context_length * body.inputs)
-    return Demand(
-        prompt=prompt,
-        completion_tokens=min(room, MAX_TOKENS),
-        cost_picodollars=prompt_bound * rate.prompt + longest * rate.completion,
-        completion_cap=cap,
-    )
+    cost = 0
+    if rate is not None:
+        longest = (body.max_tokens if body.max_tokens is not None else cap or model.context_length) * answers
+        # No tokenizer makes more tokens than the text has bytes.
+        prompt_bound = min(len(raw) + UNSEEN_PROMPT_TOKENS, model.context_length * body.inputs)
+        cost = prompt_bound * rate.prompt + longest * rate.completion
+    return Demand(prompt=prompt, completion_tokens=min(room, MAX_TOKENS), cost_picodollars=cost, completion_cap=cap)
 
 
 def _smallest_token_limit(spec: Spec) -> int:

@@ -14,6 +14,8 @@ WAIT_S = 1.0
 """How long a request waits for its organisation's figures; then this worker's share decides."""
 REJOIN_S = 1.0
 """After Redis came back every worker tells what its requests hold: until then budgets are not opened."""
+AWAY_S = 1.0
+"""A ledger that did not answer is left alone for so long: requests must not each wait for it."""
 MAX_AT_ONCE = 8
 """Organisations read from the ledger at a time: it must not drown when Redis comes back empty."""
 
@@ -26,12 +28,15 @@ class Seeding:
         self._ledger = ledger
         self._kinds = kinds
         self._running: dict[str, asyncio.Task[bool]] = {}
+        self._not_before = 0.0
         self._at_once = asyncio.Semaphore(MAX_AT_ONCE)
         self._log = get_logger(__name__)
 
     async def seed(self, spec: Spec) -> bool:
         """Seeds what the spec needs. False: the ledger did not say in time."""
         loop = asyncio.get_running_loop()
+        if loop.time() < self._not_before:
+            return False
         if spec.budgets and self._pipe.times_away and loop.time() - self._pipe.up_since < REJOIN_S:
             return False
         task = self._running.get(spec.org_id)
@@ -60,6 +65,7 @@ class Seeding:
             await self._pipe.ask(spec.org_id, None, self._operation(used, budgets))
         except CodedError as error:
             self._log.warning("limits are not seeded", org_id=spec.org_id, reason=error.private or error.public)
+            self._not_before = asyncio.get_running_loop().time() + AWAY_S
             return False
         except RedisAway:
             return False

