@@ -112,7 +112,7 @@ async def first_answer(answer: ClientResponse) -> Any:
 
 
 async def test_every_operations_answer_is_what_the_document_says(admin: AdminClient, document: dict[str, Any]) -> None:
-    ids: dict[str, str] = {"node": "00000000-0000-0000-0000-000000000063", "instance": INSTANCE_ID}
+    ids: dict[str, str] = {"node": "00000000-0000-0000-0000-000000000063", "instance": INSTANCE_ID, "billing": "7"}
     bodies: dict[str, Any] = {
         "createOrg": {"name": "Acme"},
         "updateOrg": {"name": "Acme 2", "status": "suspended"},
@@ -132,8 +132,19 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
         "createPlatformUser": {"email": "b@example.com", "role": "read_only"},
         "updateUser": {"role": "developer"},
         "launchInstance": {"model_name": "m", "provider": "local", "region": "us-east"},
+        "createPrices": {"model": "m", "prompt_usd_per_million": "0.05", "completion_usd_per_million": "1"},
+        "setTerms": {"discount": "1/3", "tiers": [{"from_tokens": 10, "share": "0.9"}], "monthly_cap_usd": "99.5"},
+        "linkCustomer": {"name": "Acme", "country": "IN", "tax_id_type": "in_gst", "tax_id": "12ABC"},
+        "signOffReconciliation": {"signed_by": "ada"},
+        "setMachineCost": {
+            "node_id": "n", "region": "us-east", "hourly_usd": "2.5", "from_time": "2026-11-01T00:00:00Z",
+        },
     }  # fmt: skip
-    queries = {"queryUsage": {"group_by": "org,environment,model,day"}, "listUsageRecords": {"request_id": "r"}}
+    queries = {
+        "queryUsage": {"group_by": "org,environment,model,day"},
+        "listUsageRecords": {"request_id": "r"},
+        "queryFinops": {"from_time": "2026-11-01T00:00:00Z", "to_time": "2026-11-02T00:00:00Z"},
+    }
     # What is revoked comes last.
     for operation in sorted(OPERATIONS, key=lambda operation: operation.method == "DELETE"):
         described = document["paths"][operation.path][operation.method.lower()]

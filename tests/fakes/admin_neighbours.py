@@ -18,6 +18,7 @@ from crosslogic_common.settings import Secret
 from crosslogic_gateway.admin import AdminDeps, make_admin_routes
 from crosslogic_gateway.http import REQUEST_ID, SHOWN_REQUEST_ID, error_response
 from crosslogic_gateway.openapi import make_openapi_routes
+from tests.fakes.admin_billing import FakeBilling
 from tests.fakes.admin_orchestrator import FakeOrchestrator
 from tests.fakes.admin_stub import FakeStub
 
@@ -357,11 +358,13 @@ class Neighbours:
         self.registry = FakeRegistry()
         self.accountant = FakeAccountant()
         self.orchestrator = FakeOrchestrator()
+        self.billing = FakeBilling()
         self.deps = AdminDeps(
             identity=lambda: self.identity,  # type: ignore[arg-type,return-value]  # its methods are made at run time
             registry=lambda: self.registry,  # type: ignore[arg-type,return-value]
             accountant=lambda: self.accountant,  # type: ignore[arg-type,return-value]
             orchestrator=lambda: self.orchestrator,  # type: ignore[arg-type,return-value]
+            billing=lambda: self.billing,  # type: ignore[arg-type,return-value]
             admin_token=Secret(token),
             timeout_s=3.0,
         )

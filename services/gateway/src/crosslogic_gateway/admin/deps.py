@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from aiohttp import web
 
@@ -13,6 +13,9 @@ from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from crosslogic_common.regions import RegionTable, default_regions
 from crosslogic_common.settings import Secret
 from crosslogic_gateway.idempotency.ports import AnswersOnce
+
+if TYPE_CHECKING:
+    from crosslogic_gateway.admin.billing_stub import BillingStub
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Response_co = TypeVar("Response_co", covariant=True)
@@ -194,6 +197,8 @@ class AdminDeps:
     accountant: Callable[[], AccountantStub]
     orchestrator: Callable[[], OrchestratorStub] | None = None
     """None: machines are not launched from here."""
+    billing: "Callable[[], BillingStub] | None" = None
+    """None: money is not looked at from here."""
     admin_token: Secret = field(repr=False)
     """Empty: every request is refused."""
     regions: RegionTable = field(default_factory=default_regions)

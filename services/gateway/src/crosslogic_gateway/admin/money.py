@@ -41,3 +41,9 @@ def picodollars_per_token(usd_per_million_tokens: str) -> int:
     if price > MAX_PRICE_PICODOLLARS:
         raise ValueError("is more than 1000000 dollars for a million tokens")
     return price
+
+
+def picodollars_of(usd_text: str) -> int:
+    """Dollars as pico-dollars, exact. The text is a decimal number with at most 12 decimals."""
+    whole, _, fraction = usd_text.partition(".")
+    return int(whole) * PICODOLLARS_PER_DOLLAR + int(fraction.ljust(_DIGITS, "0") or "0")

@@ -7,6 +7,7 @@ from aiohttp import web
 from crosslogic_gateway.admin import fleet, schemas, usage
 from crosslogic_gateway.admin.access import ANYBODY, Access, of_query
 from crosslogic_gateway.admin.auth import AdminGate
+from crosslogic_gateway.admin.billing_operations import BILLING_OPERATIONS
 from crosslogic_gateway.admin.deps import AdminDeps
 from crosslogic_gateway.admin.instance_operations import INSTANCE_OPERATIONS
 from crosslogic_gateway.admin.operation import Operation, route_of
@@ -97,6 +98,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
         query=schemas.RecordsQuery,
         answer=schemas.UsageRecordList,
     ),
+    *BILLING_OPERATIONS,
 )
 
 
