@@ -20,6 +20,7 @@ from crosslogic_gateway.http import (
     REQUEST_ID,
     SHOWN_REQUEST_ID,
     answer_headers,
+    body_bytes,
     error_response,
     shown_request_id,
 )
@@ -29,7 +30,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 CLIENT_CLOSED_REQUEST = 499
 _WITH_BODY = frozenset({"POST", "PATCH", "PUT"})
-_CORS_METHODS = "GET, POST, PATCH, DELETE, OPTIONS"
+_CORS_METHODS = "GET, POST, PATCH, PUT, DELETE, OPTIONS"
 _CORS_HEADERS = "Authorization, Content-Type, X-Request-ID, Idempotency-Key, X-Admin-Token"
 
 
@@ -74,6 +75,8 @@ class Edge:
         request[SHOWN_REQUEST_ID] = shown_request_id(request.headers.get("X-Request-ID"), request_id)
         request[RECEIVED_AT] = started
         status = CLIENT_CLOSED_REQUEST
+        response: web.StreamResponse | None = None
+        self._metrics.begin()
         try:
             response = await self._answered(request, handler)
             status = response.status
@@ -82,7 +85,7 @@ class Edge:
             return response
         finally:
             elapsed_s = asyncio.get_running_loop().time() - started
-            self._metrics.observe(request, status, elapsed_s)
+            self._metrics.observe(request, status, elapsed_s, body_bytes(request, response))
             self._access_log.write(
                 time.time(), request.method, request.path, status, elapsed_s, request_id, self.client_address(request)
             )

@@ -26,6 +26,9 @@ CORS_ORIGIN = web.RequestKey("cors_origin", str)
 RATE_LIMITS = web.RequestKey("rate_limits", str)
 """What is left of the caller's limits: whole header lines, each with its line end."""
 
+SENT_BYTES = web.RequestKey("sent_bytes", int)
+"""The body's bytes that were written to the connection past aiohttp, as streams are."""
+
 SECURITY_HEADERS: tuple[tuple[str, str], ...] = (
     ("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
@@ -83,6 +86,11 @@ class WholeResponse(web.StreamResponse):
         self._content_type_line = content_type
         self._bytes = body
 
+    @property
+    def body_bytes(self) -> int:
+        """The body's size."""
+        return len(self._bytes)
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Writes the answer."""
         if self._eof_sent:
@@ -103,6 +111,15 @@ class WholeResponse(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""
+
+
+def body_bytes(request: web.Request, response: web.StreamResponse | None) -> int:
+    """The size of an answer's body; 0 where there was none."""
+    if isinstance(response, WholeResponse):
+        return response.body_bytes
+    if isinstance(response, web.Response):
+        return len(response.body) if isinstance(response.body, bytes | bytearray) else 0
+    return request.get(SENT_BYTES, 0)
 
 
 def whole_response(request: web.Request, *, status: int, content_type: str, body: bytes) -> web.StreamResponse:

@@ -18,6 +18,7 @@ from crosslogic_gateway.domain import Model, Principal
 from crosslogic_gateway.http import RATE_LIMITS, RECEIVED_AT, REQUEST_ID
 from crosslogic_gateway.keys import KeyCache
 from crosslogic_gateway.networks import check_network
+from crosslogic_gateway.request_metrics import AuthMetrics
 from crosslogic_gateway.running import Running, end_cut
 from crosslogic_gateway.shedding.overload import Claim, MeteredTicket, Overload
 from crosslogic_gateway.usage_outbox import UsageOutbox
@@ -46,6 +47,7 @@ class Inference:
         abuse: AbuseWatch,
         client_address: Callable[[web.Request], str],
         overload: Overload,
+        auth: AuthMetrics,
         body_timeout_s: float,
     ) -> None:
         """`body_timeout_s` is how long a client may take to send its body once the head is there.
@@ -61,14 +63,20 @@ class Inference:
         self._abuse = abuse
         self._client_address = client_address
         self._overload = overload
+        self._auth = auth
         self._body_timeout_s = body_timeout_s
 
     async def principal(self, request: web.Request) -> Principal:
         """Whose request it is. Raises what KeyCache.resolve raises, PERMISSION_DENIED (the key's networks)."""
         secret = _secret(request)
-        principal = self._keys.cached(secret) or await self._keys.resolve(secret)
-        if principal.allowed_networks:
-            check_network(self._client_address(request), principal.allowed_networks)
+        try:
+            principal = self._keys.cached(secret) or await self._keys.resolve(secret)
+            if principal.allowed_networks:
+                check_network(self._client_address(request), principal.allowed_networks)
+        except CodedError as error:
+            self._auth.failed(error.code.value)
+            raise
+        self._auth.succeeded()
         return principal
 
     async def serve(self, request: web.Request, api: Api) -> web.StreamResponse:

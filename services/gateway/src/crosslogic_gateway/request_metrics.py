@@ -1,39 +1,96 @@
-"""Counts and times of HTTP requests, cheap enough for each one."""
+"""Counts, times and sizes of HTTP requests, cheap enough for each one."""
 
 from aiohttp import web
-from prometheus_client import Counter, Histogram
+from prometheus_client import Gauge
 
+from crosslogic_common.fast_metrics import FastCounter, FastHistogram
 from crosslogic_common.metrics import Metrics
 
-_BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 1, 2.5, 10, 30, 60, 300)
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_BYTES = (256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 10_485_760)
+_METHODS = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", "HEAD"})
 
 
 class RequestMetrics:
-    """`crosslogic_http_requests_total` and `crosslogic_http_request_seconds`, by route."""
+    """`http_requests_total`, `http_request_duration_seconds` and the sizes of bodies, by method and path.
+
+    Paths are those of the application: a client cannot make new ones.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
-        self._counter = Counter(
-            "crosslogic_http_requests",
-            "HTTP requests, by route and status.",
-            ["route", "status"],
-            registry=metrics.registry,
+        registry = metrics.registry
+        self._requests = FastCounter("http_requests", "HTTP requests.", ["method", "path", "status"], registry=registry)
+        self._seconds = FastHistogram(
+            "http_request_duration_seconds",
+            "Time from a request's head to the end of its answer.",
+            ["method", "path"],
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self._seconds = Histogram(
-            "crosslogic_http_request_seconds",
-            "Time from a request's head to the end of its answer, by route.",
-            ["route"],
-            buckets=_BUCKETS_S,
-            registry=metrics.registry,
+        self._request_bytes = FastHistogram(
+            "http_request_size_bytes",
+            "Bytes of requests' bodies, by their Content-Length.",
+            ["method", "path"],
+            buckets=_BYTES,
+            registry=registry,
         )
-        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._response_bytes = FastHistogram(
+            "http_response_size_bytes",
+            "Bytes of answers' bodies.",
+            ["method", "path"],
+            buckets=_BYTES,
+            registry=registry,
+        )
+        self._in_flight = 0
+        Gauge("http_requests_in_flight", "HTTP requests under way.", registry=registry).set_function(
+            lambda: self._in_flight
+        )
+        # Texts of labels, so that none is made for a request.
+        self._known: dict[tuple[str, str, int], tuple[tuple[str, str, str], tuple[str, str]]] = {}
 
-    def observe(self, request: web.Request, status: int, elapsed_s: float) -> None:
-        """Notes a finished request. Routes are those of the application: a client cannot make new ones."""
+    def begin(self) -> None:
+        """A request is under way."""
+        self._in_flight += 1
+
+    def observe(self, request: web.Request, status: int, elapsed_s: float, sent_bytes: int) -> None:
+        """Notes a finished request."""
+        self._in_flight -= 1
         resource = request.match_info.route.resource
-        route = "none" if resource is None else resource.canonical
-        children = self._children.get((route, status))
-        if children is None:
-            children = (self._counter.labels(route, str(status)), self._seconds.labels(route))
-            self._children[route, status] = children
-        children[0].inc()
-        children[1].observe(elapsed_s)
+        path = "none" if resource is None else resource.canonical
+        method = request.method
+        known = self._known.get((method, path, status))
+        if known is None:
+            word = method if method in _METHODS else "other"
+            known = (word, path, str(status)), (word, path)
+            if word != "other":
+                self._known[method, path, status] = known
+        three, two = known
+        self._requests.inc(three)
+        self._seconds.observe(two, elapsed_s)
+        self._request_bytes.observe(two, request.content_length or 0)
+        self._response_bytes.observe(two, sent_bytes)
+
+
+class AuthMetrics:
+    """`auth_attempts_total` and `auth_failures_total`: keys that were shown, and why some did not open."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._attempts = FastCounter(
+            "auth_attempts", "Requests that showed an API key, or should have.", ["status"], registry=metrics.registry
+        )
+        self._failures = FastCounter(
+            "auth_failures", "Requests whose API key did not open.", ["reason"], registry=metrics.registry
+        )
+
+    def succeeded(self) -> None:
+        """The key's owner is known and may use it."""
+        self._attempts.inc(_SUCCEEDED)
+
+    def failed(self, reason: str) -> None:
+        """It is not; `reason` is one of the error codes."""
+        self._attempts.inc(_FAILED)
+        self._failures.inc((reason.lower(),))
+
+
+_SUCCEEDED = ("succeeded",)
+_FAILED = ("failed",)

@@ -41,7 +41,7 @@ from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.prices import Prices, PriceWatch
 from crosslogic_gateway.protocol import EdgeRunner
 from crosslogic_gateway.relay import Timeouts
-from crosslogic_gateway.request_metrics import RequestMetrics
+from crosslogic_gateway.request_metrics import AuthMetrics, RequestMetrics
 from crosslogic_gateway.running import Running
 from crosslogic_gateway.settings import GatewaySettings
 from crosslogic_gateway.shedding.wiring import OverloadOptions, RunningOverload, running_overload
@@ -170,6 +170,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             abuse=abuse,
             client_address=edge.client_address,
             overload=overload.overload,
+            auth=AuthMetrics(metrics),
             body_timeout_s=settings.body_timeout_s,
         )
         answers = open_answers(redis, seal_key=settings.seal_key, clock=clock, keep_s=settings.idempotency_keep_s)
