@@ -109,8 +109,12 @@ async def _until(stop: asyncio.Event, background: list[asyncio.Task[None]]) -> N
 
 
 async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        # Again, and not once: a call to Redis that ends in the same moment may swallow its task's cancellation.
+        _, pending = await asyncio.wait(pending, timeout=0.5)
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
