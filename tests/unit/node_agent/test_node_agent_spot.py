@@ -93,9 +93,7 @@ async def test_aws_hibernation_leaves_no_time() -> None:
         assert notice.window_s(datetime.now(UTC), handover_s=5) == 0.0
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"action": "dance"}, {"action": None}, {"time": "x"}, [], "text"], ids=repr
-)
+@pytest.mark.parametrize("body", [{}, {"action": "dance"}, {"action": None}, {"time": "x"}, [], "text"], ids=repr)
 async def test_aws_notice_that_cannot_be_read_still_keeps_new_requests_away(body: object) -> None:
     aws = FakeAws()
     async with aws.serving():

@@ -62,7 +62,13 @@ class Heartbeat:
         self._retimed = asyncio.Event()
         self._ending = asyncio.Event()
         self._answered_at = 0.0
+        self._connected = False
         self._log = get_logger(__name__)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the registry answers."""
+        return self._connected
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -124,7 +130,7 @@ class Heartbeat:
                 await self._say_goodbye(call, reading)
             reading.result()
         finally:
-            self._metrics.registry_connected.set(0)
+            self._set_connected(connected=False)
             if reading is not None:
                 reading.cancel()
             call.cancel()
@@ -138,7 +144,7 @@ class Heartbeat:
                 return
             backoff.reset()
             self._answered_at = loop.time()
-            self._metrics.registry_connected.set(1)
+            self._set_connected(connected=True)
             interval_s = max(answer.next_heartbeat_ms / 1000, _LEAST_INTERVAL_S)
             if interval_s != self._interval_s:
                 self._interval_s = interval_s
@@ -148,6 +154,10 @@ class Heartbeat:
                 self._commands.take(command)
             if answer.HasField("tunnels"):
                 self._on_tunnels(answer.tunnels.addresses)
+
+    def _set_connected(self, *, connected: bool) -> None:
+        self._connected = connected
+        self._metrics.registry_connected.set(connected)
 
     async def _say_goodbye(self, call: "HeartbeatCall", reading: "asyncio.Task[None]") -> None:
         await call.write(pb.HeartbeatStreamRequest(status=pb.NODE_STATUS_DEAD, status_reason=self._life.goodbye))

@@ -3,8 +3,12 @@
 import asyncio
 import contextlib
 import os
+import sys
 import uuid
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from opentelemetry import trace
 
@@ -12,7 +16,7 @@ from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic.node_agent.v1 import node_agent_pb2_grpc as rpc
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from crosslogic_common.clock import SystemClock
-from crosslogic_common.grpc_server import GrpcServer, StartError, read_settings, run_service
+from crosslogic_common.grpc_server import GrpcServer, read_settings, run_service
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.tls import Channels, TlsFiles
@@ -21,6 +25,7 @@ from crosslogic_node_agent import nvml, spot_wiring
 from crosslogic_node_agent.assembly import AnswerTemplates
 from crosslogic_node_agent.commands import Carry, Commands, Done
 from crosslogic_node_agent.departure import Departure
+from crosslogic_node_agent.domain import EngineStatus
 from crosslogic_node_agent.engine_api import EngineApi
 from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.engine_process import EngineCommand
@@ -36,23 +41,34 @@ from crosslogic_node_agent.relay import Relay
 from crosslogic_node_agent.relay_session import RelaySession
 from crosslogic_node_agent.report import Place, Report, max_sequences_of
 from crosslogic_node_agent.servicer import NodeAgentServicer
-from crosslogic_node_agent.settings import NodeAgentSettings
+from crosslogic_node_agent.settings import NodeAgentSettings, check_together
 from crosslogic_node_agent.spool import Spool
 from crosslogic_node_agent.supervisor import Patience, Supervisor
 from crosslogic_node_agent.tunnels import Tunnels
+from crosslogic_node_agent.updates import Updates
+from crosslogic_node_agent.weights import WeightsCleaner
 from crosslogic_node_agent.witnesses import WitnessOutbox, witness_caller
 
 SERVICE = "crosslogic.node_agent.v1.NodeAgentService"
+OFFLINE_ENGINE: Final = MappingProxyType(
+    {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+)
+"""What keeps an engine and its libraries from asking anybody outside."""
+RESTART_EXIT_CODE = 75
+"""Asks whoever keeps the agent running to start it again, with the version that is installed now."""
 RULES: dict[str, frozenset[str]] = {
     f"/{SERVICE}/Relay": frozenset({"service:gateway"}),
     f"/{SERVICE}/Infer": frozenset({"service:gateway", "service:operator"}),
 }
 
 
-async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
-    """Runs until `stop` is set. Stops in this order: no new requests, running ones end, witnesses, goodbye, engine."""
-    if not settings.tunnel and not settings.listen:
-        raise StartError("CROSSLOGIC_LISTEN is missing: say where gateways are served, or set CROSSLOGIC_TUNNEL=1.")
+async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
+    """Runs until `stop` is set; the process's exit code.
+
+    Stops in this order: no new requests, running ones end, witnesses, goodbye, engine.
+    """
+    check_together(settings)
+    restart = asyncio.Event()
     metrics = Metrics()
     agent_metrics = AgentMetrics(metrics)
     life = NodeLife()
@@ -89,7 +105,8 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         await stack.enter_async_context(report.running())
         # The relay is made further below: no stream is served before.
         tunnels = Tunnels(channels=channels, new_session=lambda: RelaySession(relay))
-        commands = Commands(_carriers(settings, renewal))
+        updates = _updates(settings, restart, stop) if settings.update_dir else None
+        commands = Commands(_carriers(settings, renewal, updates))
         await stack.enter_async_context(commands.running())
         heartbeat = Heartbeat(
             report=report,
@@ -122,6 +139,11 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         else:
             server = _server(settings, files.tls, metrics, tracer, relay)
             await stack.enter_async_context(server.serving())
+        if settings.weights_dir:
+            await stack.enter_async_context(_cleaner(settings, settings.weights_dir).running())
+        if updates is not None:
+            well = partial(_is_well, heartbeat, supervisor)
+            await stack.enter_async_context(updates.running(well, trial_s=settings.update_trial_s))
         spot = spot_wiring.watch(settings, SystemClock(), life)
         await stack.enter_async_context(spot.running())
         await Departure(life=life, relay=relay, clock=SystemClock(), handover_s=settings.spot_handover_s).wait(
@@ -129,6 +151,19 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         )
         await outbox.flush(2.0)
         await spot.acknowledge()
+    return RESTART_EXIT_CODE if restart.is_set() else 0
+
+
+def _is_well(heartbeat: Heartbeat, supervisor: Supervisor) -> bool:
+    return heartbeat.connected and supervisor.state.status is EngineStatus.READY
+
+
+def _cleaner(settings: NodeAgentSettings, directory: Path) -> WeightsCleaner:
+    return WeightsCleaner(
+        directory=directory,
+        keep=(settings.model, *settings.weights_keep),
+        free_percent=settings.weights_free_percent,
+    )
 
 
 def _server(
@@ -156,7 +191,7 @@ def _supervisor(
     if settings.engine_command:
         command = EngineCommand(
             arguments=settings.engine_command,
-            environment=settings.engine_env,
+            environment={**(OFFLINE_ENGINE if settings.air_gapped else {}), **settings.engine_env},
             log_file=settings.engine_log_file or settings.state_dir / "engine.log",
             pid_file=settings.engine_pid_file or settings.state_dir / "engine.pid",
             mark=_mark(settings.state_dir / "engine.mark"),
@@ -180,8 +215,25 @@ def _supervisor(
     )
 
 
-def _carriers(settings: NodeAgentSettings, renewal: Renewal) -> dict[str, Carry]:
+def _updates(settings: NodeAgentSettings, restart: asyncio.Event, stop: asyncio.Event) -> Updates:
+    directory = settings.update_dir
+    assert directory is not None  # noqa: S101  # asked before
+
+    def on_installed() -> None:
+        restart.set()
+        stop.set()
+
+    return Updates(
+        directory=directory,
+        key_file=settings.update_key_file or directory / "update.pub",
+        on_installed=on_installed,
+        downloads=not settings.air_gapped,
+    )
+
+
+def _carriers(settings: NodeAgentSettings, renewal: Renewal, updates: Updates | None) -> dict[str, Carry]:
     """What the registry may tell this agent to do."""
+    carriers: dict[str, Carry] = {}
     logs = LogCollector(
         {registry_pb.LOG_SOURCE_ENGINE: settings.engine_log_file or settings.state_dir / "engine.log"}
         | ({registry_pb.LOG_SOURCE_AGENT: settings.log_file} if settings.log_file else {})
@@ -191,7 +243,10 @@ def _carriers(settings: NodeAgentSettings, renewal: Renewal) -> dict[str, Carry]
         renewed = await renewal.renew()
         return Done(f"renewed until {renewed.not_after.isoformat()}")
 
-    return {"collect_logs": logs.carry, "reload_certificate": reload_certificate}
+    carriers |= {"collect_logs": logs.carry, "reload_certificate": reload_certificate}
+    if updates is not None:
+        carriers["update_agent"] = updates.carry
+    return carriers
 
 
 def _mark(file: Path) -> str:
@@ -222,4 +277,10 @@ def main() -> None:
     """The process."""
     settings = read_settings(NodeAgentSettings, os.environ)
     configure_logging("node_agent", settings.log_level)
-    run_service(lambda stop: serve(settings, stop))
+    codes: list[int] = []
+
+    async def run(stop: asyncio.Event) -> None:
+        codes.append(await serve(settings, stop))
+
+    run_service(run)
+    sys.exit(codes[-1] if codes else 0)

@@ -7,6 +7,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import MappingProxyType
 
+from crosslogic_common.process import StartError
 from crosslogic_common.settings import (
     Secret,
     Settings,
@@ -244,9 +245,63 @@ class NodeAgentSettings(Settings):
         parse=optional_path,
         doc="where this agent's own output is kept (by systemd, say), for operators who ask for it; empty: nowhere",
     )
+    weights_dir: Path | None = setting(
+        "CROSSLOGIC_WEIGHTS_DIR",
+        default="",
+        parse=optional_path,
+        doc="directory with a directory of weights for each model, of which old ones are removed when the disk fills; "
+        "empty: nothing is removed",
+    )
+    weights_keep: tuple[str, ...] = setting(
+        "CROSSLOGIC_WEIGHTS_KEEP",
+        default="",
+        parse=words,
+        doc="directories in WEIGHTS_DIR that are never removed, between commas; nor are those with a file `.in-use`",
+    )
+    weights_free_percent: float = setting(
+        "CROSSLOGIC_WEIGHTS_FREE_PERCENT",
+        default="10",
+        parse=number(0, 90),
+        doc="per cent of the weights' file system that is kept free",
+    )
+    update_dir: Path | None = setting(
+        "CROSSLOGIC_UPDATE_DIR",
+        default="",
+        parse=optional_path,
+        doc="where versions of the agent are installed (the installer's directory); empty: no updates by command",
+    )
+    update_key_file: Path | None = setting(
+        "CROSSLOGIC_UPDATE_KEY_FILE",
+        default="",
+        parse=optional_path,
+        doc="Ed25519 public key that updates are signed with, PEM; empty: update.pub in UPDATE_DIR",
+    )
+    update_trial_s: float = setting(
+        "CROSSLOGIC_UPDATE_TRIAL_S",
+        default="900",
+        parse=number(1, 86_400),
+        doc="seconds that a new version has to serve; after three starts that did not the one before comes back",
+    )
+    air_gapped: bool = setting(
+        "CROSSLOGIC_AIR_GAPPED",
+        default="0",
+        parse=boolean,
+        doc="1: nothing outside the site is asked: no metadata services, no downloads, an engine that stays offline",
+    )
     metrics_every_s: float = setting(
         "CROSSLOGIC_NODE_METRICS_S",
         default="15",
         parse=number(0.1, 3600),
         doc="seconds between two looks at accelerators, disk and what calls came to",
     )
+
+
+def check_together(settings: NodeAgentSettings) -> None:
+    """Raises StartError for settings that do not go together."""
+    if not settings.tunnel and not settings.listen:
+        raise StartError("CROSSLOGIC_LISTEN is missing: say where gateways are served, or set CROSSLOGIC_TUNNEL=1.")
+    asked = [name for name in settings.spot_sources if name in ("aws", "gcp", "azure")]
+    if settings.air_gapped and asked:
+        raise StartError(
+            f"CROSSLOGIC_AIR_GAPPED=1 asks no metadata service, and CROSSLOGIC_SPOT_SOURCES names {asked[0]}."
+        )
