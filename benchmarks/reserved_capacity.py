@@ -4,7 +4,7 @@
 
 Starts a suite with simulated engines, gives one organisation a part of the fleet in capacity units, lets it use exactly
 that, first alone and then beside the other one, and prints refusals and latencies of both. CI runs a short version
-(tests/e2e/test_e2e_reserved.py).
+(tests/e2e/test_e2e_neighbours.py).
 """
 
 import argparse
@@ -23,10 +23,11 @@ from crosslogic_dev.suite import Suite
 NODES = 2
 WORKERS = 2
 SEQUENCES = 8
-STEP_MS = 20
-TOKENS = 40
+STEP_MS = 40
+TOKENS = 30
 FLEET_TOKENS_PER_S = NODES * SEQUENCES * 1000 // STEP_MS
 RESERVED_UNITS = FLEET_TOKENS_PER_S // 4
+BORROWED_S = 1.5
 _UNLIMITED = {"requests_per_minute": 10_000_000}
 
 
@@ -164,16 +165,14 @@ async def trial(suite: Suite, *, seconds: float, times: float) -> Result:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         mine, other = Client(suite, reserved_key, session), Client(suite, other_key, session)
         alone = await mine.steadily(rate, seconds, Seen())
-        flood, others = asyncio.Event(), Seen()
-
-        async def flooding() -> None:
-            flood.set()
-            await other.steadily(times * FLEET_TOKENS_PER_S / TOKENS, seconds + 1.0, others)
-
-        flooded = asyncio.create_task(flooding())
-        await flood.wait()
+        others = Seen()
+        flood = asyncio.create_task(
+            other.steadily(times * FLEET_TOKENS_PER_S / TOKENS, seconds + BORROWED_S + 0.5, others)
+        )
+        # Meanwhile the other one borrows what is reserved and not used.
+        await asyncio.sleep(BORROWED_S)
         beside = await mine.steadily(rate, seconds, Seen())
-        await flooded
+        await flood
     return Result(alone, beside, others)
 
 

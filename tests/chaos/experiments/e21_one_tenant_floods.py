@@ -9,9 +9,9 @@ from tests.chaos.world import World
 
 LIMIT_PER_S = 2
 TIMES = 50
-OTHERS_PER_S = 4
-TOKENS = 60
-SECONDS = 20
+OTHERS_PER_S = 2
+TOKENS = 40
+SECONDS = 25
 MOST_SLOWER = 1.2
 TRIES = 3
 """Of the latencies: a machine that has something else to do for some seconds is given another chance."""
