@@ -72,6 +72,8 @@ async def run_trial(suite: Suite, trial: Trial, *, seed: int) -> Outcome:
         print(f"corrupted: {each.request_id} {each.faults()}", file=sys.stderr)
     hit = world.ledger.which_failed_over(each.request_id for each in asked)
     step_s = trial.step_ms / 1000
+    for each in sorted(asked, key=lambda each: -each.longest_gap_s)[:3]:
+        print(f"stood still: {each.request_id} {each.longest_gap_s:.3f} s", file=sys.stderr)
     stalls = sorted(max(each.longest_gap_s - step_s, 0.0) for each in asked if each.stream and each.request_id in hit)
     calm = sorted(each.longest_gap_s - step_s for each in asked if each.stream and each.request_id not in hit)
     return Outcome(
