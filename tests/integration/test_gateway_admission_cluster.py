@@ -1,7 +1,9 @@
 """The script on a Redis Cluster of two: every key that it touches lies where its organisation's tag says."""
 
+import asyncio
 import importlib.util
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +12,19 @@ from typing import Any, cast
 import msgspec
 import pytest
 import redis
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
 
 from crosslogic_dev.ports import HOST, free_port
 from crosslogic_dev.processes import ProcessSpec, ProcessTable
 from crosslogic_dev.run_dir import RunDir
 from crosslogic_gateway.admission.limits import LEASE_MS, kinds
 from crosslogic_gateway.admission.pipe import ADMIT, CHARGE, GIVE, REAPED, RENEW, SEED, SETTLE, TAKE, script_text
+from crosslogic_gateway.admission.refusals import RefusedError
 from crosslogic_gateway.domain import HardBudget, Limits
 from tests.fakes.admission_script import make_spec, principal
+from tests.fakes.admission_world import admit, workers
 
 SLOTS = 16384
 # The bus of a cluster's node listens 10,000 ports higher.
@@ -30,9 +36,14 @@ def _ports() -> list[int]:
     found: list[int] = []
     while len(found) < 2:
         port = free_port(exclude=set(found))
-        if port < HIGHEST_PORT:
+        if port < HIGHEST_PORT and _free(port + 10_000):
             found.append(port)
     return found
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) != 0
 
 
 @pytest.fixture
@@ -121,3 +132,31 @@ def test_every_operation_runs_in_the_slot_of_its_organisation(cluster: Any) -> N
         assert len(run("w3", (RENEW,), (REAPED, 0, 10))[1]) == 2
         assert run("w3", (SETTLE, "a", 1, 1, 1), (GIVE, 0, 1, 1, 0)) == [1, 1]
     assert len(nodes) == 2, "both nodes had their share"
+
+
+async def test_gateways_find_the_node_of_each_organisation_and_go_on_when_one_dies(cluster: Any) -> None:
+    addresses = [node.port for node in cluster.get_primaries()]
+    limit = Limits(requests_per_minute=6, concurrency=100)
+    owners = [principal(key=limit, org_id=f"org-{number}", key_id=f"key-{number}") for number in range(12)]
+    async with workers(f"redis://{HOST}:{addresses[0]}/0", 2) as running:
+        tickets = []
+        for who in owners:
+            for number in range(8):
+                try:
+                    tickets.append(await admit(running[number % 2], who, f"{who.org_id}-{number}"))
+                except RefusedError:
+                    assert number >= 6
+        assert len(tickets) == 6 * len(owners)
+        assert not any(worker.away for worker in running)
+        for ticket in tickets:
+            ticket.release()
+        for worker in running:
+            await worker.pipe.flushed(10)
+        held = [key for node in cluster.get_primaries() for key in cluster.keys("concurrency:*", target_nodes=node)]
+        assert held == []
+        redis.Redis(host=HOST, port=addresses[1], retry=Retry(NoBackoff(), 0)).shutdown(nosave=True)
+        async with asyncio.timeout(30):
+            while not all(worker.away for worker in running):
+                await asyncio.sleep(0.01)
+        other = principal(key=limit, org_id="org-other", key_id="key-other")
+        assert (await admit(running[0], other, "goes on")).local is not None

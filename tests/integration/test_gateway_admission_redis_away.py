@@ -139,6 +139,23 @@ async def test_a_redis_that_answers_late_is_not_waited_for(own_redis: OwnRedis) 
                 await sleeping
 
 
+async def test_a_full_redis_is_as_good_as_away_and_hears_what_it_refused_later(own_redis: OwnRedis) -> None:
+    who = principal(key=Limits(concurrency=5))
+    async with workers(own_redis.url, 1) as running:
+        tickets = [await admit(running[0], who, f"r{number}") for number in range(2)]
+        with own_redis.client() as client:
+            client.config_set("maxmemory", 1)
+            tickets[0].release()
+            await until_up(running[0], up=False)
+            tickets.append(await admit(running[0], who, "meanwhile"))
+            for ticket in tickets:
+                ticket.release()
+            client.config_set("maxmemory", 0)
+            async with asyncio.timeout(30):
+                while client.get("concurrency:{org-1}:key:key-1") is not None:
+                    await asyncio.sleep(0.02)
+
+
 async def test_a_redis_that_comes_back_empty_is_filled_from_the_ledger_and_from_what_runs(own_redis: OwnRedis) -> None:
     who = principal(key=Limits(tokens_per_day=10_000, concurrency=2))
     ledger = FakeLedger()

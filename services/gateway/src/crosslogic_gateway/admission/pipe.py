@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -17,7 +17,16 @@ import msgspec
 
 from crosslogic_common.logs import get_logger
 from crosslogic_gateway.admission.limits import LEASE_MS, Kind, Spec, kinds
-from crosslogic_gateway.admission.redis_link import RedisAddress, RedisAway, RedisLink, Reply, command, connect
+from crosslogic_gateway.admission.redis_link import (
+    RedisAddress,
+    RedisAway,
+    RedisLink,
+    Reply,
+    Shards,
+    command,
+    connect,
+    shards,
+)
 
 ADMIT, SETTLE, RENEW, CHARGE, TAKE, GIVE, SEED, REAPED = range(1, 9)
 """The script's operations."""
@@ -34,6 +43,8 @@ MAX_UNSENT = 100_000
 """Settlements kept while Redis is away; beyond it the oldest are left to leases and windows."""
 MAX_OPERATIONS = 512
 """Of one call: the script must not hold Redis for long."""
+_PASSING = ("OOM", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK")
+"""How such answers begin."""
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 
@@ -59,6 +70,11 @@ class _Batch:
 def script_text() -> str:
     """The script."""
     return files("crosslogic_gateway.admission").joinpath("lua/admission.lua").read_text(encoding="utf-8")
+
+
+def _passes(reply: str) -> bool:
+    """Whether another moment or another node would not answer so. Redis 6 wraps what the script was told."""
+    return reply.startswith(_PASSING) or any(f"-{code} " in reply for code in _PASSING)
 
 
 def _nothing() -> None:
@@ -101,6 +117,8 @@ class ScriptPipe:
         self._config_word = b"$%d\r\n%b\r\n" % (len(config), config)
         self._config = config
         self._link: RedisLink | None = None
+        self._shards: Shards | None = None
+        self._shard_links: list[RedisLink] = []
         self._waiting: OrderedDict[str, _Batch] = OrderedDict()
         self._more: list[_Batch] = []
         self._in_flight = 0
@@ -141,8 +159,9 @@ class ScriptPipe:
     def close(self) -> None:
         """Gives the connection up, as a dead process would."""
         link, self._link = self._link, None
-        if link is not None:
-            link.abort()
+        for one in (link, *self._shard_links):
+            if one is not None:
+                one.abort()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -198,7 +217,18 @@ class ScriptPipe:
         self._in_flight = len(batches)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._budget_s, self._overdue, loop.time() + self._budget_s, link)
-        link.send(b"".join(map(self._packed, batches)), [partial(self._on_reply, batch) for batch in batches])
+        if self._shards is None:
+            self._send(link, batches)
+            return
+        by_shard: dict[int, list[_Batch]] = {}
+        for batch in batches:
+            by_shard.setdefault(self._shards.of(batch.tag), []).append(batch)
+        for shard, its_batches in by_shard.items():
+            self._send(self._shard_links[shard], its_batches)
+
+    def _send(self, link: RedisLink, batches: list[_Batch]) -> None:
+        replies = [partial(self._on_reply, link, batch) for batch in batches]
+        link.send(b"".join(map(self._packed, batches)), replies)
 
     def _packed(self, batch: _Batch) -> bytes:
         key = b"admission:{%b}" % batch.tag.encode()
@@ -215,7 +245,7 @@ class ScriptPipe:
             operations,
         )
 
-    def _on_reply(self, batch: _Batch, reply: Reply) -> None:
+    def _on_reply(self, link: RedisLink, batch: _Batch, reply: Reply) -> None:
         if isinstance(reply, RedisAway):
             self._failed(batch, reply)
             return
@@ -223,9 +253,15 @@ class ScriptPipe:
             for answer, result in zip(batch.answers, _decode(reply), strict=True):
                 if isinstance(answer, asyncio.Future) and not answer.done():
                     answer.set_result(result)
-        elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT") and self._link is not None:
+        elif str(reply).startswith("NOSCRIPT"):
             # Redis was started anew or its scripts were flushed: told in full it is known again.
-            self._link.send(self._in_full(batch), [partial(self._on_reply, batch)])
+            link.send(self._in_full(batch), [partial(self._on_reply, link, batch)])
+            return
+        elif _passes(str(reply)):
+            # Redis cannot do it now: as good as away, and asked again when it is reached anew.
+            self._log.warning("Redis cannot admit", reason=str(reply))
+            self._failed(batch, RedisAway(str(reply)))
+            link.abort()
             return
         else:
             self._failed(batch, reply)
@@ -277,7 +313,9 @@ class ScriptPipe:
         link.abort()
 
     def _on_lost(self) -> None:
-        if self._link is None:
+        """A connection is gone. In a cluster all are given up for one: the others may know who took its place."""
+        link = self._link
+        if link is None:
             return
         self._link = None
         self._in_flight = 0
@@ -288,12 +326,21 @@ class ScriptPipe:
         self._more, self._waiting = [], OrderedDict()
         for batch in batches:
             self._failed(batch, RedisAway("Redis went away"))
+        links, self._shard_links, self._shards = [link, *self._shard_links], [], None
+        for one in links:
+            one.abort()
         self._down.set()
         self.on_down()
 
     async def _open(self) -> None:
-        link = await connect(self._address, timeout_s=CONNECT_TIMEOUT_S, on_lost=self._on_lost)
-        self._link = link
+        opened: list[RedisLink] = []
+        try:
+            found = await self._connect(opened)
+        except RedisAway:
+            for one in opened:
+                one.abort()
+            raise
+        self._link, self._shards, self._shard_links = opened[0], found, opened[1:]
         self._in_flight = 0
         self._down.clear()
         self.up_since = asyncio.get_running_loop().time()
@@ -301,6 +348,18 @@ class ScriptPipe:
         unsent, self.unsent = self.unsent, []
         for operation in unsent:
             self.tell(operation.tag, operation.spec, operation.make)
+
+    async def _connect(self, opened: list[RedisLink]) -> Shards | None:
+        """Connects to Redis, and in a cluster to everybody who keeps slots. Raises RedisAway."""
+        link = await connect(self._address, timeout_s=CONNECT_TIMEOUT_S, on_lost=self._on_lost)
+        opened.append(link)
+        found = await shards(link, self._address, timeout_s=CONNECT_TIMEOUT_S)
+        for host, port in found.addresses if found is not None else ():
+            address = replace(self._address, host=host, port=port, unix_path="")
+            opened.append(await connect(address, timeout_s=CONNECT_TIMEOUT_S, on_lost=self._on_lost))
+        if not all(one.usable for one in opened):
+            raise RedisAway("lost while connecting")
+        return found
 
     async def _keep(self) -> None:
         while True:

@@ -6,6 +6,7 @@ that is what makes admission cheap enough for every request (docs/adr/0013).
 
 import asyncio
 import ssl
+from binascii import crc_hqx
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ Reply = Any
 OnReply = Callable[[Reply], None]
 
 DEFAULT_PORT = 6379
+SLOTS = 16384
+MAX_SHARDS = 256
 
 
 class RedisAway(Exception):  # noqa: N818  # it is a state, and is caught by name
@@ -127,6 +130,45 @@ async def _ask(link: RedisLink, *words: bytes) -> Reply:
     if isinstance(reply, Exception):
         raise RedisAway(str(reply)) from reply
     return reply
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """Who keeps which slots of a Redis Cluster."""
+
+    addresses: tuple[tuple[str, int], ...]
+    of_slot: bytes
+    """The address of each slot, by its place in `addresses`."""
+
+    def of(self, tag: str) -> int:
+        """Who keeps the keys with a hash tag: a place in `addresses`."""
+        return self.of_slot[crc_hqx(tag.encode(), 0) % SLOTS]
+
+
+async def shards(link: RedisLink, address: RedisAddress, *, timeout_s: float) -> Shards | None:
+    """The cluster that a connection leads into; None: a Redis that stands alone. Raises RedisAway."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            ranges = await _ask(link, b"CLUSTER", b"SLOTS")
+    except TimeoutError as error:
+        raise RedisAway("no answer") from error
+    except RedisAway as error:
+        if isinstance(error.__cause__, hiredis.ReplyError):
+            return None
+        raise
+    places: dict[tuple[str, int], int] = {}
+    of_slot = bytearray(SLOTS)
+    covered = 0
+    for first, last, primary, *_ in ranges:
+        where = ((primary[0] or b"").decode() or address.host, primary[1])
+        place = places.setdefault(where, len(places))
+        if place >= MAX_SHARDS:
+            raise RedisAway("the cluster is too large")
+        of_slot[first : last + 1] = bytes([place]) * (last + 1 - first)
+        covered += last + 1 - first
+    if covered < SLOTS:
+        raise RedisAway("the cluster does not keep every slot")
+    return Shards(tuple(places), bytes(of_slot))
 
 
 async def connect(address: RedisAddress, *, timeout_s: float, on_lost: Callable[[], None]) -> RedisLink:
