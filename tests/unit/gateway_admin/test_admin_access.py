@@ -1,5 +1,6 @@
 """Who may do what: an organisation's people in their own organisation, by role, and what is written down of it."""
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,9 @@ from aiohttp.test_utils import TestServer
 from crosslogic.identity.v1 import identity_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.admin.deps import Person
+from crosslogic_gateway.admin.operation import MAX_AUDITED_CHARS, audited_body
 from crosslogic_gateway.admin.routes import OPERATIONS
+from crosslogic_gateway.admin.schemas import NewModel
 from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
 from tests.fakes.admin_stub import rpc_error
 
@@ -224,6 +227,15 @@ async def test_what_cannot_be_written_down_is_not_done(world: World) -> None:
     async with world.client.post("/admin/models", json=MODEL, headers={"X-Admin-Token": TOKEN}) as answer:
         assert answer.status == 503
     assert not world.neighbours.registry.models
+
+
+async def test_a_long_request_is_written_down_by_its_hash(world: World) -> None:
+    long = MODEL | {"name": "long", "regions": [f"r{number}-{'x' * 50}" for number in range(60)]}
+    await world.must("POST", "/admin/models", long | {"family": "f" * 200})
+    assert len(world.neighbours.identity.audit[0].after_json) < MAX_AUDITED_CHARS
+    big = NewModel(name="m", context_length=8, family="f" * MAX_AUDITED_CHARS)
+    told = json.loads(audited_body(big))
+    assert set(told) == {"bytes", "sha256"}
 
 
 async def test_reads_are_not_written_down(world: World) -> None:

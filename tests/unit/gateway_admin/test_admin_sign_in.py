@@ -219,10 +219,19 @@ async def test_an_email_that_the_issuer_did_not_confirm_is_nobodys(place: Place)
 
 
 async def test_a_company_issuer_without_confirmation_can_be_trusted_with_its_own_claim() -> None:
-    async with placed(email_claim="preferred_username", trust_email=True) as place:
+    async with placed(email_claim="preferred_username", trust_email=True, email_domains=("example.com",)) as place:
         place.user("alice@example.com")
+        place.user("root@platform.example")
         token = place.issuer.token(email=None, email_verified=None, preferred_username="Alice@Example.com")
         assert await place.status(token) == 200
+        # It cannot vouch for people of anybody else.
+        for claimed in (
+            "root@platform.example",
+            "root@platform.example@evil.example",
+            "root@example.com.platform.example",
+        ):
+            token = place.issuer.token(sub="mallory", email_verified=None, preferred_username=claimed)
+            assert await place.status(token) == 403
 
 
 async def test_a_scripts_own_audience_is_taken_when_it_is_configured() -> None:
@@ -337,6 +346,7 @@ async def test_where_browsers_are_not_configured_nobody_signs_in() -> None:
         '[{"name": "a", "issuer": "http://accounts.example.com", "client_id": "x"}]',
         '[{"name": "a", "issuer": "https://login.microsoftonline.com/common/v2.0", "client_id": "x"}]',
         '[{"name": "a", "issuer": "https://login.microsoftonline.com/{tenantid}/v2.0", "client_id": "x"}]',
+        '[{"name": "a", "issuer": "https://a.example.com", "client_id": "x", "trust_email": true}]',
         '[{"name": "A b", "issuer": "https://a.example.com", "client_id": "x"}]',
         '[{"name": "a", "issuer": "https://a.example.com", "client_id": "x", "client_secret": "in the clear"}]',
         '[{"name": "a", "issuer": "https://a.example.com", "client_id": "x", "client_secret_file": "/none/such"}]',
@@ -355,9 +365,11 @@ def test_google_and_a_companys_azure_are_taken() -> None:
     found = providers(
         '[{"name": "google", "issuer": "https://accounts.google.com", "client_id": "x.apps.googleusercontent.com"},'
         ' {"name": "azure", "issuer": "https://login.microsoftonline.com/0e3a4b0e-8c0f-4d36-9f3e-6b0c5a4d2f11/v2.0",'
-        ' "client_id": "y", "email_claim": "preferred_username", "trust_email": true}]'
+        ' "client_id": "y", "email_claim": "preferred_username", "trust_email": true,'
+        ' "email_domains": ["Example.com"]}]'
     )
     assert [one.name for one in found] == ["google", "azure"]
+    assert found[1].email_domains == ("example.com",)
     assert providers("") == ()
     assert public_url("https://api.example.com/") == "https://api.example.com"
     with pytest.raises(ValueError, match="https"):

@@ -1,5 +1,6 @@
 """One operation of the admin API: what it takes and gives, and how its handler is reached."""
 
+import hashlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -163,7 +164,7 @@ async def recorded(operation: Operation[Any, Any], call: Call[Any, Any]) -> msgs
         org_id=_about_org(call),
         object_kind=operation.tag.lower(),
         object_id=_object_id(call),
-        after_json="" if call.body is None else msgspec.json.encode(call.body).decode()[:MAX_AUDITED_CHARS],
+        after_json=audited_body(call.body),
     )
     await call.rpc(call.deps.identity().RecordAudit, entry)
     try:
@@ -188,6 +189,17 @@ async def _note_outcome(call: Call[Any, Any], entry: identity_pb.RecordAuditRequ
 
 def _is_recorded_elsewhere(operation: Operation[Any, Any]) -> bool:
     return operation.recorded_by_identity or not operation.changes
+
+
+def audited_body(body: msgspec.Struct | None) -> str:
+    """What was asked for as JSON; of what is too long for the log only its hash, so that it can be told again."""
+    if body is None:
+        return ""
+    encoded = msgspec.json.encode(body)
+    text = encoded.decode()
+    if len(text) <= MAX_AUDITED_CHARS:
+        return text
+    return msgspec.json.encode({"bytes": len(encoded), "sha256": hashlib.sha256(encoded).hexdigest()}).decode()
 
 
 def _about_org(call: Call[Any, Any]) -> str:

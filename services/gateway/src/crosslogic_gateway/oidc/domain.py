@@ -20,6 +20,8 @@ class ProviderSettings:
     email_claim: str = "email"
     trust_email: bool = False
     """The email counts without `email_verified`: only for an issuer of one company (Azure AD sends no such claim)."""
+    email_domains: tuple[str, ...] = ()
+    """Domains whose emails the issuer may vouch for. Empty: any, where the issuer confirms each."""
     scope: str = "openid email profile"
 
 

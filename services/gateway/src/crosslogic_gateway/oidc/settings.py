@@ -23,6 +23,7 @@ class _Provider(msgspec.Struct, forbid_unknown_fields=True):
     client_secret_file: str = ""
     email_claim: _Text = "email"
     trust_email: bool = False
+    email_domains: tuple[_Text, ...] = ()
     scope: _Text = "openid email profile"
 
 
@@ -62,6 +63,9 @@ def _provider(asked: _Provider) -> ProviderSettings:
         raise ValueError(f"the issuer of {asked.name} is not https")
     if "{" in asked.issuer or asked.issuer.rstrip("/").endswith(("/common/v2.0", "/organizations/v2.0")):
         raise ValueError(f"the issuer of {asked.name} is not one company's: name its tenant")
+    if asked.trust_email and not asked.email_domains:
+        # Or one company could say that anybody at all is signed in.
+        raise ValueError(f"the issuer of {asked.name} is trusted with emails: name the `email_domains` of its own")
     secret = ""
     if asked.client_secret_file:
         try:
@@ -76,5 +80,6 @@ def _provider(asked: _Provider) -> ProviderSettings:
         client_secret=Secret(secret),
         email_claim=asked.email_claim,
         trust_email=asked.trust_email,
+        email_domains=tuple(domain.lower() for domain in asked.email_domains),
         scope=asked.scope,
     )

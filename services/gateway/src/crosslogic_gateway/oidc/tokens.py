@@ -138,4 +138,7 @@ def _confirmed_email(claims: Mapping[str, Any], provider: ProviderSettings) -> s
     email = claims.get(provider.email_claim)
     said = claims.get("email_verified")
     confirmed = provider.trust_email or said is True or said == "true"
-    return email.lower() if isinstance(email, str) and confirmed else ""
+    if not isinstance(email, str) or not confirmed:
+        return ""
+    domain = email.lower().rpartition("@")[2]
+    return email.lower() if not provider.email_domains or domain in provider.email_domains else ""
