@@ -113,6 +113,7 @@ async def first_answer(answer: ClientResponse) -> Any:
 
 async def test_every_operations_answer_is_what_the_document_says(admin: AdminClient, document: dict[str, Any]) -> None:
     ids: dict[str, str] = {"node": "00000000-0000-0000-0000-000000000063", "instance": INSTANCE_ID, "billing": "7"}
+    ids["usage"] = ids["node"]
     bodies: dict[str, Any] = {
         "createOrg": {"name": "Acme"},
         "updateOrg": {"name": "Acme 2", "status": "suspended"},
@@ -139,10 +140,14 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
         "setMachineCost": {
             "node_id": "n", "region": "us-east", "hourly_usd": "2.5", "from_time": "2026-11-01T00:00:00Z",
         },
+        "createBudget": {"org_id": ids["node"], "name": "research", "limit_picodollars": 10, "owners": ["a"]},
+        "updateBudget": {"hard": True},
+        "correctUsageRecord": {"expected_revision": 0, "reason": "counted twice"},
     }  # fmt: skip
     queries = {
         "queryUsage": {"group_by": "org,environment,model,day"},
         "listUsageRecords": {"request_id": "r"},
+        "compareUsage": {"from": "2026-11-01T00:00:00Z", "to": "2026-11-02T00:00:00Z"},
         "queryFinops": {"from_time": "2026-11-01T00:00:00Z", "to_time": "2026-11-02T00:00:00Z"},
     }
     # What is revoked comes last.
@@ -160,7 +165,7 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
             assert answer.status == operation.status, (operation.name, given)
             content = described["responses"][str(answer.status)]["content"][answer.content_type]
             matches(document, content["schema"], given)
-        if operation.name in ("createOrg", "createEnvironment", "createKey", "createOrgUser"):
+        if operation.name in ("createOrg", "createEnvironment", "createKey", "createOrgUser", "createBudget"):
             ids[operation.name.removeprefix("create").removeprefix("Org").lower() or "org"] = given["id"]
 
 

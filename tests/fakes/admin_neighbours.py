@@ -19,6 +19,7 @@ from crosslogic_gateway.admin import AdminDeps, make_admin_routes
 from crosslogic_gateway.http import REQUEST_ID, SHOWN_REQUEST_ID, error_response
 from crosslogic_gateway.openapi import make_openapi_routes
 from tests.fakes.admin_billing import FakeBilling
+from tests.fakes.admin_budgets import FakeBudgets
 from tests.fakes.admin_orchestrator import FakeOrchestrator
 from tests.fakes.admin_stub import FakeStub
 
@@ -349,6 +350,20 @@ class FakeAccountant(FakeStub):
     def ListUsageRecords(self, request: Any) -> Any:
         return accountant_pb.ListUsageRecordsResponse(records=self.records)
 
+    def CorrectRecord(self, request: Any) -> Any:
+        standing = accountant_pb.StoredUsageRecord()
+        standing.CopyFrom(self.records[0])
+        if standing.revision != request.expected_revision:
+            raise CodedError(ErrorCode.CONFLICT, "Another revision stands.")
+        standing.revision += 2
+        if request.HasField("usage"):
+            standing.record.usage.CopyFrom(request.usage)
+        return accountant_pb.CorrectRecordResponse(record=standing)
+
+    def CompareUsage(self, request: Any) -> Any:
+        totals = accountant_pb.UsageTotals(requests=2, prompt_tokens=10, completion_tokens=5, cost_picodollars="750000")
+        return accountant_pb.CompareUsageResponse(records=totals, rollups=totals, last_sequence=2, rolled_up_sequence=2)
+
 
 class Neighbours:
     """All three, and the app over them."""
@@ -357,6 +372,7 @@ class Neighbours:
         self.identity = FakeIdentity()
         self.registry = FakeRegistry()
         self.accountant = FakeAccountant()
+        self.budgets = FakeBudgets()
         self.orchestrator = FakeOrchestrator()
         self.billing = FakeBilling()
         self.deps = AdminDeps(
@@ -365,6 +381,7 @@ class Neighbours:
             accountant=lambda: self.accountant,  # type: ignore[arg-type,return-value]
             orchestrator=lambda: self.orchestrator,  # type: ignore[arg-type,return-value]
             billing=lambda: self.billing,  # type: ignore[arg-type,return-value]
+            budgets=lambda: self.budgets,  # type: ignore[arg-type,return-value]
             admin_token=Secret(token),
             timeout_s=3.0,
         )

@@ -8,6 +8,7 @@ from typing import cast
 from aiohttp import web
 
 from crosslogic.accountant.v1 import accountant_pb2_grpc as accountant_rpc
+from crosslogic.accountant.v1 import budgets_pb2_grpc as budgets_rpc
 from crosslogic.billing.v1 import billing_pb2_grpc as billing_rpc
 from crosslogic.identity.v1 import identity_pb2_grpc as identity_rpc
 from crosslogic.orchestrator.v1 import orchestrator_pb2_grpc as orchestrator_rpc
@@ -16,6 +17,7 @@ from crosslogic_common.clock import Clock
 from crosslogic_common.tls import Channels
 from crosslogic_gateway.admin import AdminDeps, make_admin_routes
 from crosslogic_gateway.admin.billing_stub import BillingStub
+from crosslogic_gateway.admin.budget_stub import BudgetStub
 from crosslogic_gateway.admin.deps import AccountantStub, IdentityStub, OrchestratorStub, RegistryStub
 from crosslogic_gateway.idempotency.ports import AnswersOnce
 from crosslogic_gateway.oidc.wiring import open_oidc
@@ -37,6 +39,10 @@ def admin_deps(settings: GatewaySettings, channels: Channels) -> AdminDeps:
         ),
         orchestrator=_orchestrator(settings, channels) if settings.orchestrator_target else None,
         billing=_billing(settings, channels) if settings.billing_target else None,
+        budgets=lambda: cast(
+            "BudgetStub",
+            budgets_rpc.BudgetServiceStub(channels.service("accountant", settings.accountant_target)),
+        ),
         admin_token=settings.admin_token,
         regions=settings.regions,
     )

@@ -16,6 +16,7 @@ from crosslogic_gateway.idempotency.ports import AnswersOnce
 
 if TYPE_CHECKING:
     from crosslogic_gateway.admin.billing_stub import BillingStub
+    from crosslogic_gateway.admin.budget_stub import BudgetStub
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Response_co = TypeVar("Response_co", covariant=True)
@@ -153,6 +154,10 @@ class AccountantStub(Protocol):
     def ListUsageRecords(  # noqa: D102
         self,
     ) -> Rpc[accountant_pb.ListUsageRecordsRequest, accountant_pb.ListUsageRecordsResponse]: ...
+    @property
+    def CorrectRecord(self) -> Rpc[accountant_pb.CorrectRecordRequest, accountant_pb.CorrectRecordResponse]: ...  # noqa: D102
+    @property
+    def CompareUsage(self) -> Rpc[accountant_pb.CompareUsageRequest, accountant_pb.CompareUsageResponse]: ...  # noqa: D102
 
 
 class EventStream(Protocol[Request_contra, Response_co]):
@@ -199,6 +204,8 @@ class AdminDeps:
     """None: machines are not launched from here."""
     billing: "Callable[[], BillingStub] | None" = None
     """None: money is not looked at from here."""
+    budgets: "Callable[[], BudgetStub] | None" = None
+    """None: budgets are not kept from here."""
     admin_token: Secret = field(repr=False)
     """Empty: every request is refused."""
     regions: RegionTable = field(default_factory=default_regions)

@@ -8,6 +8,7 @@ from crosslogic_gateway.admin import fleet, schemas, usage
 from crosslogic_gateway.admin.access import ANYBODY, Access, of_query
 from crosslogic_gateway.admin.auth import AdminGate
 from crosslogic_gateway.admin.billing_operations import BILLING_OPERATIONS
+from crosslogic_gateway.admin.budget_operations import BUDGET_OPERATIONS
 from crosslogic_gateway.admin.deps import AdminDeps
 from crosslogic_gateway.admin.instance_operations import INSTANCE_OPERATIONS
 from crosslogic_gateway.admin.operation import Operation, route_of
@@ -99,6 +100,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
         answer=schemas.UsageRecordList,
     ),
     *BILLING_OPERATIONS,
+    *BUDGET_OPERATIONS,
 )
 
 

@@ -251,6 +251,17 @@ class UsageRecord(Struct, kw_only=True):
     time_to_first_token_us: Annotated[int, Meta(ge=0, description="0: nothing was sent.")]
     record_time: Time
     from_witness: Annotated[bool, Meta(description="Settled from the node's witness: no gateway reported it.")]
+    cached_prompt_price_picodollars: Annotated[
+        int | None, Meta(description="Of a prompt token that a prefix cache held. null: as any prompt token.")
+    ]
+    price_version: Annotated[str | None, Meta(description="null: the catalogue's price.")]
+    plan: str | None
+    attempts: Annotated[int, Meta(ge=1, description="Nodes that worked on it.")]
+    failed_over: bool
+    region_failover: bool
+    resumed: bool
+    revision: Annotated[int, Meta(ge=0, description="0: as first reported. Each correction adds 2.")]
+    billed: bool
 
 
 class UsageRecordList(Struct, kw_only=True):

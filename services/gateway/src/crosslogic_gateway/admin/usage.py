@@ -67,7 +67,7 @@ async def list_records(call: Call[None, schemas.RecordsQuery]) -> schemas.UsageR
     )
     page = await call.rpc(call.deps.accountant().ListUsageRecords, request)
     return schemas.UsageRecordList(
-        data=[_record(record) for record in page.records], next_page_token=text_or_none(page.next_page_token)
+        data=[usage_record(record) for record in page.records], next_page_token=text_or_none(page.next_page_token)
     )
 
 
@@ -121,7 +121,8 @@ def _row(row: pb.UsageRow, groups: frozenset[pb.GroupBy.ValueType]) -> schemas.U
     )
 
 
-def _record(stored: pb.StoredUsageRecord) -> schemas.UsageRecord:
+def usage_record(stored: pb.StoredUsageRecord) -> schemas.UsageRecord:
+    """A record as the ledger has it."""
     record, context, tokens = stored.record, stored.record.context, stored.record.usage
     cost = whole_number(stored.cost_picodollars)
     return schemas.UsageRecord(
@@ -150,4 +151,15 @@ def _record(stored: pb.StoredUsageRecord) -> schemas.UsageRecord:
         time_to_first_token_us=record.time_to_first_token_us,
         record_time=time(stored.record_time),
         from_witness=stored.from_witness,
+        cached_prompt_price_picodollars=(
+            context.cached_prompt_price_picodollars if context.HasField("cached_prompt_price_picodollars") else None
+        ),
+        price_version=text_or_none(context.price_version),
+        plan=text_or_none(context.plan),
+        attempts=max(record.attempts, 1),
+        failed_over=record.failed_over,
+        region_failover=record.region_failover,
+        resumed=record.resumed,
+        revision=stored.revision,
+        billed=stored.billed,
     )

@@ -1,0 +1,110 @@
+"""The admin API's operations on budgets and on the usage ledger's corrections."""
+
+from typing import Any
+
+from crosslogic_gateway.admin import budget_schemas as schemas
+from crosslogic_gateway.admin import budgets, ledger
+from crosslogic_gateway.admin.access import PLATFORM_ADMIN, PLATFORM_READER, Access, of_query
+from crosslogic_gateway.admin.operation import Operation
+
+_TAG = "Budgets"
+
+BUDGET_OPERATIONS: tuple[Operation[Any, Any], ...] = (
+    Operation(
+        method="POST",
+        path="/admin/budgets",
+        name="createBudget",
+        access=Access("admin", budgets.of_body),
+        summary="Make a spending budget",
+        tag=_TAG,
+        handle=budgets.create_budget,
+        body=schemas.NewBudget,
+        answer=schemas.Budget,
+        status=201,
+        idempotent_by_key=True,
+        errors=(404, 415),
+    ),
+    Operation(
+        method="GET",
+        path="/admin/budgets",
+        name="listBudgets",
+        access=Access("read_only", of_query),
+        summary="List budgets and what is spent of them",
+        tag=_TAG,
+        handle=budgets.list_budgets,
+        query=schemas.BudgetsQuery,
+        answer=schemas.BudgetList,
+        errors=(404,),
+    ),
+    Operation(
+        method="GET",
+        path="/admin/budgets/{id}",
+        name="getBudget",
+        access=Access("read_only", budgets.of_budget),
+        summary="Get a budget and what is spent of it",
+        tag=_TAG,
+        handle=budgets.get_budget,
+        answer=schemas.Budget,
+        errors=(404,),
+    ),
+    Operation(
+        method="PATCH",
+        path="/admin/budgets/{id}",
+        name="updateBudget",
+        access=Access("admin", budgets.of_budget),
+        summary="Change a budget",
+        tag=_TAG,
+        handle=budgets.update_budget,
+        body=schemas.BudgetPatch,
+        answer=schemas.Budget,
+        errors=(404, 415),
+    ),
+    Operation(
+        method="DELETE",
+        path="/admin/budgets/{id}",
+        name="deleteBudget",
+        access=Access("admin", budgets.of_budget),
+        summary="End a budget; what it told its owners stays",
+        tag=_TAG,
+        handle=budgets.delete_budget,
+        answer=schemas.Budget,
+        errors=(404,),
+    ),
+    Operation(
+        method="GET",
+        path="/admin/budget-events",
+        name="listBudgetEvents",
+        access=Access("read_only", of_query),
+        summary="List the thresholds that budgets reached, in order",
+        tag=_TAG,
+        handle=budgets.list_events,
+        query=schemas.BudgetEventsQuery,
+        answer=schemas.BudgetEventList,
+        errors=(404,),
+    ),
+    Operation(
+        method="POST",
+        path="/admin/usage/records/{id}/corrections",
+        name="correctUsageRecord",
+        access=PLATFORM_ADMIN,
+        summary="Correct one request's record by further rows, with a reason",
+        tag="Usage",
+        handle=ledger.correct_record,
+        body=schemas.NewCorrection,
+        answer=schemas.Correction,
+        status=201,
+        idempotent_by_key=True,
+        errors=(404, 415),
+    ),
+    Operation(
+        method="GET",
+        path="/admin/usage/comparison",
+        name="compareUsage",
+        access=PLATFORM_READER,
+        summary="Compare witnesses, records and rollups of a period",
+        tag="Usage",
+        handle=ledger.compare_usage,
+        query=schemas.ComparisonQuery,
+        answer=schemas.Comparison,
+    ),
+)
