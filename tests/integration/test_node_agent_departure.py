@@ -14,7 +14,7 @@ from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from tests.fakes.node_agent_bench import relay_open
 from tests.fakes.node_agent_clouds import FakeAws, FakeAzure
 from tests.fakes.node_agent_process import agent_process, gateway_stream, read_call
-from tests.fakes.node_agent_registry import FakeRegistry
+from tests.fakes.node_agent_registry import TOKEN, FakeRegistry
 
 ACTIVE = registry_pb.NODE_STATUS_ACTIVE
 DRAINING = registry_pb.NODE_STATUS_DRAINING
@@ -171,3 +171,34 @@ async def test_machine_that_is_shut_down_before_its_notice_runs_out_is_left_in_t
             frames = await read_call(stream, 1)
         assert frames[-1].end.error.code == "NODE_DRAINING"
         assert await asyncio.wait_for(agent.process.wait(), 20) == 0
+
+
+async def test_version_on_trial_that_does_not_serve_ends_to_be_started_again_and_one_that_does_stays(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    directory = tmp_path / "agent"
+    (directory / "versions").mkdir(parents=True)
+    (directory / "update.json").write_text('{"version": "0.2.0", "previous": "versions/0.1.0", "starts": 1}')
+    settings: dict[str, Any] = {"CROSSLOGIC_UPDATE_DIR": str(directory), "CROSSLOGIC_UPDATE_TRIAL_S": "2"}
+    async with agent_process(registry, tmp_path / "sick", engine=["false"], **settings) as agent:
+        assert await asyncio.wait_for(agent.process.wait(), 30) == 75
+    assert (directory / "update.json").exists()
+    registry.tokens.add(TOKEN)
+    settings["CROSSLOGIC_UPDATE_TRIAL_S"] = "60"
+    async with agent_process(registry, tmp_path / "well", **settings) as agent, asyncio.timeout(30):
+        while (directory / "update.json").exists():
+            await asyncio.sleep(0.05)
+        assert await agent.stop() == 0
+
+
+async def test_update_that_is_not_signed_for_this_fleet_is_refused_and_the_node_serves_on(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"CROSSLOGIC_UPDATE_DIR": str(tmp_path)}
+    async with agent_process(registry, tmp_path / "state", **settings):
+        await registry.status(ACTIVE)
+        update = registry_pb.UpdateAgent(version="9", location="/x", sha256=bytes(32), signature=bytes(64))
+        registry.push(registry_pb.NodeCommand(id="a", update_agent=update))
+        told = await registry.beat(lambda beat: bool(beat.outcomes))
+        assert (told.outcomes[0].done, told.outcomes[0].detail) == (False, "this node has no key to check updates with")
+        assert told.status == ACTIVE

@@ -254,11 +254,6 @@ async def test_a_gateways_word_keeps_a_cut_off_node_in_service(suite: RegistrySu
         [known] = [each for each in (await suite.stub().ListNodes(pb.ListNodesRequest())).nodes if each.id == node.id]
         assert known.reachable
         offer.cancel()
-        async with asyncio.timeout(20):
-            while known.reachable:
-                nodes = (await suite.stub().ListNodes(pb.ListNodesRequest())).nodes
-                [known] = [each for each in nodes if each.id == node.id]
-                await asyncio.sleep(0.05)
 
 
 async def test_a_restart_keeps_the_fleet_and_ends_its_streams_at_once(suite: RegistrySuite) -> None:
