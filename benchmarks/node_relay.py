@@ -1,6 +1,7 @@
 """The relay protocol's node side around the canned engine, at as little cost as Python allows."""
 
 import asyncio
+from array import array
 from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from typing import Any
@@ -24,7 +25,12 @@ from crosslogic_common.wire import repeated_messages, varint
 
 SERVICE = "crosslogic.node_agent.v1.NodeAgentService"
 FIRST_CREDIT_BYTES = 262_144
-_STREAM_HEAD = pb.RelayHead(status=200, content_type="text/event-stream; charset=utf-8")
+_STREAM_HEAD = pb.RelayHead(
+    status=200,
+    content_type="text/event-stream; charset=utf-8",
+    prompt_ids=bytes(4 * PROMPT_TOKENS),
+    stream_opening=b'{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"bench"}',
+)
 _WHOLE_HEAD = pb.RelayHead(status=200, content_type="application/json")
 
 
@@ -45,7 +51,8 @@ def _whole_frame(tokens: int) -> bytes:
 def _tokens_frame(first: int, count: int) -> tuple[bytes, int]:
     """A frame of a stream without its call id, and the bytes for the client in it."""
     data = b"".join(chat_chunk(number) for number in range(first, first + count))
-    frame = pb.RelayResponseFrame(data=data, completion_tokens=first + count, token_ids=range(first, first + count))
+    ids = array("I", range(first, first + count)).tobytes()
+    frame = pb.RelayResponseFrame(data=data, completion_tokens=first + count, ids=ids)
     if first == 0:
         frame.head.CopyFrom(_STREAM_HEAD)
     return frame.SerializeToString(), len(data)
