@@ -30,11 +30,11 @@ class Asker:
     suite: Suite
     key: str
 
-    def ask(self, *, stream: bool = False, session: str = "") -> httpx.Response:
+    def ask(self, *, stream: bool = False, session: str = "", prompt: str = "Hello") -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.key}", **({"X-Session-ID": session} if session else {})}
         body = {
             "model": self.suite.model_name,
-            "messages": [{"role": "user", "content": "Hello"}],
+            "messages": [{"role": "user", "content": prompt}],
             "max_tokens": 2,
             "stream": stream,
         }
@@ -111,3 +111,25 @@ async def test_a_region_that_is_up_says_nothing_of_failover(suite: Suite, ledger
     assert answer.status_code == 200, answer.text
     assert FAILOVER not in answer.headers
     assert rows(suite, ledger, [answer])[0]["region_failover"] is False
+
+
+async def test_an_operator_who_asks_for_prefix_affinity_gets_prompts_remembered(suite: Suite) -> None:
+    asker = tenant(suite)
+    url = f"http://{suite.target('scheduler_metrics')}/metrics"
+
+    def blocks() -> float:
+        with httpx.Client(trust_env=False, timeout=TIMEOUT_S) as client:
+            lines = client.get(url).text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("crosslogic_scheduler_prefix_blocks "))
+
+    assert await asyncio.to_thread(asker.ask, prompt="Twelve words of a prompt. " * 100)
+    assert await asyncio.to_thread(blocks) == 0
+    path = f"/admin/models/{suite.model_name}/deployments"
+    deployments = [{"region": "", "strategy": "prefix_affinity"}]
+    assert suite.admin.must("PUT", path, {"deployments": deployments})["deployments"] == deployments
+    until = asyncio.get_running_loop().time() + TIMEOUT_S
+    # Gateway and scheduler are told by the registry, each in its own time.
+    while await asyncio.to_thread(blocks) == 0:
+        assert asyncio.get_running_loop().time() < until
+        answer = await asyncio.to_thread(asker.ask, prompt="Twelve words of a prompt. " * 100)
+        assert answer.status_code == 200, answer.text
