@@ -94,6 +94,10 @@ chaos: venv ## break things on purpose (EXPERIMENTS=1,3 SEEDS=20 FIRST_SEED=0 SI
 trial-nodes: venv ## 500 streams on 20 nodes, one of which dies every 5 s for 5 minutes (TRIAL_ARGS="--seconds 60")
 	@$(run) tests.chaos.trial_nodes $(TRIAL_ARGS)
 
+.PHONY: storm
+storm: venv ## requests over dying processes: does everybody count the same? (REQUESTS=5000 SEED=1)
+	@$(run) tests.storm --requests "$(or $(REQUESTS),5000)" --seed "$(or $(SEED),1)"
+
 .PHONY: lock
 lock: venv ## bring uv.lock up to date with the pyproject files, without hosts (UV_ARGS="--upgrade-package x")
 	@scripts/lock.sh $(UV_ARGS)

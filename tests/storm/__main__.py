@@ -1,0 +1,34 @@
+"""`make storm`: a storm of requests over dying processes; prints what every link of the chain counted."""
+
+import argparse
+import asyncio
+import sys
+
+from tests.storm.storm import storm, storm_suite
+from tests.storm.totals import table
+
+
+def main() -> int:
+    """Exit status 1 when two links disagree."""
+    parser = argparse.ArgumentParser(prog="make storm", description=__doc__)
+    parser.add_argument("--requests", type=int, default=5_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pause-s", type=float, default=2.0, help="about so long between two kills")
+    parser.add_argument("--step-ms", type=float, default=2.0, help="an engine's time for a token")
+    return asyncio.run(_run(parser.parse_args()))
+
+
+async def _run(options: argparse.Namespace) -> int:
+    async with storm_suite(step_ms=options.step_ms) as (suite, stripe):
+        report = await storm(suite, stripe, requests=options.requests, seed=options.seed, pause_s=options.pause_s)
+    print(f"{report.asked:,} requests, {report.complete:,} complete, {report.seconds:.0f} s, seed {report.seed}")
+    print("failed: " + (", ".join(f"{what} {count:,}" for what, count in sorted(report.failed.items())) or "none"))
+    print("killed: " + (", ".join(f"{name} {count}" for name, count in sorted(report.kills.items())) or "nobody"))
+    print(table(report.lines))
+    wrong = report.problems()
+    print("all agree, to the token and the pico-dollar" if not wrong else "THEY DISAGREE\n" + "\n".join(wrong))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
