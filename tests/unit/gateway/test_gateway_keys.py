@@ -108,6 +108,49 @@ async def test_suspending_an_owner_reaches_all_its_keys(scope: dict[str, str]) -
     assert await refusal(cache) == ErrorCode.TENANT_SUSPENDED
 
 
+async def test_a_changed_plan_reaches_the_keys_on_it_and_no_others() -> None:
+    identity = Source(replace(OWNER, plan="gold"))
+    cache = KeyCache(shared=missing(), identity=identity, clock=ManualClock())
+    await cache.resolve(KEY)
+    await cache.forget_plan("silver")
+    assert cache.cached(KEY) is not None
+    await cache.forget_plan("gold")
+    assert cache.cached(KEY) is None
+
+
+async def test_a_suspended_tenant_that_asks_on_costs_identity_little_and_comes_back_soon() -> None:
+    identity, clock = Source(OWNER), ManualClock()
+    identity.answer = CodedError(ErrorCode.TENANT_SUSPENDED)
+    cache = KeyCache(shared=missing(), identity=identity, clock=clock)
+    for _ in range(100):
+        assert await refusal(cache) == ErrorCode.TENANT_SUSPENDED
+    assert identity.asked == 1
+    identity.answer = OWNER
+    clock.at += 0.6
+    assert await cache.resolve(KEY) == OWNER
+
+
+async def test_forgetting_one_tenant_of_many_looks_at_no_other() -> None:
+    class Many:
+        async def resolve(self, key_sha256: bytes) -> Principal:
+            number = int.from_bytes(key_sha256[:4], "big")
+            return replace(OWNER, org_id=f"o{number % 20}", environment_id=f"e{number % 60}", api_key_id=f"k{number}")
+
+    cache = KeyCache(shared=missing(), identity=Many(), clock=ManualClock(), max_entries=200)
+    secrets = [f"clsk_live_{number:032x}" for number in range(600)]
+    owners = {secret: await cache.resolve(secret) for secret in secrets}
+    assert len(cache._index) == len(cache._entries) == 200
+    for scope in ("org_id", "environment_id", "api_key_id"):
+        doomed = getattr(owners[secrets[-1]], scope)
+        cache.forget(**{scope: doomed})
+        for secret in secrets[-200:]:
+            if getattr(owners[secret], scope) == doomed:
+                assert cache.cached(secret) is None
+        assert len(cache._index) == len(cache._entries)
+        await cache.resolve(secrets[-1])
+    assert len(cache._entries) > 100
+
+
 async def test_a_revocation_that_crosses_an_answer_on_its_way_wins() -> None:
     identity = Source(OWNER)
     identity.gate = asyncio.Event()

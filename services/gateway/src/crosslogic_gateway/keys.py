@@ -10,6 +10,7 @@ from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_gateway.domain import Principal
+from crosslogic_gateway.key_index import KeyIndex
 from crosslogic_gateway.ports import PrincipalSource
 
 _REMEMBERED = frozenset({ErrorCode.TENANT_SUSPENDED, ErrorCode.PERMISSION_DENIED})
@@ -17,6 +18,8 @@ _REMEMBERED = frozenset({ErrorCode.TENANT_SUSPENDED, ErrorCode.PERMISSION_DENIED
 
 _KEY_FORM = re.compile(r"clsk_(?:live|test)_[0-9a-f]{32}", re.ASCII)
 
+PLAN_CHUNK = 1_000
+"""Keys that are looked at in one go when a plan has changed."""
 STALE_RETRY_S = 5.0
 """How long an answer is used that could not be confirmed, before identity is asked again."""
 
@@ -61,6 +64,7 @@ class KeyCache:
         self._suspended_s = suspended_s
         self._max_entries = max_entries
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._index = KeyIndex()
         self._resolving: dict[bytes, asyncio.Task[Principal]] = {}
         self._generation = 0
         self._log = get_logger(__name__)
@@ -98,23 +102,24 @@ class KeyCache:
         """Everything known is in doubt."""
         self._generation += 1
         self._entries.clear()
+        self._index.clear()
 
-    def forget(self, *, org_id: str = "", environment_id: str = "", api_key_id: str = "", plan: str = "") -> None:
-        """Every key of the organisation, of the environment or on the plan, or the key itself is in doubt."""
+    def forget(self, *, org_id: str = "", environment_id: str = "", api_key_id: str = "") -> None:
+        """Every key of the organisation, of the environment, or the key itself is in doubt."""
         self._generation += 1
-        doomed = [
-            digest
-            for digest, entry in self._entries.items()
-            if entry.principal is not None
-            and (
-                entry.principal.org_id == org_id
-                or entry.principal.environment_id == environment_id
-                or entry.principal.api_key_id == api_key_id
-                or (plan and entry.principal.plan == plan)
-            )
-        ]
-        for digest in doomed:
-            del self._entries[digest]
+        for digest in self._index.of(org_id=org_id, environment_id=environment_id, api_key_id=api_key_id):
+            self._drop(digest)
+
+    async def forget_plan(self, plan: str) -> None:
+        """Every key of organisations on the plan is in doubt. They may be all: requests go on in between."""
+        self._generation += 1
+        digests = list(self._entries)
+        for start in range(0, len(digests), PLAN_CHUNK):
+            for digest in digests[start : start + PLAN_CHUNK]:
+                entry = self._entries.get(digest)
+                if entry is not None and entry.principal is not None and entry.principal.plan == plan:
+                    self._drop(digest)
+            await asyncio.sleep(0)
 
     async def _fetch(self, digest: bytes) -> Principal:
         """Asks Redis, then identity. An answer that crossed a revocation on its way is asked for again."""
@@ -165,10 +170,17 @@ class KeyCache:
     ) -> None:
         now = self._clock.monotonic()
         usable_s = self._usable_s if principal is not None else fresh_s
+        self._drop(digest)
+        if principal is not None:
+            self._index.add(digest, principal)
         self._entries[digest] = _Entry(principal, now + fresh_s, now + usable_s, refusal)
-        self._entries.move_to_end(digest)
         if len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, digest: bytes) -> None:
+        entry = self._entries.pop(digest, None)
+        if entry is not None and entry.principal is not None:
+            self._index.remove(digest, entry.principal)
 
     def _checked(self, principal: Principal) -> Principal:
         if self._unless_expired(principal) is None:

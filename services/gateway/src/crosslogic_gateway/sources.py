@@ -127,9 +127,12 @@ class Watches:
             if what is None or what == "resync":
                 self._keys.forget_all()
                 continue
+            if what == "plan":
+                await self._keys.forget_plan(message.plan)
+                continue
             whose = {what: getattr(message, what)}
             self._keys.forget(**whose)
-            if message.cut_streams and what != "plan":
+            if message.cut_streams:
                 cut = self._running.cut(**whose)
                 self._log.info("requests of a suspended tenant were cut", requests=cut, **whose)
 
