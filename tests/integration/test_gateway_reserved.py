@@ -20,11 +20,11 @@ async def test_workers_together_get_what_is_reserved_and_no_more(redis_url: str)
         async def use(meters: ReservedMeters) -> None:
             nonlocal tokens
             while loop.time() - began < 1.0:
-                meter = await meters.take("acme", "m", UNITS)
-                if meter is None:
+                taken = await meters.take("acme", "m", UNITS, 4096)
+                if taken is None:
                     await asyncio.sleep(0.005)
                 else:
-                    ReservedMeters.settle(meter, meter.guess, 100)
+                    ReservedMeters.settle(*taken, 100)
                     tokens += 100
 
         await asyncio.gather(*(use(meters) for meters in workers for _ in range(3)))

@@ -6,6 +6,7 @@ import pytest
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.admission.ticket import FreeTicket
+from crosslogic_gateway.body import InferenceBody
 from crosslogic_gateway.domain import Model, Principal
 from crosslogic_gateway.shedding.domain import Rank
 from crosslogic_gateway.shedding.gate import Gate
@@ -14,6 +15,7 @@ from crosslogic_gateway.shedding.overload import MeteredTicket, Overload
 from crosslogic_gateway.shedding.reserved import MAX_METERS, ReservedMeters
 
 UNITS = 100
+BODY = InferenceBody("m", False, False, False, False, None, 1, 1)
 MODEL = Model("m", "f", 4096, 1, 1, frozenset(), 0)
 
 
@@ -51,10 +53,10 @@ def meters_over(bucket: Bucket, workers: int = 1) -> ReservedMeters:
 
 async def generate(meters: ReservedMeters, tokens: int) -> bool:
     """One request that is over at once."""
-    meter = await meters.take("acme", "m", UNITS)
-    if meter is None:
+    taken = await meters.take("acme", "m", UNITS, 4096)
+    if taken is None:
         return False
-    ReservedMeters.settle(meter, meter.guess, tokens)
+    ReservedMeters.settle(*taken, tokens)
     return True
 
 
@@ -85,14 +87,20 @@ async def test_short_answers_of_requests_that_might_have_been_long_count_as_shor
         bucket.at += 0.1
 
 
+async def test_first_requests_that_say_how_short_they_are_are_taken_at_their_word() -> None:
+    meters = meters_over(Bucket())
+    taken = [await meters.take("acme", "m", UNITS, 20) for _ in range(40)]
+    assert None not in taken, "40 of 20 tokens, 1000 saved up"
+
+
 async def test_many_requests_at_once_are_let_through_as_far_as_there_is_capacity() -> None:
     bucket = Bucket()
     meters = meters_over(bucket)
     for _ in range(100):
         await generate(meters, 50)
         bucket.at += 1.0
-    taken = await asyncio.gather(*(meters.take("acme", "m", UNITS) for _ in range(60)))
-    let_in = [meter for meter in taken if meter is not None]
+    taken = await asyncio.gather(*(meters.take("acme", "m", UNITS, 4096) for _ in range(60)))
+    let_in = [each for each in taken if each is not None]
     assert 18 <= len(let_in) <= 22, "1000 tokens saved up, 50 each"
     assert bucket.asked < 130
 
@@ -139,7 +147,7 @@ async def test_without_redis_each_worker_gives_its_part_and_no_more() -> None:
 async def test_many_organisations_do_not_fill_the_memory() -> None:
     meters = meters_over(Bucket())
     for number in range(MAX_METERS + 50):
-        await meters.take(f"org {number}", "m", UNITS)
+        await meters.take(f"org {number}", "m", UNITS, 4096)
     assert len(meters) == MAX_METERS
 
 
@@ -170,15 +178,15 @@ def overload_over(bucket: Bucket) -> Overload:
 async def test_a_request_beyond_reserved_capacity_is_shed_or_marked_as_billed() -> None:
     bucket = Bucket()
     overload = overload_over(bucket)
-    within = await overload.claim({}, principal(), MODEL)
+    within = await overload.claim({}, principal(), MODEL, BODY)
     assert (within.reserved, within.units, within.principal.plan) == (True, UNITS, "gold")
     within.used(5_000)
     with pytest.raises(CodedError) as refusal:
-        await overload.claim({}, principal(), MODEL)
+        await overload.claim({}, principal(), MODEL, BODY)
     assert refusal.value.code is ErrorCode.OVERLOADED
     assert refusal.value.retry_after_s is not None
     assert refusal.value.retry_after_s > 10
-    billed = await overload.claim({"X-CrossLogic-Priority": "low"}, principal(billed=True), MODEL)
+    billed = await overload.claim({"X-CrossLogic-Priority": "low"}, principal(billed=True), MODEL, BODY)
     assert (billed.reserved, billed.units, billed.principal.plan, billed.rank) == (False, 0, "gold/overage", Rank.LOW)
 
 
@@ -186,15 +194,15 @@ async def test_a_model_without_reserved_capacity_is_beyond_it() -> None:
     overload = overload_over(Bucket())
     other = Model("other", "f", 4096, 1, 1, frozenset(), 0)
     with pytest.raises(CodedError):
-        await overload.claim({}, principal(), other)
-    assert (await overload.claim({}, principal(billed=True), other)).principal.plan == "gold/overage"
+        await overload.claim({}, principal(), other, BODY)
+    assert (await overload.claim({}, principal(billed=True), other, BODY)).principal.plan == "gold/overage"
 
 
 async def test_a_request_that_went_nowhere_used_no_capacity() -> None:
     bucket = Bucket()
     overload = overload_over(bucket)
     for _ in range(50):
-        claim = await overload.claim({}, principal(), MODEL)
+        claim = await overload.claim({}, principal(), MODEL, BODY)
         MeteredTicket(FreeTicket(), claim).release()
         overload.leave(claim)
 
@@ -203,7 +211,7 @@ async def test_only_the_first_word_on_what_a_request_used_counts() -> None:
     bucket = Bucket()
     meters = meters_over(bucket)
     overload = Overload(gate=Gate(lag=LoopLag(shed_from_s=1.0), now=lambda: bucket.at), meters=meters, queue_wait_s=1.0)
-    claim = await overload.claim({}, principal(), MODEL)
+    claim = await overload.claim({}, principal(), MODEL, BODY)
     meter = claim.meter
     assert meter is not None
     ticket = MeteredTicket(FreeTicket(), claim)

@@ -257,8 +257,30 @@ def test_a_reserved_request_goes_where_most_places_are_free_whoever_filled_the_o
     assert chosen is not None
     assert chosen.id == "1"
     world.lanes.leave(one)
+    world.at += 1.0
     picks = [world.lanes.roomiest(nodes, ()) for _ in range(6)]
     assert [each.id for each in picks if each is not None] == ["1", "1", "2", "2", "1", "2"], "each pick takes a place"
+
+
+def test_a_node_whose_places_are_taken_is_spared_while_another_has_one_whatever_its_last_heartbeat_said() -> None:
+    world = World(node("1", max_sequences=4), node("2", max_sequences=4))
+    gateway = world.lanes.join()
+    one, other = state("1"), state("2")
+    told(world, gateway, n1=3)
+    assert world.lanes.unless_full(one, [one, other], ()) is one
+    assert world.lanes.unless_full(one, [one, other], ()) is other, "the fourth place is taken by the pick before"
+    told(world, gateway, n1=4, n2=4)
+    world.at += 1.0
+    assert world.lanes.unless_full(one, [one, other], ("2",)) is one, "where all is full it stays as it was chosen"
+
+
+def test_a_pick_that_never_became_a_request_takes_no_place_for_long() -> None:
+    world = World(node("1", max_sequences=1), node("2", max_sequences=1))
+    one, other = state("1"), state("2")
+    assert world.lanes.unless_full(one, [one, other], ()) is one
+    assert world.lanes.unless_full(one, [one, other], ()) is other
+    world.at += 1.0
+    assert world.lanes.unless_full(one, [one, other], ()) is one
 
 
 def test_where_no_node_has_said_what_it_runs_the_usual_strategy_decides() -> None:

@@ -105,7 +105,7 @@ class Inference:
         body = parse_body(api.engine_api, raw)
         model = self._catalogue.require(body.model, principal)
         check_against_model(body, model)
-        claim = await self._overload.claim(request.headers, principal, model)
+        claim = await self._overload.claim(request.headers, principal, model, body)
         ticket = await self._admitted(request, api, claim, principal, model, body, raw)
         try:
             await self._overload.enter(claim, model, body, len(raw))

@@ -1,6 +1,6 @@
 """The scheduler's view of the fleet, kept up to date by the registry's watches, and kept when these are lost."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from crosslogic.registry.v1 import registry_pb2 as registry_pb
@@ -13,21 +13,15 @@ from crosslogic_scheduler.domain import NodeState, Picked, Question, Tier
 from crosslogic_scheduler.ejections import Ejections
 from crosslogic_scheduler.failover import Shares, key_of_org, next_region
 from crosslogic_scheduler.index import NodeIndex
+from crosslogic_scheduler.lanes.ports import NoRoomKnown, Room
 from crosslogic_scheduler.prefixes import PrefixIndex
 from crosslogic_scheduler.strategies import FULL, choose
 
 NO_CAPACITY_RETRY_S = 1.0
 
 
-Roomiest = Callable[[Sequence[NodeState], Collection[str]], NodeState | None]
-
-
 def _nothing(_what: object) -> None:
     return
-
-
-def _not_known(_nodes: Sequence[NodeState], _excluded: Collection[str]) -> NodeState | None:
-    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +64,8 @@ class FleetView:
             ejected=lambda _node, reason: self._events.ejected(reason),
         )
         self._arriving: set[str] | None = None
-        self.roomiest: Roomiest = _not_known
-        """Where a request within reserved capacity goes; None where that is not known."""
+        self.room: Room = NoRoomKnown()
+        """How many requests each node still takes, where that is known."""
         self.known = False
         """Whether a whole snapshot was ever received."""
 
@@ -162,12 +156,12 @@ class FleetView:
     def _from_tier(self, tier: Tier, question: Question, region: str, now: float) -> NodeState | None:
         for pool in self._index.pools(tier, question.model, question.org_id, region):
             if question.reserved:
-                node = self.roomiest(pool.nodes, question.excluded_node_ids)
+                node = self.room.roomiest(pool.nodes, question.excluded_node_ids)
                 if node is not None:
                     return node
             node = choose(pool, question, self._draw, self._prefixes, now)
             if node is not None:
-                return node
+                return self.room.unless_full(node, pool.nodes, question.excluded_node_ids)
         return None
 
     def _relief(self, full: NodeState, question: Question, region: str, now: float) -> NodeState:

@@ -52,7 +52,7 @@ async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
             events=picks.events,
         )
         lanes = Lanes(code_of=settings.regions.code, now=clock.monotonic, sample=random.sample)
-        view.roomiest = lanes.roomiest
+        view.room = lanes
         fleet_watch, catalogue_watch = _watches(channels, settings.registry_target, view, lanes, clock)
         await stack.enter_async_context(fleet_watch.running())
         await stack.enter_async_context(catalogue_watch.running())

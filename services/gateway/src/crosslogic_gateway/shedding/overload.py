@@ -29,7 +29,8 @@ class Claim:
     units: int = 0
     """Capacity units within which it runs. 0: it has none, or is beyond them."""
     meter: Meter | None = None
-    guessed: float = 0.0
+    taken: float = 0.0
+    """Tokens that were taken for it."""
     passed: Pass | None = None
 
     @property
@@ -41,7 +42,7 @@ class Claim:
         """So much was generated for it; only the first word counts."""
         meter, self.meter = self.meter, None
         if meter is not None:
-            ReservedMeters.settle(meter, self.guessed, completion_tokens)
+            ReservedMeters.settle(meter, self.taken, completion_tokens)
 
 
 class MeteredTicket:
@@ -87,7 +88,7 @@ class Overload:
         self._meters = meters
         self._queue_wait_s = queue_wait_s
 
-    async def claim(self, headers: Mapping[str, str], principal: Principal, model: Model) -> Claim:
+    async def claim(self, headers: Mapping[str, str], principal: Principal, model: Model, body: InferenceBody) -> Claim:
         """What a request goes on as: within reserved capacity, or as anybody's.
 
         Raises OVERLOADED beyond capacity that is all the organisation's plan gives it, and INVALID_ARGUMENT for a
@@ -100,11 +101,12 @@ class Overload:
         )
         if principal.reserved:
             units = principal.reserved_units.get(model.name, 0)
-            meter = await self._meters.take(principal.org_id, model.name, units) if units else None
-            if meter is None:
+            most = (body.max_tokens or model.context_length) * body.choices * body.inputs
+            taken = await self._meters.take(principal.org_id, model.name, units, most) if units else None
+            if taken is None:
                 claim.principal = self._beyond(principal, model, units)
             else:
-                claim.meter, claim.units, claim.guessed = meter, units, meter.guess
+                claim.units, (claim.meter, claim.taken) = units, taken
         return claim
 
     async def enter(self, claim: Claim, model: Model, body: InferenceBody, raw_size: int) -> None:

@@ -102,8 +102,11 @@ class ReservedMeters:
         """Whether Redis failed a moment ago."""
         return self._now() < self._away_until
 
-    async def take(self, org_id: str, model: str, units: int) -> Meter | None:
-        """Lets a request through on reserved capacity. None: it is used up. Whoever got a meter calls `settle`."""
+    async def take(self, org_id: str, model: str, units: int, most: float) -> tuple[Meter, float] | None:
+        """Lets a request through on reserved capacity that generates `most` tokens at most.
+
+        Returns what was taken for it, and from where: whoever got it calls `settle`. None: the capacity is used up.
+        """
         now = self._now()
         meter = self._meters.get((org_id, model))
         if meter is None:
@@ -113,8 +116,9 @@ class ReservedMeters:
             await self._refilled(meter)
         if meter.balance <= 0:
             return None
-        meter.balance -= meter.guess
-        return meter
+        taken = min(meter.guess, most)
+        meter.balance -= taken
+        return meter, taken
 
     def retry_after_s(self, org_id: str, model: str) -> float:
         """When there is capacity again, in seconds."""
@@ -122,9 +126,9 @@ class ReservedMeters:
         return 0.0 if meter is None else max(0.0, meter.empty_until - self._now(), -meter.balance / meter.units)
 
     @staticmethod
-    def settle(meter: Meter, guessed: float, completion_tokens: int) -> None:
-        """A request generated this much, where `guessed` was taken for it."""
-        meter.balance += guessed - completion_tokens
+    def settle(meter: Meter, taken: float, completion_tokens: int) -> None:
+        """A request generated this much, where `taken` was taken for it."""
+        meter.balance += taken - completion_tokens
         if completion_tokens:
             meter.guess += _SMOOTHING * (completion_tokens - meter.guess)
 

@@ -15,6 +15,8 @@ LOOK_AGAIN_S = 0.1
 """Adding a large fleet up takes a millisecond, and gateways ask many times a second."""
 MAX_REMEMBERED = 8_192
 MAX_COMPARED = 64
+PICKED_S = 0.1
+"""A gateway tells of a request within this time after it was picked for."""
 
 
 class Lane(NamedTuple):
@@ -39,7 +41,18 @@ class _Node:
     in_flight: int = 0
     """Of all gateways, as they told."""
     picked: int = 0
-    """Reserved requests sent there since one of them told."""
+    """Requests sent there that no gateway has told of yet."""
+    picked_until: float = 0.0
+    """By then they are told of, or never started."""
+
+    def taken(self, now: float) -> int:
+        """Places that are taken."""
+        return self.in_flight + self.picked if now < self.picked_until else self.in_flight
+
+    def pick(self, now: float) -> None:
+        """One more request is on its way."""
+        self.picked = self.picked + 1 if now < self.picked_until else 1
+        self.picked_until = now + PICKED_S
 
 
 class Gateway:
@@ -121,6 +134,7 @@ class Lanes:
             heartbeat_ns=node.last_heartbeat_time.ToNanoseconds(),
             in_flight=0 if known is None else known.in_flight,
             picked=0 if known is None else known.picked,
+            picked_until=0.0 if known is None else known.picked_until,
         )
         if known is None or known.heartbeat_ns != fresh.heartbeat_ns:
             load = node.load
@@ -145,7 +159,6 @@ class Lanes:
             node = self._nodes.get(node_id)
             if node is not None:
                 node.in_flight = max(0, node.in_flight + nodes.get(node_id, 0) - gateway.nodes.get(node_id, 0))
-                node.picked = 0
         gateway.nodes = nodes
         for lane in gateway.lanes - uses.keys():
             users = self._uses[lane]
@@ -176,19 +189,36 @@ class Lanes:
 
         Of a large pool some drawn at random are looked at.
         """
+        now = self._now()
         best: NodeState | None = None
+        chosen: _Node | None = None
         most_free = 0.0
         for candidate in nodes if len(nodes) <= MAX_COMPARED else self._sample(nodes, MAX_COMPARED):
             node = self._nodes.get(candidate.id)
             slots = None if node is None else node.slots.known
             if node is None or slots is None or candidate.id in excluded:
                 continue
-            free = 1.0 - (node.in_flight + node.picked) / slots
+            free = 1.0 - node.taken(now) / slots
             if best is None or free > most_free:
-                best, most_free = candidate, free
-        if best is not None:
-            self._nodes[best.id].picked += 1
+                best, chosen, most_free = candidate, node, free
+        if chosen is not None:
+            chosen.pick(now)
         return best
+
+    def unless_full(self, node: NodeState, nodes: Sequence[NodeState], excluded: Collection[str]) -> NodeState:
+        """The node, or if all its places are taken the one of `nodes` with the most free ones.
+
+        A node's load is what it told some seconds ago; its places are counted as of now.
+        """
+        known = self._nodes.get(node.id)
+        slots = None if known is None else known.slots.known
+        if known is None or slots is None:
+            return node
+        now = self._now()
+        if known.taken(now) + 1 > slots and len(nodes) > 1:
+            return self.roomiest(nodes, excluded) or node
+        known.pick(now)
+        return node
 
     def saturation(self) -> Iterator[tuple[Lane, float]]:
         """Of each lane that is in use and whose places are known, the part that is taken."""
