@@ -14,6 +14,7 @@ from pathlib import Path
 
 import openai
 import pytest
+import redis
 
 from crosslogic.accountant.v1 import budgets_pb2 as budgets_pb
 from crosslogic.accountant.v1 import budgets_pb2_grpc as budgets_rpc
@@ -169,6 +170,51 @@ def test_openais_client_reads_its_limits_and_is_told_when_to_come_back(suite: Su
     assert int(refused.value.response.headers["retry-after"]) >= 1
     assert refused.value.response.headers["x-ratelimit-remaining-requests"] == "0"
     assert "this API key" in refused.value.message
+
+
+def test_a_limit_that_is_changed_holds_in_every_worker_at_once(suite: Suite) -> None:
+    made = suite.admin.must("POST", f"/admin/environments/{suite.environment_id}/keys", {"limits": {"concurrency": 1}})
+    suite.admin.must("PATCH", f"/admin/keys/{made['id']}", {"limits": {"requests_per_minute": 2}})
+    asked = client(suite, key=str(made["key"]))
+
+    def status() -> int:
+        try:
+            asked.chat.completions.create(
+                model=suite.model_name, messages=[{"role": "user", "content": "hi"}], max_tokens=1
+            )
+        except openai.APIStatusError as error:
+            return error.status_code
+        return 200
+
+    until = time.monotonic() + 20
+    while status() != 429:
+        assert time.monotonic() < until
+    suite.admin.must("PATCH", f"/admin/keys/{made['id']}", {"limits": {"requests_per_minute": 1_000_000}})
+    changed_at = time.monotonic()
+    in_a_row = 0
+    while in_a_row < 20:
+        in_a_row = in_a_row + 1 if status() == 200 else 0
+        assert time.monotonic() < until
+    print(f"{time.monotonic() - changed_at:.2f} s until twenty in a row passed")
+
+
+def test_counters_come_back_from_the_ledger_when_redis_has_lost_them(suite: Suite, ledger: Ledger) -> None:
+    key = new_key(suite, name="day", limits={"tokens_per_day": 150})
+    asked = client(suite, key=key)
+    answer = asked.chat.completions.with_raw_response.create(
+        model=suite.model_name, messages=[{"role": "user", "content": "hi"}], max_tokens=60
+    )
+    ledger.record(answer.headers["x-crosslogic-request-id"])
+    with redis.Redis.from_url(suite.redis_url) as client_of_redis:
+        client_of_redis.flushall()
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        asked.chat.completions.create(
+            model=suite.model_name, messages=[{"role": "user", "content": "hi"}], max_tokens=60
+        )
+    assert refused.value.code == "quota_exceeded"
+    assert "150 tokens per day" in refused.value.message
+    page = urllib.request.urlopen(f"{suite.base_url}/metrics", timeout=30)  # noqa: S310  # the suite's own address
+    assert b"crosslogic_admission_local 0.0" in page.read()
 
 
 def test_a_stream_tells_its_limits_too_and_settles_at_its_end(suite: Suite) -> None:
