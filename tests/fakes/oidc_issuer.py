@@ -22,8 +22,8 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 class FakeIssuer:
     """Discovery, keys, authorization and token endpoint (RFC 6749, RFC 7636, OpenID Connect Discovery 1.0)."""
 
-    def __init__(self, *, now: float) -> None:
-        """`now` is what its clock says, in seconds since the epoch."""
+    def __init__(self, *, now: float, key: PrivateKey) -> None:
+        """`now` is what its clock says, in seconds since the epoch; `key` is its first, `k1`."""
         self.now = now
         self.url = ""
         self.keys: dict[str, PrivateKey] = {}
@@ -35,13 +35,13 @@ class FakeIssuer:
         self.signed_in: dict[str, Any] = {"sub": "alice", "email": "alice@example.com", "email_verified": True}
         """Claims of whoever is in front of the browser."""
         self._codes: dict[str, dict[str, str]] = {}
-        self.rotate("k1")
+        self.rotate("k1", key)
 
-    def rotate(self, kid: str, key: PrivateKey | None = None, *, keep_old: bool = False) -> None:
+    def rotate(self, kid: str, key: PrivateKey, *, keep_old: bool = False) -> None:
         """Signs with a new key from now on; the old one is gone unless it is kept."""
         if not keep_old:
             self.keys.clear()
-        self.keys[kid] = key or rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.keys[kid] = key
         self.kid = kid
 
     def claims(self, **changed: Any) -> dict[str, Any]:

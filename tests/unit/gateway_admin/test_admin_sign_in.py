@@ -52,10 +52,16 @@ class Place:
             return answer.status
 
 
+@pytest.fixture(scope="module")
+def rsa_keys() -> list[rsa.RSAPrivateKey]:
+    """Three, made once: making one takes longer than a test."""
+    return [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(3)]
+
+
 @asynccontextmanager
-async def placed(**provider: Any) -> AsyncIterator[Place]:
+async def placed(key: rsa.RSAPrivateKey, **provider: Any) -> AsyncIterator[Place]:
     clock = FakeClock()
-    issuer = FakeIssuer(now=clock.now().timestamp())
+    issuer = FakeIssuer(now=clock.now().timestamp(), key=key)
     neighbours = Neighbours()
     async with issuer.running():
         settings = ProviderSettings("test", issuer.url, AUDIENCE, **provider)
@@ -69,8 +75,8 @@ async def placed(**provider: Any) -> AsyncIterator[Place]:
 
 
 @pytest.fixture
-async def place() -> AsyncIterator[Place]:
-    async with placed() as made:
+async def place(rsa_keys: list[rsa.RSAPrivateKey]) -> AsyncIterator[Place]:
+    async with placed(rsa_keys[0]) as made:
         yield made
 
 
@@ -136,10 +142,12 @@ async def test_a_token_that_is_not_for_us_now_opens_nothing(place: Place, change
     assert await place.status(token) == 401
 
 
-async def test_a_token_signed_by_anything_but_the_issuers_key_opens_nothing(place: Place) -> None:
+async def test_a_token_signed_by_anything_but_the_issuers_key_opens_nothing(
+    place: Place, rsa_keys: list[rsa.RSAPrivateKey]
+) -> None:
     place.user("alice@example.com")
     claims = place.issuer.claims()
-    stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    stranger = rsa_keys[1]
     public = place.issuer.keys["k1"].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     head = base64.urlsafe_b64encode(b'{"alg":"HS256","kid":"k1"}').rstrip(b"=")
     payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=")
@@ -164,12 +172,14 @@ async def test_a_token_signed_by_anything_but_the_issuers_key_opens_nothing(plac
     assert [await place.status(token) for token in tokens] == [401] * len(tokens)
 
 
-async def test_a_key_that_the_issuer_begins_to_use_is_fetched_and_one_it_gave_up_is_forgotten(place: Place) -> None:
+async def test_a_key_that_the_issuer_begins_to_use_is_fetched_and_one_it_gave_up_is_forgotten(
+    place: Place, rsa_keys: list[rsa.RSAPrivateKey]
+) -> None:
     place.user("alice@example.com")
     old = place.issuer.token()
     assert await place.status(old) == 200
     place.clock.pass_by(LEAST_S)
-    place.issuer.rotate("k2")
+    place.issuer.rotate("k2", rsa_keys[2])
     assert await place.status(place.issuer.token()) == 200
     assert await place.status(old) == 401
     place.clock.pass_by(LEAST_S)
@@ -218,8 +228,12 @@ async def test_an_email_that_the_issuer_did_not_confirm_is_nobodys(place: Place)
         assert await place.status(place.issuer.token(**changed)) == 403
 
 
-async def test_a_company_issuer_without_confirmation_can_be_trusted_with_its_own_claim() -> None:
-    async with placed(email_claim="preferred_username", trust_email=True, email_domains=("example.com",)) as place:
+async def test_a_company_issuer_without_confirmation_can_be_trusted_with_its_own_claim(
+    rsa_keys: list[rsa.RSAPrivateKey],
+) -> None:
+    async with placed(
+        rsa_keys[0], email_claim="preferred_username", trust_email=True, email_domains=("example.com",)
+    ) as place:
         place.user("alice@example.com")
         place.user("root@platform.example")
         token = place.issuer.token(email=None, email_verified=None, preferred_username="Alice@Example.com")
@@ -234,8 +248,8 @@ async def test_a_company_issuer_without_confirmation_can_be_trusted_with_its_own
             assert await place.status(token) == 403
 
 
-async def test_a_scripts_own_audience_is_taken_when_it_is_configured() -> None:
-    async with placed(audiences=("script",)) as place:
+async def test_a_scripts_own_audience_is_taken_when_it_is_configured(rsa_keys: list[rsa.RSAPrivateKey]) -> None:
+    async with placed(rsa_keys[0], audiences=("script",)) as place:
         place.user("alice@example.com")
         assert await place.status(place.issuer.token(aud="script", azp="script")) == 200
 
