@@ -286,3 +286,11 @@ async def test_the_whole_services_limit_holds_over_all_workers(redis_url: str) -
             await admit(running[0], who, "one more")
         assert refused.value.code is ErrorCode.OVERLOADED
         assert "200" not in refused.value.public, "nobody learns of the whole service's figures"
+
+
+async def test_what_requests_did_not_use_of_the_whole_services_tokens_is_given_back(redis_url: str) -> None:
+    async with workers(redis_url, 1, global_limits=Limits(tokens_per_minute=10_000)) as (worker,):
+        for number in range(40):
+            ticket = await admit(worker, principal(), f"r{number}", max_tokens=1_000)
+            ticket.settle(prompt_tokens=5, completion_tokens=5, cost_picodollars=0)
+            await worker.pipe.flushed(10)

@@ -158,6 +158,19 @@ def test_a_share_is_never_passed_in_any_minute(asks: list[tuple[float, int, int]
         assert sum(tokens for other, tokens in history if at <= other < at + 60e6) <= local.share.of(1_000)
 
 
+def test_without_redis_too_a_request_of_more_than_a_seconds_tokens_runs_alone() -> None:
+    local = LocalLimits(kinds=KINDS)
+    local.share = Share(4, 0)
+    spec = make_spec(who(org=Limits(tokens_per_second=1_000)))
+    local.admit(spec, tokens=4_000, now_us=1e12)
+    with pytest.raises(RefusedError) as refused:
+        local.admit(spec, tokens=10, now_us=1e12)
+    assert refused.value.code is ErrorCode.RATE_LIMITED
+    with pytest.raises(RefusedError):
+        local.admit(spec, tokens=10, now_us=1e12 + 15e6)
+    local.admit(spec, tokens=10, now_us=1e12 + 17e6)
+
+
 def test_a_worker_without_redis_counts_what_others_had_used() -> None:
     local = LocalLimits(kinds=KINDS)
     local.share = Share(2, 0)

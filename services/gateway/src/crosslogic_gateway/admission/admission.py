@@ -115,7 +115,7 @@ class Admission:
         ticket = self._ticket(request_id, view, principal, model, body, raw, api)
         try:
             if self._global is not None and not reserved:
-                await self._global.take(ticket.prompt_tokens + ticket.completion_tokens)
+                ticket.global_at = await self._global.take(ticket.prompt_tokens + ticket.completion_tokens)
             await self._hold(ticket, view)
         except RefusedError as refused:
             self._metrics.refused(refused.layer, refused.reason)
@@ -130,6 +130,9 @@ class Admission:
         spec = ticket.spec
         if ticket.prompt is not None and prompt_tokens:
             self._estimates.learn(ticket.prompt, prompt_tokens)
+        if self._global is not None:
+            held = ticket.prompt_tokens + ticket.completion_tokens
+            self._global.give_back(held - prompt_tokens - completion_tokens, ticket.global_at)
         if spec.budgets:
             self._local_budgets.ended(spec, ticket.cost_picodollars, cost_picodollars)
         if ticket.local is not None:

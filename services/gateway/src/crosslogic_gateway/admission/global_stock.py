@@ -45,12 +45,15 @@ class GlobalStock:
         self._refill: asyncio.Task[bool] | None = None
         self._loop = asyncio.get_running_loop()
 
-    async def take(self, tokens: int) -> None:
-        """Takes one request with so many tokens. Raises RefusedError OVERLOADED."""
+    async def take(self, tokens: int) -> int:
+        """Takes one request with so many tokens. Raises RefusedError OVERLOADED.
+
+        Returns when the batch was taken that it came from, for `give_back`.
+        """
         wanted = min(tokens, self._most_tokens) if self.counts_tokens else 0
         while self._pipe.up:
             if self._hand_out(wanted):
-                return
+                return self._taken_at
             self._waiting += 1
             self._waiting_tokens += wanted
             try:
@@ -62,12 +65,18 @@ class GlobalStock:
                 self._waiting_tokens -= wanted
             if not plenty:
                 if self._hand_out(wanted):
-                    return
+                    return self._taken_at
                 raise overloaded(self._keep_s)
         try:
             self._local.admit(self._spec, tokens=wanted, now_us=self._loop.time() * 1e6)
         except RefusedError as refused:
             raise overloaded(refused.retry_after_s or 1.0) from None
+        return 0
+
+    def give_back(self, unused_tokens: int, taken_at: int) -> None:
+        """A request ended and had not used this much of what it took."""
+        if taken_at and unused_tokens > 0 and self.counts_tokens:
+            self._pipe.tell(TAG, self._spec, _give(0, unused_tokens, taken_at))
 
     def put_back(self, tokens: int) -> None:
         """A request that had taken its part was refused elsewhere."""

@@ -23,6 +23,7 @@ class HeldTicket:
         "completion_cap",
         "completion_tokens",
         "cost_picodollars",
+        "global_at",
         "headers",
         "id",
         "kept",
@@ -54,6 +55,8 @@ class HeldTicket:
         self.kept = False
         self.local: Held | None = None
         """What it holds of this worker's shares. None: Redis let it in."""
+        self.global_at = 0
+        """When the batch of the whole service's limits was taken that it came from. 0: from none."""
         self.unsure = False
         """Redis was asked and did not answer in time: it may hold this too."""
         self._settles = settles

@@ -31,6 +31,8 @@ class SlidingWindow:
     window_us: int
     buckets: int
     total: int = 0
+    busy_until_us: float = 0.0
+    """One request that is more than the whole window allows keeps it busy until then."""
     amounts: dict[int, int] = field(default_factory=dict)
 
     def _bucket(self, at_us: float) -> int:
@@ -99,11 +101,8 @@ class LocalLimits:
                 continue
             amount = tokens if self._kinds[counter.kind_index].counted == "tokens" else 1
             window = self._window(counter, share, now_us, None if last_totals is None else last_totals[place])
-            if window.total + amount > share:
-                if amount > counter.limit:
-                    raise too_large(counter, self._kinds, amount)
-                retry_us = window.fits_in_us(now_us, share, min(amount, share))
-                raise rate_refusal(counter, self._kinds, counter.limit - share + window.total, retry_us)
+            if now_us < window.busy_until_us or window.total + amount > share:
+                self._check_alone(counter, window, share=share, amount=amount, now_us=now_us)
             windows.append((window, amount))
         for window, amount in windows:
             window.add(now_us, amount)
@@ -116,6 +115,21 @@ class LocalLimits:
             for counter in spec.counters
         ]
         return Held(spec, now_us, tokens), totals
+
+    def _check_alone(self, counter: Counter, window: SlidingWindow, *, share: int, amount: int, now_us: float) -> None:
+        """Raises RefusedError, but for what is more than a second's tokens and runs alone, as in Redis.
+
+        It keeps the second busy for as long as its tokens take at this worker's share of the rate.
+        """
+        kind = self._kinds[counter.kind_index]
+        paced = kind.unit == "second" and kind.counted == "tokens" and share > 0
+        if paced and amount > share and not window.total and now_us >= window.busy_until_us:
+            window.busy_until_us = now_us + window.window_us * amount / share
+            return
+        if amount > counter.limit and not paced:
+            raise too_large(counter, self._kinds, amount)
+        retry_us = max(window.busy_until_us - now_us, window.fits_in_us(now_us, share, min(amount, share)))
+        raise rate_refusal(counter, self._kinds, counter.limit - share + window.total, retry_us)
 
     def settle(self, held: Held, *, tokens: int, now_us: float) -> None:
         """The request ended and used `tokens`."""

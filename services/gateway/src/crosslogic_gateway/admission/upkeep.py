@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from crosslogic_common.errors import CodedError
 from crosslogic_common.logs import get_logger
-from crosslogic_gateway.admission.admission import Admission
+from crosslogic_gateway.admission.admission import KNOWN_FOR_S, Admission
 from crosslogic_gateway.admission.limits import LAYERS, nanodollars
 from crosslogic_gateway.admission.local import Share
 from crosslogic_gateway.admission.metrics import AdmissionMetrics
@@ -88,8 +88,9 @@ class Upkeep:
     def measure(self) -> None:
         """Sets the gauge of what is left."""
         least = dict.fromkeys(LAYERS, 1.0)
+        since = asyncio.get_running_loop().time() - KNOWN_FOR_S
         for view in self._admission.recent_views(MAX_VIEWS):
-            if view.totals is None:
+            if view.totals is None or view.totals_at < since:
                 continue
             for counter, total in zip(view.spec.counters, view.totals[2:], strict=False):
                 if counter.limit:
