@@ -238,6 +238,22 @@ async def test_a_long_request_is_written_down_by_its_hash(world: World) -> None:
     assert set(told) == {"bytes", "sha256"}
 
 
+async def test_a_tenant_learns_what_was_done_to_it_and_not_which_operator_did_it(world: World) -> None:
+    org = world.own["org"]
+    operator = pb.Actor(kind=pb.ACTOR_KIND_USER, user_id=org, name="olga@platform.example.com", address="192.0.2.9")
+    theirs = pb.Actor(kind=pb.ACTOR_KIND_USER, user_id=org, name="tom@x.org", org_id=org, address="198.51.100.1")
+    for actor in (operator, theirs):
+        await world.neighbours.identity.RecordAudit(
+            pb.RecordAuditRequest(actor=actor, action="api_key.update", outcome="done", org_id=org)
+        )
+    listed = await (await world.client.get("/admin/audit", headers={"X-Test-Email": "admin@org.example.com"})).json()
+    own, other = (record["actor"] for record in listed["data"])
+    assert (own["name"], own["address"]) == ("tom@x.org", "198.51.100.1")
+    assert (other["kind"], other["name"], other["address"], other["user_id"]) == ("user", "operators", "", None)
+    seen = await world.must("GET", "/admin/audit")
+    assert seen["data"][1]["actor"]["name"] == "olga@platform.example.com"
+
+
 async def test_reads_are_not_written_down(world: World) -> None:
     await world.must("GET", "/admin/nodes")
     await world.must("GET", "/admin/usage")

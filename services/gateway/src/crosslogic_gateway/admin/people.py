@@ -151,8 +151,10 @@ async def list_audit(call: Call[None, people.AuditQuery]) -> people.AuditList:
         action=query.action,
     )
     page = await call.rpc(call.deps.identity().ListAuditRecords, request)
+    hidden = not call.who.on_platform
     return people.AuditList(
-        data=[_record(record) for record in page.records], next_page_token=text_or_none(page.next_page_token)
+        data=[_record(record, platform_hidden=hidden) for record in page.records],
+        next_page_token=text_or_none(page.next_page_token),
     )
 
 
@@ -234,8 +236,11 @@ def _user(user: pb.User) -> people.User:
     )
 
 
-def _record(record: pb.AuditRecord) -> people.AuditRecord:
+def _record(record: pb.AuditRecord, *, platform_hidden: bool) -> people.AuditRecord:
     actor = record.actor
+    if platform_hidden and not actor.org_id:
+        # A tenant learns what was done to it, and not which operator did it from where.
+        actor = pb.Actor(kind=actor.kind, name="operators", request_id=actor.request_id)
     return people.AuditRecord(
         seq=record.seq,
         time=time(record.time),
