@@ -107,3 +107,15 @@ def test_only_a_witness_of_something_to_pay_for_settles(outcome: Outcome) -> Non
     pays = outcome in (Outcome.SUCCEEDED, Outcome.CLIENT_DISCONNECTED)
     assert policy.settles(outcome, Counts(1, 0, 0, 1)) == pays
     assert not policy.settles(outcome, Counts(0, 0, 0, 3))
+
+
+def test_months_are_dropped_only_when_their_time_is_over() -> None:
+    names = [f"usage_records_{year}_{month:02d}" for year in (2025, 2026) for month in range(1, 13)]
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    dropped = policy.months_to_drop([*names, "usage_records_default", "other_2020_01"], now, 13)
+    assert [name for name, _ in dropped] == [f"usage_records_2025_{month:02d}" for month in range(1, 10)]
+    assert dropped[-1][1] == datetime(2025, 10, 1, tzinfo=UTC)
+    assert policy.months_to_drop(["usage_records_2025_12"], datetime(2026, 2, 1, tzinfo=UTC), 1) == [
+        ("usage_records_2025_12", datetime(2026, 1, 1, tzinfo=UTC))
+    ]
+    assert policy.months_to_drop(names, now, 0) == []

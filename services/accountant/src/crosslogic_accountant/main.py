@@ -136,7 +136,12 @@ async def accountant(
     queued.labels("witnesses").set_function(lambda: witnesses.queued)
     settling = PostgresSettlingStore(connection=connection(_SETTLE_TIMEOUT_S))
     settler = Settler(store=settling, ring=ring, reader=reader, metrics=ledger_metrics, now_s=time.time)
-    keeper = PartitionKeeper(connection=connection(30.0), clock=SystemClock(), metrics=ledger_metrics)
+    keeper = PartitionKeeper(
+        connection=connection(30.0),
+        clock=SystemClock(),
+        metrics=ledger_metrics,
+        keep_months=settings.record_retention_months,
+    )
     rollups = RollupStore(connection=connection(_SETTLE_TIMEOUT_S), on_rolled=settle)
     roller = Roller(store=rollups, metrics=ledger_metrics)
     checking = RollupStore(connection=connection(_SETTLE_TIMEOUT_S))

@@ -56,6 +56,9 @@ class LedgerMetrics:
             "Hourly sums that were not what their records say, and were made anew.",
             registry=registry,
         )
+        self.dropped_months = Counter(
+            "crosslogic_accountant_dropped_months", "Months of records that were dropped.", registry=registry
+        )
         self.batch_size = Histogram(
             "crosslogic_accountant_batch_size",
             "Items a commit.",

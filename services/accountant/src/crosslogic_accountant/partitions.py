@@ -18,15 +18,23 @@ _RETRY_S = 5.0
 
 
 class PartitionKeeper:
-    """Keeps the partitions from the oldest request that is taken to two months ahead."""
+    """Keeps the partitions from the oldest request that is kept to two months ahead."""
 
     def __init__(
-        self, *, connection: WriterConnection, clock: Clock, metrics: LedgerMetrics, months_ahead: int = 2
+        self,
+        *,
+        connection: WriterConnection,
+        clock: Clock,
+        metrics: LedgerMetrics,
+        months_ahead: int = 2,
+        keep_months: int = 0,
     ) -> None:
+        """Months that ended more than `keep_months` months ago are dropped once all have settled them; 0: none is."""
         self._connection = connection
         self._clock = clock
         self._metrics = metrics
         self._months_ahead = months_ahead
+        self._keep_months = keep_months
         self._log = get_logger(__name__)
 
     async def run(self) -> None:
@@ -34,6 +42,7 @@ class PartitionKeeper:
         while True:
             try:
                 await self.prepare()
+                await self.drop_old()
                 wait_s = _INTERVAL_S
             except (CodedError, psycopg.Error) as error:
                 self._log.warning("partitions wait", reason=str(error))
@@ -57,6 +66,29 @@ class PartitionKeeper:
             if row is not None and row[0] is not True:
                 self._metrics.stray_months.inc()
                 self._log.warning("a month's records lie in the default partition", partition=month.name)
+
+    async def drop_old(self) -> list[str]:
+        """Drops the months whose time is over; their names. Raises UNAVAILABLE as `prepare` does."""
+        async with self._connection.use() as connection:
+            cursor = await connection.execute(
+                "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
+                "WHERE i.inhparent = 'usage_records'::regclass"
+            )
+            names = [str(row[0]) for row in await cursor.fetchall()]
+        dropped: list[str] = []
+        for name, ends in policy.months_to_drop(names, self._clock.now(), self._keep_months):
+            async with self._connection.use() as connection, connection.transaction():
+                await connection.execute("SET LOCAL lock_timeout = '2s'")
+                await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+                cursor = await connection.execute("SELECT drop_usage_partition(%s, %s)", (name, ends))
+                row = await cursor.fetchone()
+            if row is not None and row[0]:
+                self._log.warning("a month is kept beyond its time", partition=name, reason=row[0])
+                continue
+            dropped.append(name)
+            self._metrics.dropped_months.inc()
+            self._log.info("a month of records was dropped", partition=name)
+        return dropped
 
     async def close(self) -> None:
         """Gives the connection back."""

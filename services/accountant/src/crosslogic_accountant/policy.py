@@ -1,5 +1,7 @@
 """The ledger's decisions, pure: what a request costs, which of two records stands, what a correction writes."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -14,6 +16,7 @@ MAX_AGE_MS = 35 * 86_400_000
 MAX_AHEAD_MS = 86_400_000
 """Requests from further ahead are refused: no gateway's clock is that wrong, and partitions are made in time."""
 
+_MONTH_NAME = re.compile(r"usage_records_(?P<year>[0-9]{4})_(?P<month>[0-9]{2})")
 _CHARGED = frozenset({Outcome.SUCCEEDED, Outcome.CLIENT_DISCONNECTED})
 
 
@@ -111,6 +114,22 @@ def months_to_prepare(now: datetime, months_ahead: int) -> list[MonthRange]:
         MonthRange(f"usage_records_{low:%Y_%m}", round(low.timestamp() * 1000), round(high.timestamp() * 1000))
         for low, high in pairwise(starts)
     ]
+
+
+def months_to_drop(names: Iterable[str], now: datetime, keep_months: int) -> list[tuple[str, datetime]]:
+    """Partitions of months that ended `keep_months` months ago or earlier, and when they ended. 0: none, ever."""
+    if not keep_months:
+        return []
+    first_kept = now.year * 12 + now.month - 1 - keep_months
+    found: list[tuple[str, datetime]] = []
+    for name in sorted(names):
+        match = _MONTH_NAME.fullmatch(name)
+        if match is None:
+            continue
+        month = int(match["year"]) * 12 + int(match["month"]) - 1
+        if month < first_kept:
+            found.append((name, datetime((month + 1) // 12, (month + 1) % 12 + 1, 1, tzinfo=UTC)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

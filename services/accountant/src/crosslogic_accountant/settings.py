@@ -32,6 +32,12 @@ class AccountantSettings(StandardSettings):
         parse=number(0.1, 300),
         doc="seconds after which a commit without an answer is given up and tried again",
     )
+    record_retention_months: int = setting(
+        "CROSSLOGIC_RECORD_RETENTION_MONTHS",
+        default="0",
+        parse=integer(0, 1200),
+        doc="whole months that records are kept after theirs, once billing has settled them; 0: for ever",
+    )
     query_pool_size: int = setting(
         "CROSSLOGIC_QUERY_POOL_SIZE",
         default="4",
