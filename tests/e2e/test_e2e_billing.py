@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from crosslogic.accountant.v1 import money_pb2 as money_pb
+from crosslogic.accountant.v1 import money_pb2_grpc as money_rpc
 from crosslogic.billing.v1 import billing_pb2 as pb
 from crosslogic.billing.v1 import billing_pb2_grpc as rpc
 from crosslogic_common.tls import Channels
@@ -50,15 +52,18 @@ class Operator:
         self._suite = suite
 
     def call(self, method: str, request: Any) -> Any:
-        async def asked() -> Any:
-            channels = Channels(self._suite.tls())
-            try:
-                stub = rpc.BillingServiceStub(channels.service("billing", self._suite.target("billing")))
-                return await getattr(stub, method)(request, timeout=30)
-            finally:
-                await channels.close()
+        return asyncio.run(self._asked("billing", rpc.BillingServiceStub, method, request))
 
-        return asyncio.run(asked())
+    def money(self, method: str, request: Any) -> Any:
+        return asyncio.run(self._asked("accountant", money_rpc.MoneyServiceStub, method, request))
+
+    async def _asked(self, service: str, stub: Any, method: str, request: Any) -> Any:
+        channels = Channels(self._suite.tls())
+        try:
+            made = stub(channels.service(service, self._suite.target(service)))
+            return await getattr(made, method)(request, timeout=30)
+        finally:
+            await channels.close()
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +119,9 @@ def test_a_request_is_priced_by_the_book_settled_exported_and_reconciled(
     month = operator.call("GetStatement", pb.GetStatementRequest(org_id=suite.org_id))
     assert int(month.total_picodollars) == cost
     assert sum(line.tokens for line in month.lines) == tokens
+
+    books = operator.money("CheckBooks", money_pb.CheckBooksRequest(org_id=suite.org_id))
+    assert (list(books.problems), books.debits_picodollars) == ([], books.credits_picodollars)
 
     today = time.strftime("%Y-%m-%d", time.gmtime())
     report = operator.call("Reconcile", pb.ReconcileRequest(from_day=today)).reconciliation

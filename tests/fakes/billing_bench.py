@@ -124,6 +124,6 @@ async def _emptied(pool: Pool) -> None:
     async with pool.connection() as connection:
         await connection.execute(
             "TRUNCATE accounts, account_terms, window_usage, org_months, month_usage, month_exports, meter_events, "
-            "meter_lanes, meters"
+            "meter_lanes, meters, transfers"
         )
         await connection.execute("UPDATE ledger_cursor SET sequence = 0")

@@ -20,6 +20,8 @@ from crosslogic_billing.export.sender import Sender
 from crosslogic_billing.export.stripe_sink import StripeSink, Tax, stripe_client
 from crosslogic_billing.housekeeping import forget_daily
 from crosslogic_billing.metrics import BillingMetrics
+from crosslogic_billing.posting.poster import AccountantMoney, Poster
+from crosslogic_billing.posting.store import PostgresTransfers
 from crosslogic_billing.prices.book import PriceBook
 from crosslogic_billing.prices.store import CHANNEL, PostgresPrices
 from crosslogic_billing.reconcile.accountant import AccountantTotals
@@ -168,6 +170,12 @@ def _money_jobs(world: World) -> None:
     world.jobs.append(("settling", settler.run))
     world.jobs.append(("closing", closer.run))
     world.jobs.append(("housekeeping", lambda: forget_daily(closer)))
+    poster = Poster(
+        transfers=PostgresTransfers(pool),
+        money=AccountantMoney(channels=world.channels, target=settings.accountant_target),
+        clock=world.clock,
+    )
+    world.jobs.append(("posting", poster.run))
     if world.sink is not None:
         sender = Sender(
             outbox=PostgresOutbox(pool, new_id=world.ids.next_text),

@@ -8,7 +8,7 @@ from psycopg.types.json import Jsonb
 
 from crosslogic_billing.accounts.domain import Account
 from crosslogic_billing.accounts.terms_json import from_json, to_json
-from crosslogic_billing.prices.policy import DEFAULT_CATEGORY
+from crosslogic_billing.prices.policy import DEFAULT_CATEGORY, RESERVED_CATEGORY
 from crosslogic_billing.rating.domain import Terms
 from crosslogic_common.postgres import Connection, Pool, transaction
 
@@ -91,13 +91,18 @@ class PostgresAccounts:
                 "ON CONFLICT (org_id, from_month) DO UPDATE SET terms = excluded.terms, created_at = now()",
                 (org_id, from_month, Jsonb(to_json(terms))),
             )
+            # Months that have begun are rated again by what is agreed now.
+            await connection.execute(
+                "UPDATE org_months SET behind = true, adjust_due = true WHERE org_id = %s AND month >= %s",
+                (org_id, from_month),
+            )
         return True
 
     async def categories(self) -> list[str]:
         """Every category that something may be charged as."""
         async with transaction(self._pool) as connection:
             found = await connection.execute("SELECT DISTINCT category FROM price_versions")
-            return sorted({DEFAULT_CATEGORY, *(str(row[0]) for row in await found.fetchall())})
+            return sorted({DEFAULT_CATEGORY, RESERVED_CATEGORY, *(str(row[0]) for row in await found.fetchall())})
 
     async def asked_customer(self, org_id: str, now: datetime) -> datetime | None:
         """Notes that a customer is about to be made; when it was first tried, if it was before."""

@@ -7,11 +7,12 @@ exported of it and the new meter events change together or not at all.
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from crosslogic_billing.accounts.store import terms_of, time_zone_of
 from crosslogic_billing.export import policy
 from crosslogic_billing.export.domain import Unit, Window
+from crosslogic_billing.prices.policy import RESERVED_CATEGORY
 from crosslogic_billing.rating import policy as rating
 from crosslogic_billing.rating.domain import Priced, Terms
 from crosslogic_common.batched import Backoff
@@ -22,6 +23,7 @@ from crosslogic_common.postgres import Connection, Pool, transaction
 
 IDLE_S = 1.0
 _WINDOWS_AT_ONCE = 500
+_OPEN_EVERY = timedelta(minutes=5)
 _KEPT = timedelta(days=100)
 """Windows are kept for reconciliation until long after Stripe would take anything for them."""
 
@@ -47,6 +49,7 @@ class Closer:
         self._clock = clock
         self._delay = timedelta(seconds=delay_s)
         self._exporting = exporting
+        self._opened_at = datetime.min.replace(tzinfo=UTC)
         self._log = get_logger(__name__)
 
     async def run(self) -> None:
@@ -76,9 +79,31 @@ class Closer:
         for window in windows:
             async with transaction(self._pool) as connection:
                 await self._close(connection, window)
-        if self._exporting and len(windows) < _WINDOWS_AT_ONCE:
-            await self._catch_up()
+        if len(windows) < _WINDOWS_AT_ONCE:
+            await self._open_reserved_months(now)
+            if self._exporting:
+                await self._catch_up()
         return len(windows)
+
+    async def _open_reserved_months(self, now: datetime) -> None:
+        """Reserved capacity is owed from a month's first moment, used or not."""
+        if now - self._opened_at < _OPEN_EVERY:
+            return
+        async with transaction(self._pool) as connection:
+            found = await connection.execute(
+                "SELECT DISTINCT org_id FROM account_terms WHERE terms->>'mode' = 'reserved'"
+            )
+            for (org_id,) in await found.fetchall():
+                zone = await time_zone_of(connection, str(org_id))
+                month = rating.month_of(now, zone)
+                if rating.monthly_fee(await terms_of(connection, str(org_id), month)):
+                    begins, _ = rating.month_bounds(month, zone)
+                    await connection.execute(
+                        "INSERT INTO org_months (org_id, month, last_window, behind) VALUES (%s, %s, %s, true) "
+                        "ON CONFLICT (org_id, month) DO NOTHING",
+                        (org_id, month, begins),
+                    )
+        self._opened_at = now
 
     async def forget_old(self) -> int:
         """Removes windows that nobody asks for any more. How many rows."""
@@ -132,8 +157,9 @@ class Closer:
         if not self._exporting:
             return
         usage, tokens = await _month_usage(connection, at)
-        charged = rating.statement(at.month, at.terms, usage, months_fee=False)
+        charged = rating.statement(at.month, at.terms, usage)
         exported = await _exported(connection, at)
+        fee_told = exported["picodollars"].pop(RESERVED_CATEGORY, 0)
         targets: dict[Unit, dict[str, int]] = {
             "tokens": tokens,
             "picodollars": {
@@ -144,6 +170,9 @@ class Closer:
         }
         caps: dict[Unit, int | None] = {"tokens": None, "picodollars": at.terms.monthly_cap_picodollars}
         owed = {unit: rating.exportable(targets[unit], exported[unit], caps[unit]) for unit in targets}
+        # The cap is of usage: the fee is owed beside it.
+        if at.terms.collection == "invoice" and charged.fee_picodollars > fee_told:
+            owed["picodollars"][RESERVED_CATEGORY] = charged.fee_picodollars - fee_told
         customer_id = await _customer(connection, at.org_id) if any(owed.values()) else ""
         await connection.execute(
             "UPDATE org_months SET behind = %s WHERE org_id = %s AND month = %s AND behind <> %s",
@@ -242,7 +271,8 @@ def _difference(before: Mapping[Priced, int], after: Mapping[Priced, int]) -> di
 async def _lock_month(connection: Connection, org_id: str, month: date, window_start: datetime) -> None:
     await connection.execute(
         "INSERT INTO org_months AS m (org_id, month, last_window) VALUES (%s, %s, %s) "
-        "ON CONFLICT (org_id, month) DO UPDATE SET last_window = greatest(m.last_window, excluded.last_window)",
+        "ON CONFLICT (org_id, month) DO UPDATE SET last_window = greatest(m.last_window, excluded.last_window), "
+        "adjust_due = true",
         (org_id, month, window_start),
     )
 

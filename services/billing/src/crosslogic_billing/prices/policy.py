@@ -11,6 +11,8 @@ from crosslogic_common.errors import CodedError, ErrorCode
 MAX_PRICE_PICODOLLARS = 10**12
 MAX_RATIO_PART = 1_000_000
 DEFAULT_CATEGORY = "standard"
+RESERVED_CATEGORY = "reserved"
+"""Fees for reserved capacity are billed as this; no model is."""
 CLOCK_SLACK = timedelta(minutes=1)
 """Between an operator's clock and ours."""
 _CATEGORY = re.compile(r"[a-z0-9_]{1,40}")
@@ -52,6 +54,10 @@ def check_new(asked: NewPrices, now: datetime) -> NewPrices:
         raise _invalid("plan", f"must have at most {_MAX_PLAN_CHARS} printable characters")
     if asked.category and not _CATEGORY.fullmatch(asked.category):
         raise _invalid("category", "must be 1 to 40 of a-z, 0-9 and _")
+    if asked.category == RESERVED_CATEGORY:
+        raise _invalid(
+            "category", f"must not be `{RESERVED_CATEGORY}`, which is what fees for reserved capacity are billed as"
+        )
     base = asked.base
     if max(base.prompt, base.cached_prompt, base.completion, base.embedding) > MAX_PRICE_PICODOLLARS:
         raise _invalid("base", "has a price above a dollar a token")

@@ -8,6 +8,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from crosslogic_billing.accounts.store import terms_of, time_zone_of
+from crosslogic_billing.prices.policy import RESERVED_CATEGORY
 from crosslogic_billing.rating import policy as rating
 from crosslogic_billing.rating.domain import Priced
 from crosslogic_billing.reconcile.domain import Line, MeterTotals, MonthTotals, Report, WindowTotals
@@ -179,7 +180,10 @@ async def _month(connection: Connection, org_id: str, month: date, *, exporting:
     terms = await terms_of(connection, org_id, month)
     begins, ends = rating.month_bounds(month, await time_zone_of(connection, org_id))
     usage, tokens = await _used(connection, org_id, month)
-    charged = {c.category: c.charge_picodollars for c in rating.statement(month, terms, usage).categories}
+    statement = rating.statement(month, terms, usage)
+    charged = {c.category: c.charge_picodollars for c in statement.categories}
+    if statement.fee_picodollars:
+        charged[RESERVED_CATEGORY] = statement.fee_picodollars
     windows = await _sums(
         connection,
         "SELECT category, sum(accounted) FROM window_usage WHERE org_id = %s AND window_start >= %s "

@@ -6,6 +6,8 @@ from typing import LiteralString
 from psycopg.rows import TupleRow
 
 from crosslogic_billing.export.stripe_sink import Invoice
+from crosslogic_billing.posting import policy as posting
+from crosslogic_billing.posting.store import add_transfer
 from crosslogic_common.postgres import Pool, transaction
 
 _INVOICE: LiteralString = (
@@ -77,6 +79,16 @@ class PostgresWebhooks:
         async with transaction(self._pool) as connection:
             # Two events of one organisation at once would each overlook the other's invoice.
             await connection.execute("SELECT FROM accounts WHERE org_id = %s FOR UPDATE", (org_id,))
+            found = await connection.execute("SELECT paid_cents FROM invoices WHERE invoice_id = %s", (invoice.id,))
+            known = await found.fetchone()
+            paid = posting.payment(
+                org_id=org_id,
+                invoice_id=invoice.id,
+                paid_before_cents=0 if known is None else int(known[0]),
+                paid_cents=invoice.paid_cents,
+            )
+            if paid is not None and invoice.currency == "usd":
+                await add_transfer(connection, paid, now)
             await connection.execute(
                 f"INSERT INTO invoices AS i ({_INVOICE}, org_id, failed_at, fetched_at) "
                 "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, CASE WHEN %s IN ('open', 'uncollectible') "

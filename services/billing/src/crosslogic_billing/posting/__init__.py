@@ -1,0 +1,1 @@
+"""What the money ledger is told beyond usage at its prices."""
