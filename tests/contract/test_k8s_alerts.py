@@ -2,7 +2,6 @@
 
 import copy
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.fakes.debian import debian_binary
 from tests.fakes.k8s_render import K8S, ROOT
 
 MONITORING = K8S / "components/monitoring"
@@ -18,23 +18,6 @@ SEVERITIES = {"critical", "high", "medium"}
 OURS = re.compile(r"\b(?:crosslogic|http|billing|auth|loadbalancer|rate_limit)_[a-z_]+")
 OF_OTHERS = {"up", "certmanager_certificate_expiration_timestamp_seconds"}
 Json = dict[str, Any]
-
-
-def debian_binary(package: str, name: str, folder: Path) -> Path:
-    """A program of a Debian package, unpacked where it is not installed."""
-    found = shutil.which(name)
-    if found is not None:
-        return Path(found)
-    binary = folder / "usr/bin" / name
-    if not binary.exists():
-        fetch = ["apt-get", "download", package]
-        if subprocess.run(fetch, cwd=folder, check=False, capture_output=True, timeout=120).returncode:
-            # A machine that was never told what Debian has.
-            subprocess.run(["apt-get", "update"], check=True, capture_output=True, timeout=300)
-            subprocess.run(fetch, cwd=folder, check=True, capture_output=True, timeout=120)
-        (archive,) = folder.glob(f"{package}_*.deb")
-        subprocess.run(["dpkg", "-x", str(archive), str(folder)], check=True, capture_output=True, timeout=60)
-    return binary
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import yaml
+
+from tests.fakes.debian import debian_binary
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
@@ -22,27 +23,13 @@ Json = dict[str, Any]
 
 def kustomized(folder: Path, *, cache: Path) -> list[Json]:
     """What `kubectl apply -k` would send."""
-    return _read(_run([str(kubectl(cache)), "kustomize", str(folder)]))
+    return _read(_run([str(debian_binary("kubernetes-client", "kubectl", cache)), "kustomize", str(folder)]))
 
 
 def helmed(chart: Path, *arguments: str) -> list[Json]:
     """What `helm install` would send."""
     helm = Path(sys.executable).parent / "helm"
     return _read(_run([str(helm), "template", "release", str(chart), "--namespace", "crosslogic-nodes", *arguments]))
-
-
-def kubectl(cache: Path) -> Path:
-    """A kubectl: the machine's, or the one in Debian's package, unpacked into `cache`."""
-    found = shutil.which("kubectl")
-    if found is not None:
-        return Path(found)
-    unpacked = cache / "kubectl/usr/bin/kubectl"
-    if not unpacked.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        _run(["apt-get", "download", "kubernetes-client"], folder=cache)
-        (package,) = cache.glob("kubernetes-client_*.deb")
-        _run(["dpkg", "-x", str(package), str(cache / "kubectl")])
-    return unpacked
 
 
 def schema_problems(objects: list[Json]) -> list[str]:
