@@ -6,7 +6,7 @@ import pytest
 
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic_common.errors import ErrorCode
-from crosslogic_gateway.failover import FailoverPolicy, RetryBudget
+from crosslogic_gateway.failover import PROGRESS_TOKENS, FailoverPolicy, RetryBudget
 from crosslogic_gateway.relay import Timeouts
 from tests.fakes.gateway_fleet import OPENING, PROMPT_IDS, Fleet, Node, decoded, fleet
 
@@ -198,6 +198,28 @@ async def test_the_clients_own_mistake_is_told_at_once() -> None:
         assert (status, decoded(body)["error"]["message"]) == (400, "no such field")
         assert world.nodes[1].opened == []
         assert world.picks.reports.bad == []
+
+
+async def test_a_long_stream_outlives_more_deaths_than_a_request_that_ends_its_nodes_may() -> None:
+    async with fleet(6) as world:
+        answer = asyncio.create_task(world.post(stream=True))
+        for number, node in enumerate(world.nodes[:5]):
+            call_id, opened = await node.call()
+            assert len(opened.resume.token_ids) == number * 4 * PROGRESS_TOKENS
+            ids = bytes(4 * PROGRESS_TOKENS)
+            tokens = (number + 1) * PROGRESS_TOKENS
+            if not number:
+                node.begin(call_id, b"x", tokens=tokens)
+            else:
+                node.say(call_id, head={"status": 200}, data=b"x", ids=ids, completion_tokens=tokens)
+            node.die()
+        call_id, _ = await world.nodes[5].call()
+        world.nodes[5].say(call_id, head={"status": 200}, data=b"end", ids=bytes(4), completion_tokens=41)
+        world.nodes[5].end(call_id, tokens=41)
+        async with await answer as response:
+            assert await response.read() == b"xxxxxend"
+        record = await world.record()
+        assert (record.attempts, record.usage.completion_tokens) == (6, 41)
 
 
 async def _refuse(node: Node) -> None:

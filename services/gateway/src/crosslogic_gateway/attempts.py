@@ -20,7 +20,9 @@ from crosslogic_gateway.engine_errors import client_error, error_event
 from crosslogic_gateway.failover import (
     BACK_WITHIN_S,
     MAX_ATTEMPTS,
+    MAX_NODES,
     MAX_UNREACHED,
+    PROGRESS_TOKENS,
     RETRY_AFTER_S,
     FailedAttempt,
     FailoverCounts,
@@ -301,13 +303,25 @@ class Attempts:
             error.retry_after_s = RETRY_AFTER_S
         if (
             failure is Failure.FINAL
-            or (failure is not Failure.UNREACHED and len(run.tried) >= MAX_ATTEMPTS)
+            or (failure is not Failure.UNREACHED and not self._another_may_help(run))
             or now >= run.deadline
             or (failure is Failure.REFUSED and not self._budget_allows(now))
         ):
             raise error
         self.counts.failovers += 1
-        self._log.warning("attempt failed", node_id=route.node_id, code=error.code, reason=error.private)
+        self._log.warning(
+            "attempt failed",
+            request_id=run.job.request[REQUEST_ID],
+            node_id=route.node_id,
+            code=error.code,
+            reason=error.private,
+        )
+
+    @staticmethod
+    def _another_may_help(run: Run) -> bool:
+        """Counts an attempt that failed. A request that ends whatever node it is on must not take the fleet along."""
+        run.fruitless += 1
+        return run.fruitless < MAX_ATTEMPTS and len(run.tried) < MAX_NODES
 
     def _budget_allows(self, now: float) -> bool:
         allowed = self._budget.take(now)
@@ -382,7 +396,10 @@ class Attempts:
 
     async def _go_on(self, run: Run, attempt: Attempt, answer: StreamedAnswer, error: CodedError) -> Attempt:
         """The attempt that goes on with a stream that broke. Raises what ends it."""
-        run.relayed = answer.relayed()
+        before, run.relayed = run.relayed, answer.relayed()
+        if run.relayed is not None and run.relayed.gained(before) >= PROGRESS_TOKENS:
+            # It was not the stream that ended its node.
+            run.fruitless = 0
         run.deadline = self._loop.time() + self._policy.window_s
         failed = given_up(error) if answer.given_up else broken(error, sent=True, silent=answer.silent)
         if run.relayed is None:

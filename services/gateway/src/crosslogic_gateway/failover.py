@@ -9,8 +9,12 @@ from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.hedging import Hedging
 
 MAX_ATTEMPTS = 3
+"""Attempts that may fail in a row: before the first byte, or without bringing a stream on."""
+MAX_NODES = 8
 """Nodes that may work on one request."""
-MAX_UNREACHED = 12
+PROGRESS_TOKENS = 8
+"""A node that brought a stream on by so many tokens was not ended by it."""
+MAX_UNREACHED = 8
 """Nodes that are skipped in one search because they are out of reach: a pick may exclude 16 in all."""
 BACK_WITHIN_S = 1.0
 """How long a request waits, when there is no other node, for the way to one that could not be reached."""

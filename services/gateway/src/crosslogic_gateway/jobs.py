@@ -67,6 +67,8 @@ class Run:
     """The last one. None until a node was asked."""
     tried: tuple[str, ...] = ()
     """Nodes that worked on it, in their order; none is asked twice."""
+    fruitless: int = 0
+    """Attempts that failed since one brought the stream on."""
     relayed: Relayed | None = None
     """What the client has of a stream that broke."""
     resumed: bool = False

@@ -31,6 +31,10 @@ class Relayed:
         """Ids that the next node is not to generate anew."""
         return self.token_ids[: len(self.token_ids) - self.unsettled_tokens * ID_BYTES]
 
+    def gained(self, before: "Relayed | None") -> int:
+        """Tokens that were generated since `before`."""
+        return self.completion_tokens - (0 if before is None else before.completion_tokens)
+
     def resume(self, context_length: int) -> agent_pb.RelayResume:
         """What the next node is told. `context_length` is the model's, in tokens."""
         return agent_pb.RelayResume(
