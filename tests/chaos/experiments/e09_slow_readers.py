@@ -20,6 +20,8 @@ TOKENS = 2_000
 MOST_SLOWER = 1.1
 BYTES_A_READER = 1024 * 1024
 """What a worker may hold for one reader: the call's credit, the connection's buffers, and their bookkeeping."""
+SMALL_RUN_S = 0.05
+"""Of few samples p99 is the worst one: a small run forgives that much of it."""
 TRIES = 3
 """Of the latencies: a machine that has something else to do for some seconds is given another chance."""
 
@@ -35,10 +37,9 @@ async def run(world: World) -> None:
             badly = await _first_tokens(world, samples)
             grown = _memory_bytes(world.suite) - before
         assert grown < READERS * BYTES_A_READER, f"the gateway grew by {grown >> 20} MiB"
-        slower = _p99(badly) / _p99(well)
-        if slower <= MOST_SLOWER:
+        if _p99(badly) <= MOST_SLOWER * _p99(well) + (SMALL_RUN_S if world.size < 1 else 0.0):
             return
-        assert left, f"p99 of the first token is {slower:.2f} times what it was"
+        assert left, f"p99 of the first token was {_p99(well):.3f} s and is {_p99(badly):.3f} s"
 
 
 @contextlib.asynccontextmanager

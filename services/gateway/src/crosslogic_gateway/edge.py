@@ -31,7 +31,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 CLIENT_CLOSED_REQUEST = 499
 _WITH_BODY = frozenset({"POST", "PATCH", "PUT"})
 _CORS_METHODS = "GET, POST, PATCH, PUT, DELETE, OPTIONS"
-_CORS_HEADERS = "Authorization, Content-Type, X-Request-ID, Idempotency-Key, X-Admin-Token"
+_CORS_HEADERS = (
+    "Authorization, Content-Type, X-Request-ID, Idempotency-Key, X-Admin-Token, "
+    "X-CrossLogic-Priority, X-CrossLogic-Queue-Timeout-Ms"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,10 @@ SECURITY_HEADERS: tuple[tuple[str, str], ...] = (
 )
 _SECURITY_LINES = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS)
 
-_EXPOSED_HEADERS = "X-Request-ID, X-CrossLogic-Request-ID, X-CrossLogic-Region-Failover, Retry-After, " + ", ".join(
+_EXPOSED_HEADERS = (
+    "X-Request-ID, X-CrossLogic-Request-ID, X-CrossLogic-Region-Failover, "
+    "X-CrossLogic-Idempotency, Idempotent-Replayed, Retry-After, "
+) + ", ".join(
     f"x-ratelimit-{what}-{counted}" for what in ("limit", "remaining", "reset") for counted in ("requests", "tokens")
 )
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]{1,200}", re.ASCII)
@@ -119,7 +122,8 @@ def body_bytes(request: web.Request, response: web.StreamResponse | None) -> int
         return response.body_bytes
     if isinstance(response, web.Response):
         return len(response.body) if isinstance(response.body, bytes | bytearray) else 0
-    return request.get(SENT_BYTES, 0)
+    sent: int = request.get(SENT_BYTES, 0)
+    return sent
 
 
 def whole_response(request: web.Request, *, status: int, content_type: str, body: bytes) -> web.StreamResponse:

@@ -20,6 +20,7 @@ from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
 from crosslogic_scheduler.fleet import FleetView
 from crosslogic_scheduler.lanes.lanes import Lanes
+from crosslogic_scheduler.lanes.metrics import LaneMetrics
 from crosslogic_scheduler.metrics import SchedulerMetrics
 from crosslogic_scheduler.servicer import SchedulerServicer
 from crosslogic_scheduler.settings import SchedulerSettings
@@ -53,6 +54,7 @@ async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
         )
         lanes = Lanes(code_of=settings.regions.code, now=clock.monotonic, sample=random.sample)
         view.room = lanes
+        metrics.registry.register(LaneMetrics(lanes))
         fleet_watch, catalogue_watch = _watches(channels, settings.registry_target, view, lanes, clock)
         await stack.enter_async_context(fleet_watch.running())
         await stack.enter_async_context(catalogue_watch.running())

@@ -3,6 +3,7 @@
 from typing import Any
 
 from crosslogic_gateway.idempotency.domain import IDEMPOTENCY_HEADER, MAX_KEY_CHARS
+from crosslogic_gateway.shedding.domain import MAX_QUEUE_TIMEOUT_MS, PRIORITY_HEADER, QUEUE_TIMEOUT_HEADER
 
 _MEANINGS = {
     400: "The request is not valid; `param` names the field.",
@@ -31,6 +32,24 @@ def idempotency_parameter() -> dict[str, Any]:
         "`Idempotent-Replayed: true`, and nothing is done or charged twice.",
         "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS},
     }
+
+
+def queue_parameters() -> list[dict[str, Any]]:
+    """The headers that say how a request stands when there is no room."""
+    return [
+        {
+            "name": PRIORITY_HEADER,
+            "in": "header",
+            "description": "Lowers the priority that the plan gives this request.",
+            "schema": {"type": "string", "enum": ["high", "normal", "low"]},
+        },
+        {
+            "name": QUEUE_TIMEOUT_HEADER,
+            "in": "header",
+            "description": "Milliseconds that this request may wait for its turn when there is no room.",
+            "schema": {"type": "integer", "minimum": 0, "maximum": MAX_QUEUE_TIMEOUT_MS},
+        },
+    ]
 
 
 def error_answer(status: int) -> dict[str, Any]:
