@@ -18,7 +18,9 @@ from crosslogic_identity.domain import (
     Org,
     OrgChanges,
     Plan,
+    PlanChanges,
 )
+from crosslogic_identity.plans import Plans
 from crosslogic_identity.service import IdentityService
 from tests.fakes.identity_store import NOBODY, FakeClock, FakeStore
 
@@ -164,6 +166,16 @@ def test_a_term_that_makes_no_sense_is_refused_by_name(check: Any, value: Any, p
     with pytest.raises(CodedError) as raised:
         check(value)
     assert (raised.value.code, raised.value.param) == (ErrorCode.INVALID_ARGUMENT, param)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "", "Gold Plan", "x" * 10_000, "é"])
+async def test_what_cannot_be_a_plan_names_none_and_does_not_reach_the_database(name: str) -> None:
+    clock = FakeClock()
+    plans = Plans(store=FakeStore(clock), clock=clock)
+    for attempt in (plans.plan(name), plans.change(name, PlanChanges(priority="high"), NOBODY)):
+        with pytest.raises(CodedError) as raised:
+            await attempt
+        assert raised.value.code == ErrorCode.NOT_FOUND
 
 
 def test_networks_are_kept_in_one_form() -> None:

@@ -36,9 +36,14 @@ def name(kind: str, text: str) -> str:
     return text
 
 
+def is_plan_name(text: str) -> bool:
+    """Whether a plan can be called so."""
+    return _REGION.fullmatch(text) is not None
+
+
 def plan_name(text: str) -> str:
     """A plan's name."""
-    if not _REGION.fullmatch(text):
+    if not is_plan_name(text):
         _refuse("name", "must be 1 to 63 of a-z, 0-9 and `-`, and begin and end with a letter or a digit")
     return text
 

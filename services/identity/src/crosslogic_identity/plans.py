@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from crosslogic_common.clock import Clock
+from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_identity import checks
 from crosslogic_identity.domain import Actor, Plan, PlanChanges
 from crosslogic_identity.ports import PlanStore
@@ -24,7 +25,7 @@ class Plans:
 
     async def plan(self, name: str) -> Plan:
         """One plan."""
-        return found(await self._store.plan(name))
+        return found(await self._store.plan(_known_form(name)))
 
     async def plans(self, after: str, limit: int) -> list[Plan]:
         """Plans, by name."""
@@ -32,7 +33,14 @@ class Plans:
 
     async def change(self, name: str, changes: PlanChanges, by: Actor) -> Plan:
         """Changes a plan, for everybody on it."""
-        return await self._store.change_plan(name, _checked(changes), by)
+        return await self._store.change_plan(_known_form(name), _checked(changes), by)
+
+
+def _known_form(name: str) -> str:
+    """A name that a plan can have: what has another form names nothing, and is not the database's to judge."""
+    if not checks.is_plan_name(name):
+        raise CodedError(ErrorCode.NOT_FOUND)
+    return name
 
 
 def _checked(changes: PlanChanges) -> PlanChanges:
