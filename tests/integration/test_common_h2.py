@@ -45,6 +45,11 @@ class Echo(rpc.SchedulerServiceServicer):
             ]
             await context.write(pb.PickStreamResponse(results=results))
 
+    async def LaneStream(  # type: ignore[override]  # nothing is asked of it here
+        self, request_iterator: AsyncIterator[pb.LaneStreamRequest], context: Any
+    ) -> None:
+        raise NotImplementedError
+
 
 def message(call_id: int, model: str) -> bytes:
     call = pb.PickStreamCall(id=call_id, request=pb.PickRequest(model=model))
@@ -58,7 +63,10 @@ class World:
         self.server = GrpcServer(
             listen="127.0.0.1:0",
             tls=self.ca.service("scheduler"),
-            rules={PATH: frozenset({"service:gateway"}), f"/{SERVICE}/Pick": frozenset({"service:operator"})},
+            rules={
+                PATH: frozenset({"service:gateway"}),
+                **{f"/{SERVICE}/{name}": frozenset({"service:operator"}) for name in ("Pick", "LaneStream")},
+            },
             metrics=Metrics(),
             stopping=asyncio.Event(),
             shutdown_grace_s=0.2,
