@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
-from crosslogic_dev.ports import free_port, is_free
+from crosslogic_dev.ports import is_free
 from crosslogic_dev.suite import Suite
 from tests.e2e.conftest import simulated
 from tests.fakes.e2e_load import Load, Seen, running, wait_for
@@ -22,10 +24,11 @@ WORKERS = 2
 
 
 def two_free_ports() -> int:
-    """The first of two free ports beside each other."""
-    while not is_free((port := free_port()) + 1):
-        pass
-    return port
+    """The first of two free ports beside each other, where no suite looks for its own."""
+    while True:
+        port = random.randrange(12_000, 19_000)
+        if is_free(port) and is_free(port + 1):
+            return port
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,25 @@ async def test_node_behind_nat_serves_every_gateway_worker_and_listens_nowhere(s
                 await wait_for(lambda: any(each.content_chunks for each in seen))
                 assert node.listening_sockets() == []
             assert [each for each in seen if not each.complete] == []
+        finally:
+            await put_back(registry, own)
+
+
+async def test_tunnels_outlive_the_registry_and_come_back_to_gateways_that_died(suite: Suite, tmp_path: Path) -> None:
+    async with operator(suite) as registry, joined(suite, tmp_path / "nat", tunnel=True):
+        await node_of(registry, tunnel=True)
+        own = await take_out(registry)
+        try:
+            await until_served(suite, suite.api_key)
+            await asyncio.to_thread(suite.kill, "registry")
+            assert {await ask(suite, suite.api_key) for _ in range(10)} == {200}
+            await asyncio.to_thread(suite.start, "registry")
+            await asyncio.to_thread(suite.restart, "gateway", signal.SIGTERM)
+            await until_served(suite, suite.api_key)
+            async with asyncio.timeout(30):
+                # Both workers: each connection ends at one of them.
+                while {await ask(suite, suite.api_key) for _ in range(20)} != {200}:
+                    await asyncio.sleep(0.1)
         finally:
             await put_back(registry, own)
 
