@@ -108,7 +108,7 @@ class Case:
 
     async def roll(self) -> None:
         await self.books.ledger.commit([self.usage])
-        store = RollupStore(connection=writer_connection(self.url), on_rolled=settle, rows_a_step=1)
+        store = RollupStore(connection=writer_connection(self.url), on_rolled=settle)
         try:
             while await store.roll():
                 pass
