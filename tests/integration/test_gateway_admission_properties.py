@@ -127,7 +127,7 @@ def test_no_interleaving_leaves_a_counter_negative_or_up(redis_url: str) -> None
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=30,
             deadline=None,
             derandomize=True,

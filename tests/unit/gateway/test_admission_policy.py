@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_gateway.admission.budget_alerts import BudgetAlerts
 from crosslogic_gateway.admission.demand import DEFAULT_ROOM_TOKENS, Demand, demand_of
 from crosslogic_gateway.admission.estimate import TokenEstimates
 from crosslogic_gateway.admission.limits import MAX_NANODOLLARS, kinds, make_spec, nanodollars
@@ -202,6 +203,18 @@ def test_places_are_freed_and_shares_forget_owners_that_were_seen_long_ago() -> 
 def test_what_is_held_is_never_less_than_what_is_charged(picodollars: list[int]) -> None:
     assert sum(map(nanodollars, picodollars)) * 1000 >= sum(picodollars)
     assert nanodollars(10**30) == MAX_NANODOLLARS
+
+
+def test_operators_hear_of_a_budget_at_50_80_and_100_percent_and_again_when_it_started_anew() -> None:
+    heard: list[int] = []
+    alerts = BudgetAlerts(passed=heard.append)
+    budget = HardBudget("b", "org", "month", 1_000_000)
+    for used in (0, 499, 500, 510, 799, 801, 820, 1000, 990, 1200):
+        alerts.seen("org", budget, used)
+    assert heard == [50, 80, 100]
+    alerts.seen("org", budget, 3)
+    alerts.seen("org", budget, 1000)
+    assert heard == [50, 80, 100, 50, 80, 100]
 
 
 def test_of_two_budgets_with_one_id_the_smaller_stands() -> None:

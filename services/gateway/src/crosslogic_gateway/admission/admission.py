@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from crosslogic_common.logs import get_logger
+from crosslogic_gateway.admission.budget_alerts import BudgetAlerts
 from crosslogic_gateway.admission.demand import Demand, demand_of
 from crosslogic_gateway.admission.estimate import TokenEstimates
 from crosslogic_gateway.admission.global_stock import GlobalStock
@@ -91,7 +91,7 @@ class Admission:
         self._views: OrderedDict[str, View] = OrderedDict()
         self._live: dict[str, HeldTicket] = {}
         self._owed: OrderedDict[Spec, list[int]] = OrderedDict()
-        self._log = get_logger(__name__)
+        self._alerts = BudgetAlerts(passed=metrics.budget_passed)
         self.local = local
         pipe.on_up = self._redis_is_back
         pipe.on_down = self._redis_is_gone
@@ -239,6 +239,8 @@ class Admission:
             raise self._refusal(ticket, view, result)
         view.growth, view.totals, view.totals_at = view.totals, result, self._loop.time()
         ticket.headers = view.headers.lines(result, first=2)
+        for budget, used in zip(spec.budgets, result[2 + len(spec.counters) :], strict=True):
+            self._alerts.seen(spec.org_id, budget, used)
         self._goes_on(ticket)
 
     async def _ask(self, ticket: HeldTicket, make: Callable[[int], Operation]) -> Result:
@@ -280,6 +282,7 @@ class Admission:
         spec = view.spec
         if result[0] == BUDGET:
             budget = spec.budgets[result[1]]
+            self._alerts.seen(spec.org_id, budget, result[2])
             return budget_refusal(budget.scope, budget.period)
         layer, kind = result[1] - 1, result[2] - 1
         counter = next(

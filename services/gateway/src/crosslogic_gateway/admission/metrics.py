@@ -21,11 +21,21 @@ class AdmissionMetrics:
             ["layer"],
             registry=registry,
         )
+        self._budgets = Counter(
+            "crosslogic_budget_thresholds",
+            "Hard budgets of which 50, 80 or 100 percent were seen spent or held, each once a worker and period.",
+            ["percent"],
+            registry=registry,
+        )
         self.admitted_locally = Counter(
             "crosslogic_admitted_locally",
             "Requests let in by this worker's share of the limits, Redis being away.",
             registry=registry,
         )
+
+    def budget_passed(self, percent: int) -> None:
+        """Notes that a hard budget is spent or held to this share."""
+        self._budgets.labels(str(percent)).inc()
 
     def refused(self, layer: Layer, reason: str) -> None:
         """Notes a refusal."""

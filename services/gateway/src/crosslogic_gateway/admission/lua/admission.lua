@@ -15,7 +15,7 @@
 --          one number a kind and the concurrency, -1: none; a budget is [name, day|month, limit in nano-dollars]
 -- ARGV[3]  msgpack, operations; specs are counted from 0; times are microseconds of Redis' clock
 --            admit   [1, ticket, spec, prompt_tokens, completion_tokens, cost, forced]
---                     -> [1, now, total of each limited counter in order] or [0, layer, kind, limit, total, retry_after_us]
+--                     -> [1, now, total of each limited counter in order, then of each budget] or [0, layer, kind, limit, total, retry_after_us]
 --                        or [2] (not seeded) or [3, layer, kind, limit] (larger than the limit) or [4, budget, limit, used]
 --            settle  [2, ticket, prompt_tokens, completion_tokens, cost] -> 1, or 0: no such ticket
 --            renew   [3] -> [worker, ...], those with a lease here
@@ -365,6 +365,9 @@ local function admit(op)
       hold(b.name, cost)
     end
     new_tickets[ticket] = pack(record)
+  end
+  for _, b in ipairs(prepared_spec.budgets) do
+    result[#result + 1] = number(b.name).value
   end
   return result
 end
