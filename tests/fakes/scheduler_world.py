@@ -22,6 +22,7 @@ def told_node(
     current: float = 0.0,
     running: int = 0,
     beat: int = 1,
+    health: int = 100,
     status: pb.NodeStatus.ValueType = pb.NODE_STATUS_ACTIVE,
     notice: pb.SpotNoticeKind.ValueType = pb.SPOT_NOTICE_KIND_UNSPECIFIED,
 ) -> pb.Node:
@@ -29,6 +30,7 @@ def told_node(
         id=name,
         org_id=org,
         status=status,
+        health_score=health,
         reachable=reachable,
         facts=pb.NodeFacts(
             address=f"{name}:7300",

@@ -334,6 +334,16 @@ def test_a_node_that_its_cloud_may_take_is_spared_while_others_have_room() -> No
     assert set(made.picks()) == {"risky"}
 
 
+def test_an_unwell_node_is_spared_while_others_have_room() -> None:
+    made = World()
+    made.tell_all(told_node("unwell", health=39), told_node("well", health=40))
+    assert set(made.picks()) == {"well"}
+    made.tell(told_node("well", health=100, current=1500, beat=2))
+    assert set(made.picks()) == {"unwell"}
+    made.tell(told_node("unwell", health=90, beat=3), told_node("well", health=100, beat=3))
+    assert set(made.picks()) == {"unwell", "well"}
+
+
 def test_a_node_that_its_cloud_takes_gets_nothing_even_before_it_drains() -> None:
     made = World()
     made.tell_all(told_node("going", notice=pb.SPOT_NOTICE_KIND_TERMINATION), told_node("safe", current=5000))

@@ -24,7 +24,7 @@ class Tier(enum.IntEnum):
 
     SOUND = 0
     SPARED = 1
-    """Ejected for what gateways saw of it, or its cloud says that it may take the machine soon."""
+    """Ejected for what gateways saw of it, unwell, or its cloud says that it may take the machine soon."""
     SILENT = 2
     """Its heartbeats do not come."""
 
@@ -50,7 +50,7 @@ class NodeState:
     heartbeat_ns: int = 0
     """When it was last heard of, nanoseconds since the epoch; 0: never."""
     at_risk: bool = False
-    """Its cloud says that it may take the machine soon."""
+    """Its cloud says that it may take the machine soon, or the registry finds it unwell."""
     ejected: bool = False
     """It failed or lagged, by what gateways saw."""
     connections: int = 0

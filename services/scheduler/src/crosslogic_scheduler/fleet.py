@@ -260,7 +260,7 @@ class FleetView:
             models=frozenset(facts.models),
             reachable=node.reachable,
             capacity=policy.capacity_of(facts.max_tokens_per_sec),
-            at_risk=node.spot_notice.kind == registry_pb.SPOT_NOTICE_KIND_RISK,
+            at_risk=node.spot_notice.kind == registry_pb.SPOT_NOTICE_KIND_RISK or policy.is_unwell(node.health_score),
             prefill_tokens_per_sec=prefill_tokens_per_sec,
         )
 

@@ -18,6 +18,8 @@ ASSUMED_PREFILL_TOKENS_PER_SEC = 8_000.0
 READING_WEIGHT = 4.0
 """What a second until the prompt is read weighs, in load. By simulation (docs/adr/0025-picking.md): from 2 to 8 hardly
 matters, 0 doubles the time to the first token."""
+UNWELL_BELOW = 40
+"""Health score (registry.v1.Node) below which a node is spared: half of its calls fail, say, or it falls silent."""
 HEARTBEAT_S = 5.0
 """How often nodes tell of themselves: as long a request of one's own counts, unless its end is told before."""
 ASSUMED_STREAMS = 64
@@ -94,6 +96,11 @@ def _least(
         if (best is None or node_cost < best_cost) and node.id not in excluded:
             best, best_cost = node, node_cost
     return best
+
+
+def is_unwell(health_score: int) -> bool:
+    """Whether a node's score, 1 to 100, is so low that others are better. 0: the registry gives none."""
+    return 0 < health_score < UNWELL_BELOW
 
 
 def sane(figure: float) -> float:
