@@ -165,6 +165,17 @@ class TermsSuite:
         await store.change_api_key(key.id, KeyChanges(status="suspended"), tenant)
         assert (await store.change_api_key(key.id, KeyChanges(status="active"), tenant)).status == "active"
 
+    async def test_a_program_that_suspends_does_not_write_over_why_an_operator_did(self, store: Everything) -> None:
+        org = await store.add_org(new_org(), "", NOBODY)
+        abuse = OrgChanges(status="suspended", status_reason="abuse")
+        unpaid = OrgChanges(status="suspended", status_reason="unpaid")
+        billing = Actor("service", name="billing")
+        await store.change_org(org.id, abuse, PLATFORM)
+        assert (await store.change_org(org.id, unpaid, billing)).status_reason == "abuse"
+        await store.change_org(org.id, OrgChanges(status="active"), PLATFORM)
+        assert (await store.change_org(org.id, unpaid, billing)).status_reason == "unpaid"
+        assert (await store.change_org(org.id, abuse, PLATFORM)).status_reason == "abuse"
+
     async def test_a_person_has_one_place_in_each_organisation(self, store: Everything) -> None:
         org, other = (await store.add_org(new_org(), "", NOBODY), await store.add_org(new_org(), "", NOBODY))
         email = f"{IDS.next()}@example.com"

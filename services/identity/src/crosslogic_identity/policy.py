@@ -152,7 +152,9 @@ def changed(before: Suspendable, changes: Changes, by: Actor) -> Suspendable:
     status = values.get("status")
     if status is not None:
         of_platform = before.status == "suspended" and before.suspended_by == "platform"
-        if of_platform and by.org_id:
+        # A program never writes over why people suspended it: it would lift that with its own suspension later.
+        by_program = status == "suspended" and by.kind in ("service", "system")
+        if of_platform and (by.org_id or by_program):
             if status == "active":
                 raise CodedError(ErrorCode.PERMISSION_DENIED, "It was suspended by the operators: ask them.")
             # Suspended already, and by those who may: nothing of theirs is written over.
