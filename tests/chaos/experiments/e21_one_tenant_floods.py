@@ -13,6 +13,8 @@ OTHERS_PER_S = 2
 TOKENS = 40
 SECONDS = 25
 MOST_SLOWER = 1.2
+SMALL_RUN_S = 0.5
+"""Of few samples p99 is the worst one: a small run forgives that much of it."""
 TRIES = 3
 """Of the latencies: a machine that has something else to do for some seconds is given another chance."""
 
@@ -23,7 +25,7 @@ async def run(world: World) -> None:
     key = await asyncio.to_thread(tenant, suite, "flood", requests_per_second=LIMIT_PER_S)
     seconds = world.scaled(SECONDS, least=4)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        others = Client(suite, suite.api_key, session, tokens=TOKENS)
+        others = Client(suite, suite.api_key, session, tokens=TOKENS, patience_s=60.0)
         flood = Client(suite, key, session, tokens=TOKENS)
         for left in reversed(range(TRIES)):
             alone = await others.steadily(OTHERS_PER_S, seconds, Seen())
@@ -35,7 +37,6 @@ async def run(world: World) -> None:
             assert flooded.statuses[429] > 0.9 * flooded.total, "the flood was none"
             # Limits of a second slide: what is let in at its start and its end may be one second's more.
             assert 0 < flooded.statuses[200] <= LIMIT_PER_S * (seconds + 2), "the tenant got more than its limit"
-            slower = beside.p99_s / alone.p99_s
-            if slower <= MOST_SLOWER:
+            if beside.p99_s <= MOST_SLOWER * alone.p99_s + (SMALL_RUN_S if world.size < 1 else 0.0):
                 return
-            assert left, f"p99 is {slower:.2f} times what it was"
+            assert left, f"p99 was {alone.p99_s:.2f} s and is {beside.p99_s:.2f} s"

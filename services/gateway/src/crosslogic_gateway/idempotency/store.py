@@ -33,7 +33,7 @@ class StoreLimits:
 
     budget_s: float = 0.05
     """Of one call of Redis on a request's way."""
-    lease_s: float = 8.0
+    lease_s: float = 5.0
     """How long a worker that says nothing is taken to be alive."""
     keep_s: float = 86_400.0
     """How long an answer is kept."""
