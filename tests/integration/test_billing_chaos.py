@@ -44,7 +44,7 @@ async def _is_behind(world: Bench) -> bool:
 # rolled back by the server, its lease stays, and nobody knows what became of its call.
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_billing_killed_wherever_it_stands_loses_nothing_and_doubles_nothing(world: Bench, seed: int) -> None:
     dice = random.Random(seed)
     orgs = [await world.customer(terms) for terms in (Terms(free_tokens=0), Terms(free_tokens=0))]

@@ -72,7 +72,7 @@ def by_hand(terms: Terms, records: list[tuple[Priced, int]]) -> int:
 
 
 @given(TERMS, RECORDS, st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_charge_is_the_clerks_whatever_the_order_of_records(
     terms: Terms, records: list[tuple[Priced, int]], shuffler: random.Random
 ) -> None:
@@ -84,7 +84,7 @@ def test_a_charge_is_the_clerks_whatever_the_order_of_records(
 
 
 @given(TERMS, RECORDS, RECORDS, st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_records_that_were_corrected_away_leave_no_trace(
     terms: Terms, kept: list[tuple[Priced, int]], wrong: list[tuple[Priced, int]], shuffler: random.Random
 ) -> None:
@@ -94,7 +94,7 @@ def test_records_that_were_corrected_away_leave_no_trace(
 
 
 @given(TERMS, st.lists(st.tuples(BUCKETS, st.integers(-30, 30)), max_size=25))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_no_order_of_rows_makes_a_charge_negative_or_the_books_not_balance(
     terms: Terms, rows: list[tuple[Priced, int]]
 ) -> None:
@@ -106,7 +106,7 @@ def test_no_order_of_rows_makes_a_charge_negative_or_the_books_not_balance(
 
 
 @given(TERMS, RECORDS, RECORDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_using_more_never_costs_less(
     terms: Terms, before: list[tuple[Priced, int]], more: list[tuple[Priced, int]]
 ) -> None:
@@ -117,7 +117,7 @@ def test_using_more_never_costs_less(
 
 
 @given(TERMS, RECORDS, st.integers(1, 5), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_what_is_exported_bit_by_bit_is_what_is_charged_at_the_end(
     terms: Terms, records: list[tuple[Priced, int]], pieces: int, shuffler: random.Random
 ) -> None:
@@ -178,7 +178,7 @@ def test_a_cap_holds_across_categories() -> None:
 
 
 @given(st.sampled_from(ZONES), st.integers(1_735_689_600_000_000, 1_861_920_000_000_000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_moment_is_in_the_month_of_its_zone_and_no_window_in_two(zone: str, micros: int) -> None:
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
     month = month_of(moment, zone)
