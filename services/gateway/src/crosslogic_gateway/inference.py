@@ -70,7 +70,11 @@ class Inference:
         """Whose request it is. Raises what KeyCache.resolve raises, PERMISSION_DENIED (the key's networks)."""
         secret = _secret(request)
         try:
-            principal = self._keys.cached(secret) or await self._keys.resolve(secret)
+            principal = self._keys.cached(secret)
+            if principal is None:
+                await self._keys.resolve(secret)
+                # Suspended while this task waited for its turn, it would run unseen by whoever cuts requests.
+                principal = self._keys.cached(secret) or await self._keys.resolve(secret)
             if principal.allowed_networks:
                 check_network(self._client_address(request), principal.allowed_networks)
         except CodedError as error:
