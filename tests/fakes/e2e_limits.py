@@ -39,7 +39,7 @@ async def greedy_clients(
             try:
                 async with session.post(url, json=body) as answer:
                     told = await answer.json()
-            except aiohttp.ClientError as error:
+            except (aiohttp.ClientError, TimeoutError) as error:
                 got.other[type(error).__name__] += 1
                 await asyncio.sleep(0.05)
                 continue

@@ -209,7 +209,7 @@ def test_operators_hear_of_a_budget_at_50_80_and_100_percent_and_again_when_it_s
     heard: list[int] = []
     alerts = BudgetAlerts(passed=heard.append)
     budget = HardBudget("b", "org", "month", 1_000_000)
-    for used in (0, 499, 500, 510, 799, 801, 820, 1000, 990, 1200):
+    for used in (0, 499, 500, 480, 510, 799, 801, 820, 1000, 490, 990, 1200):
         alerts.seen("org", budget, used)
     assert heard == [50, 80, 100]
     alerts.seen("org", budget, 3)

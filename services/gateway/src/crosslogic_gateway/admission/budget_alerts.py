@@ -8,6 +8,7 @@ from crosslogic_gateway.admission.limits import PICO_PER_NANO
 from crosslogic_gateway.domain import HardBudget
 
 THRESHOLDS_PERCENT = (50, 80, 100)
+ANEW_PERCENT = 25
 MAX_BUDGETS = 50_000
 
 
@@ -24,8 +25,8 @@ class BudgetAlerts:
         """So much of the budget is spent and held."""
         percent = used_nanodollars * PICO_PER_NANO * 100 // max(1, budget.limit_picodollars)
         if percent < THRESHOLDS_PERCENT[0]:
-            # It started anew, or was raised.
-            if self._told:
+            # Well below, it started anew or was raised; just below, what was held was given back.
+            if self._told and percent < ANEW_PERCENT:
                 self._told.pop(budget.id, None)
             return
         told = self._told.get(budget.id, 0)
