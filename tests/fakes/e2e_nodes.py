@@ -31,7 +31,7 @@ class JoinedNode:
 
     def listening_sockets(self) -> list[str]:
         """Local addresses of TCP sockets on which the agent, or a process that it started, listens."""
-        pids = [self.process.pid, *_descendants(self.process.pid)]
+        pids = [self.process.pid, *descendants(self.process.pid)]
         inodes = {inode for pid in pids for inode in _socket_inodes(pid)}
         found = []
         for table in ("tcp", "tcp6"):
@@ -45,7 +45,7 @@ class JoinedNode:
         self.process.send_signal(number)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
