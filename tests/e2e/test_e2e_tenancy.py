@@ -92,11 +92,13 @@ async def test_streams_of_a_suspended_tenant_end_within_a_second_in_every_worker
         async with asyncio.timeout(30):
             await asyncio.gather(*(event.wait() for event in begun))
         suspension = {"status": "suspended", "status_reason": "unpaid", "cut_streams": True}
-        asked_at = time.monotonic()
         await asyncio.to_thread(suite.admin.must, "PATCH", f"/admin/{scope}/{id_}", suspension)
+        told_at = time.monotonic()
         async with asyncio.timeout(30):
             ended = await asyncio.gather(*streams)
-        assert max(at for at, _, _ in ended) - asked_at < WITHIN_S
+        slowest_s = max(at for at, _, _ in ended) - told_at
+        print(f"{STREAMS} streams ended {slowest_s * 1000:.0f} ms after the suspension was acknowledged")
+        assert slowest_s < WITHIN_S
         for _, _, text in ended:
             last = text.strip().rpartition(b"data: ")[2]
             assert json.loads(last)["error"]["code"] == "tenant_suspended"
@@ -178,11 +180,11 @@ async def test_a_key_is_used_from_its_networks_only(suite: Suite) -> None:
 async def test_a_key_that_sends_nonsense_is_suspended_with_the_reason_in_the_audit_log(suite: Suite) -> None:
     tenant = make_tenant(suite)
     async with calling(suite) as session:
-        # Every worker may count up to the limit before one of them acts.
-        for _ in range(20):
-            answers = await asyncio.gather(*(ask(session, suite, tenant["key"], max_tokens=-1) for _ in range(10)))
-            if (403, "tenant_suspended") in answers:
-                break
+        # Every worker may count up to the limit before one of them acts; what it does then takes its time.
+        answers: list[tuple[int, str]] = []
+        async with asyncio.timeout(30):
+            while (403, "tenant_suspended") not in answers:
+                answers = await asyncio.gather(*(ask(session, suite, tenant["key"], max_tokens=-1) for _ in range(10)))
         assert await refused_everywhere(session, suite, tenant["key"]) == {(403, "tenant_suspended")}
     listed = suite.admin.must("GET", f"/admin/audit?object_id={tenant['id']}&action=api_key.update")
     record = listed["data"][0]
