@@ -1,9 +1,7 @@
 """A stream cut at any place and continued elsewhere reads as if nothing had happened."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -13,11 +11,10 @@ from hypothesis import strategies as st
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_node_agent.answer_readers import make_reader
-from crosslogic_node_agent.call_output import CallOutput
 from crosslogic_node_agent.continuation import can_resume, packed, unpacked
-from crosslogic_node_agent.engine_request import EngineRequest, build_request
+from crosslogic_node_agent.engine_request import build_request
 from crosslogic_node_agent.events import CANNOT_RESUME, CompletionEvents, EventError
+from tests.fakes.node_agent_resume import KeptStream, opened, relay
 
 CHAT, COMPLETIONS = pb.ENGINE_API_CHAT_COMPLETIONS, pb.ENGINE_API_COMPLETIONS
 PROMPT = [5, 6, 7]
@@ -39,8 +36,9 @@ class Engine:
     name: str = "chatcmpl-first"
     asked: list[dict[str, Any]] = field(default_factory=list)
 
-    def stream(self, body: dict[str, Any], *, chat: bool) -> Iterator[bytes]:
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[bytes]:
         """The chunks of the answer; a prompt of ids goes on after those of them that were generated."""
+        chat = path == "/v1/chat/completions"
         self.asked.append(body)
         done = len(body["prompt"]) - self.prompt if isinstance(body.get("prompt"), list) else 0
         stops = body.get("stop") or []
@@ -111,97 +109,10 @@ class _Detokenizer:
         return text
 
 
-@dataclass
-class Client:
-    """What was relayed, as a gateway keeps it, and what the client makes of it."""
-
-    data: bytes = b""
-    ids: bytes = b""
-    opening: bytes = b""
-    prompt_ids: bytes = b""
-    unsettled_tokens: int = 0
-    unsettled_text: str = ""
-    completion_tokens: int = 0
-    again: bool = False
-
-    def take(self, frame: pb.RelayResponseFrame) -> None:
-        if frame.HasField("head"):
-            self.opening = frame.head.stream_opening
-            self.prompt_ids = self.prompt_ids or frame.head.prompt_ids
-        if frame.data:
-            assert not frame.cannot_resume
-            if self.again:
-                self.ids = self.ids[: len(self.ids) - 4 * self.unsettled_tokens]
-                self.again = False
-            self.data += frame.data
-            self.ids += frame.ids
-            self.unsettled_tokens = frame.unsettled_tokens
-            self.unsettled_text = frame.unsettled_text
-            self.completion_tokens = frame.completion_tokens
-
-    def resume(self) -> pb.RelayResume:
-        return pb.RelayResume(
-            stream_opening=self.opening,
-            prompt_ids=self.prompt_ids,
-            token_ids=self.ids,
-            unsettled_tokens=self.unsettled_tokens,
-            unsettled_text=self.unsettled_text,
-            context_length=4096,
-        )
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        lines = [line[6:] for line in self.data.split(b"\n\n") if line.startswith(b"data: {")]
-        return [json.loads(line) for line in lines]
-
-    @property
-    def text(self) -> str:
-        parts = [event["choices"][0] for event in self.events if event["choices"]]
-        return "".join(part["delta"].get("content") or "" if "delta" in part else part["text"] for part in parts)
-
-
-def opened(api: int, body: dict[str, Any], resume: pb.RelayResume | None = None) -> pb.RelayOpen:
-    return pb.RelayOpen(
-        api=api,  # type: ignore[arg-type]
-        body=msgspec.json.encode(body),
-        model="catalogue",
-        stream=True,
-        include_usage=True,
-        return_token_ids=bool(body.get("return_token_ids")),
-        request_id="id",
-        first_byte_timeout_ms=1000,
-        idle_timeout_ms=1000,
-        resume=resume,
-    )
-
-
-def run(engine: Engine, api: int, body: dict[str, Any], client: Client, *, chunks: int | None, resumed: bool) -> bool:
-    """Relays so many chunks of the engine's answer; says whether the answer came to its end."""
-    request = opened(api, body, client.resume() if resumed else None)
-    made: EngineRequest = build_request(request, engine_model="engine")
-    reader = make_reader(request, made)
-    output = CallOutput(1)
-    output.status = 200
-    asked = msgspec.json.decode(made.body)
-    client.again = resumed
-    for data in islice(engine.stream(asked, chat=made.path == "/v1/chat/completions"), chunks):
-        for piece in reader.feed(data):
-            output.add(piece, reader.prompt_token_ids, reader.stream_opening)
-            client.take(output.take_frame())
-    try:
-        reader.finish()
-    except EventError:
-        return False
-    count = reader.count()
-    assert count.prompt_tokens == len(PROMPT), "the prompt is paid once"
-    client.completion_tokens = count.completion_tokens
-    return True
-
-
-def whole(engine: Engine, api: int, body: dict[str, Any]) -> Client:
-    client = Client()
-    assert run(engine, api, body, client, chunks=None, resumed=False)
-    return client
+def whole(engine: Engine, api: int, body: dict[str, Any]) -> KeptStream:
+    kept = KeptStream()
+    assert relay(engine.stream, api, body, kept)
+    return kept
 
 
 BODIES: dict[int, dict[str, Any]] = {
@@ -227,12 +138,12 @@ def test_a_stream_cut_anywhere_and_resumed_reads_as_the_undisturbed_one(
     body = BODIES[api] | {"max_tokens": 40, "stop": stops, "return_token_ids": ids}
     undisturbed = whole(Engine(tokens, per_chunk=per_chunk), api, body)
 
-    client = Client()
-    ended = run(Engine(tokens, per_chunk=per_chunk), api, body, client, chunks=cuts[0], resumed=False)
+    client = KeptStream()
+    ended = relay(Engine(tokens, per_chunk=per_chunk).stream, api, body, client, chunks=cuts[0])
     for number, cut in enumerate([*cuts[1:], None]):
         if not ended and client.opening:
             engine = Engine(tokens, per_chunk=per_chunk, name=f"cmpl-{number}")
-            ended = run(engine, api, body, client, chunks=cut, resumed=True)
+            ended = relay(engine.stream, api, body, client, chunks=cut, resumed=True)
     if not client.opening:
         return  # cut before its first token: asked anew from the start
     assert ended
@@ -261,9 +172,9 @@ def test_a_stream_cut_anywhere_and_resumed_reads_as_the_undisturbed_one(
 def test_less_is_left_to_generate_and_the_prompt_is_the_ids() -> None:
     engine = Engine([0] * 30)
     body = BODIES[CHAT] | {"max_completion_tokens": 20, "max_tokens": 20, "min_tokens": 8, "user": "kept"}
-    client = Client()
-    run(engine, CHAT, body, client, chunks=6, resumed=False)
-    run(engine, CHAT, body, client, chunks=None, resumed=True)
+    client = KeptStream()
+    relay(engine.stream, CHAT, body, client, chunks=6)
+    relay(engine.stream, CHAT, body, client, resumed=True)
     asked = engine.asked[-1]
     assert asked["prompt"] == [*PROMPT, 0, 0, 0, 0, 0]
     assert (asked["max_tokens"], asked["min_tokens"], asked["user"]) == (15, 3, "kept")
@@ -272,11 +183,11 @@ def test_less_is_left_to_generate_and_the_prompt_is_the_ids() -> None:
 
 
 def test_a_limit_that_the_client_left_out_is_the_rest_of_the_context() -> None:
-    client = Client()
+    client = KeptStream()
     engine = Engine([0] * 5000)
     open_chat = build_request(opened(CHAT, BODIES[CHAT] | {"max_tokens": 9}), engine_model="engine")
     assert msgspec.json.decode(open_chat.body)["max_tokens"] == 9
-    run(engine, CHAT, BODIES[CHAT] | {"max_tokens": 9}, client, chunks=4, resumed=False)
+    relay(engine.stream, CHAT, BODIES[CHAT] | {"max_tokens": 9}, client, chunks=4)
     request = opened(CHAT, BODIES[CHAT], client.resume())
     assert msgspec.json.decode(build_request(request, engine_model="engine").body)["max_tokens"] == 4096 - 3 - 3
     request = opened(COMPLETIONS, BODIES[COMPLETIONS], client.resume())
@@ -358,11 +269,11 @@ def test_reasoning_that_a_parser_reads_out_of_the_text_ends_the_chance_to_resume
 
 def test_an_answer_drawn_anew_that_differs_from_what_was_sent_is_an_error_and_not_a_garbled_text() -> None:
     body = BODIES[CHAT] | {"max_tokens": 30, "stop": ["ENDING OF A."]}
-    client = Client()
-    run(Engine([0] * 40), CHAT, body, client, chunks=8, resumed=False)
+    client = KeptStream()
+    relay(Engine([0] * 40).stream, CHAT, body, client, chunks=8)
     assert client.unsettled_text
     with pytest.raises(EventError):
-        run(Engine([1] * 40), CHAT, body, client, chunks=None, resumed=True)
+        relay(Engine([1] * 40).stream, CHAT, body, client, resumed=True)
 
 
 @pytest.mark.parametrize(
