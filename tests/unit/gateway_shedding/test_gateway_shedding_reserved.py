@@ -190,6 +190,28 @@ async def test_a_request_beyond_reserved_capacity_is_shed_or_marked_as_billed() 
     assert (billed.reserved, billed.units, billed.principal.plan, billed.rank) == (False, 0, "gold/overage", Rank.LOW)
 
 
+async def test_while_the_service_is_at_its_limit_lower_priorities_yield_to_a_higher_one_that_was_refused() -> None:
+    bucket = Bucket()
+    overload = overload_over(bucket)
+    serverless = Principal("org", "e", "k", "", None, "", None, priority="high")
+    low, normal = {"X-CrossLogic-Priority": "low"}, {"X-CrossLogic-Priority": "normal"}
+    refused = await overload.claim(low, serverless, MODEL, BODY)
+    overload.refused_by_service(refused)
+    refused = await overload.claim(normal, serverless, MODEL, BODY)
+    overload.refused_by_service(refused)
+    with pytest.raises(CodedError) as refusal:
+        await overload.claim(low, serverless, MODEL, BODY)
+    assert refusal.value.code is ErrorCode.OVERLOADED
+    await overload.claim(normal, serverless, MODEL, BODY)
+    overload.refused_by_service(await overload.claim({}, serverless, MODEL, BODY))
+    with pytest.raises(CodedError):
+        await overload.claim(normal, serverless, MODEL, BODY)
+    within = await overload.claim(low, principal(), MODEL, BODY)
+    assert within.reserved, "reserved capacity yields to nobody"
+    bucket.at += 1.1
+    await overload.claim(low, serverless, MODEL, BODY)
+
+
 async def test_a_model_without_reserved_capacity_is_beyond_it() -> None:
     overload = overload_over(Bucket())
     other = Model("other", "f", 4096, 1, 1, frozenset(), 0)

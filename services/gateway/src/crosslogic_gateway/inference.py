@@ -143,6 +143,8 @@ class Inference:
             )
         except RefusedError as refused:
             claim.used(0)
+            if refused.layer == "global":
+                self._overload.refused_by_service(claim)
             request[RATE_LIMITS] = refused.headers
             raise
         except BaseException:

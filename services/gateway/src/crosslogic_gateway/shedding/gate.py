@@ -79,7 +79,7 @@ class Gate:
     def __init__(self, *, lag: LoopLag, now: Callable[[], float], changed: Callable[[], None] = lambda: None) -> None:
         """`now` is the event loop's clock; `changed` is called when the use of a lane has changed."""
         self._lag = lag
-        self._now = now
+        self.now = now
         self._lanes: OrderedDict[LaneKey, Lane] = OrderedDict()
         self.changed = changed
         self.refused = dict.fromkeys(Rank, 0)
@@ -107,7 +107,7 @@ class Gate:
         This is all that a request costs while there is room.
         """
         lane = self._lane_of(asked)
-        now = self._now()
+        now = self.now()
         lane.used_at = now
         if asked.reserved_units:
             lane.reservations[asked.org_id] = (asked.reserved_units, now)
@@ -126,7 +126,7 @@ class Gate:
     async def enter(self, asked: Asked) -> Pass:
         """Waits for the request's turn. Raises OVERLOADED when it would come too late, or did."""
         lane = self._lane_of(asked)
-        now = self._now()
+        now = self.now()
         waiter = Waiter(asked.org_id, asked.rank, max(asked.cost, 1.0), now + asked.timeout_s)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lane.turns[waiter] = turn
@@ -143,7 +143,7 @@ class Gate:
                 self._free(lane)
             self.changed()
             raise
-        return Pass(lane, False, self._now())
+        return Pass(lane, False, self.now())
 
     def leave(self, passed: Pass) -> None:
         """A request ended, however it did."""
@@ -153,7 +153,7 @@ class Gate:
             self.changed()
             return
         lane.ended += 1
-        lane.queue.ended(self._now() - passed.at)
+        lane.queue.ended(self.now() - passed.at)
         if lane.turns:
             self._serve(lane)
         self.changed()
@@ -181,7 +181,7 @@ class Gate:
 
     def look(self) -> None:
         """What is done ten times a second: refuses whose deadline has come, takes rates, forgets unused lanes."""
-        now = self._now()
+        now = self.now()
         for key, lane in list(self._lanes.items()):
             if lane.turns:
                 self._refuse(lane, lane.queue.hopeless(now))
@@ -212,7 +212,7 @@ class Gate:
         return lane
 
     def _new(self, key: LaneKey) -> Lane:
-        lane = self._lanes[key] = Lane(key, rated_at=self._now())
+        lane = self._lanes[key] = Lane(key, rated_at=self.now())
         if len(self._lanes) > MAX_LANES:
             idle = next((other for other, known in self._lanes.items() if known.idle and known is not lane), None)
             if idle is not None:

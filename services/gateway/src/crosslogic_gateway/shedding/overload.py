@@ -7,9 +7,17 @@ from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.admission.ticket import Ticket
 from crosslogic_gateway.body import InferenceBody
 from crosslogic_gateway.domain import Model, Principal
-from crosslogic_gateway.shedding.domain import PRIORITY_HEADER, QUEUE_TIMEOUT_HEADER, Rank, queue_timeout_s, rank_of
+from crosslogic_gateway.shedding.domain import (
+    PRIORITY_HEADER,
+    QUEUE_TIMEOUT_HEADER,
+    Rank,
+    overloaded,
+    queue_timeout_s,
+    rank_of,
+)
 from crosslogic_gateway.shedding.gate import Asked, Gate, Pass
 from crosslogic_gateway.shedding.reserved import Meter, ReservedMeters
+from crosslogic_gateway.shedding.yielding import YIELD_S, Yielding
 
 OVERAGE_MARK = "/overage"
 """Follows the plan's name in the record of a request beyond reserved capacity that is billed as serverless."""
@@ -87,6 +95,7 @@ class Overload:
         self._gate = gate
         self._meters = meters
         self._queue_wait_s = queue_wait_s
+        self._yielding = Yielding()
 
     async def claim(self, headers: Mapping[str, str], principal: Principal, model: Model, body: InferenceBody) -> Claim:
         """What a request goes on as: within reserved capacity, or as anybody's.
@@ -107,7 +116,15 @@ class Overload:
                 claim.principal = self._beyond(principal, model, units)
             else:
                 claim.units, (claim.meter, claim.taken) = units, taken
+        if claim.meter is None and self._yielding.yields(claim.rank, self._gate.now()):
+            self._gate.refused[claim.rank] += 1
+            raise overloaded(YIELD_S, "the service is at its limit and refuses higher priorities")
         return claim
+
+    def refused_by_service(self, claim: Claim) -> None:
+        """The request met the limits of the whole service: lower priorities yield for a moment."""
+        self._gate.refused[claim.rank] += 1
+        self._yielding.refused(claim.rank, self._gate.now())
 
     async def enter(self, claim: Claim, model: Model, body: InferenceBody, raw_size: int) -> None:
         """Returns once the request may go on. Raises OVERLOADED."""
