@@ -1,6 +1,7 @@
 """All SQL of the outbox."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import LiteralString
 
@@ -66,28 +67,42 @@ class PostgresOutbox:
             )
             return [Lane(row[0], row[1], str(row[2]), row[3], row[4]) for row in await found.fetchall()]
 
-    async def next_event(self, lane: Lane) -> MeterEvent | None:
+    async def begin(self, lane: Lane, now: datetime, until: datetime) -> MeterEvent | None:
         """See ports.OutboxStore."""
         async with transaction(self._pool) as connection:
+            held = await connection.execute(
+                "UPDATE meter_lanes SET leased_until = %s WHERE customer_id = %s AND event_name = %s AND lease_id = %s",
+                (until, lane.customer_id, lane.event_name, lane.lease_id),
+            )
+            if held.rowcount != 1:
+                return None
             found = await connection.execute(
                 f"SELECT {EVENT_COLUMNS} FROM meter_events WHERE state = 'pending' AND customer_id = %s "
-                "AND event_name = %s ORDER BY id LIMIT 1",
+                "AND event_name = %s ORDER BY id LIMIT 1 FOR UPDATE",
                 (lane.customer_id, lane.event_name),
             )
             row = await found.fetchone()
-        return None if row is None else event_of(row)
+            if row is None:
+                return None
+            event = event_of(row)
+            await self._attempt(connection, event, now)
+        return replace(event, attempts=event.attempts + 1)
 
-    async def attempting(self, event: MeterEvent, now: datetime) -> MeterEvent:
+    async def again(self, event: MeterEvent, now: datetime) -> MeterEvent:
         """See ports.OutboxStore."""
         async with transaction(self._pool) as connection:
-            found = await connection.execute(
-                "UPDATE meter_events SET attempts = attempts + 1, last_attempt_at = %s, "
-                "unknown_since = coalesce(unknown_since, %s) WHERE id = %s AND state = 'pending' "
-                f"RETURNING {EVENT_COLUMNS}",
-                (now, now, event.id),
-            )
-            row = await found.fetchone()
-        return event if row is None else event_of(row)
+            await connection.execute("UPDATE meter_events SET unknown_since = NULL WHERE id = %s", (event.id,))
+            await self._attempt(connection, event, now)
+        return replace(event, attempts=event.attempts + 1, unknown_since=None)
+
+    @staticmethod
+    async def _attempt(connection: Connection, event: MeterEvent, now: datetime) -> None:
+        """Notes that it is about to be sent, before it is: from here on Stripe may have it."""
+        await connection.execute(
+            "UPDATE meter_events SET attempts = attempts + 1, last_attempt_at = %s, "
+            "unknown_since = coalesce(unknown_since, %s) WHERE id = %s",
+            (now, now, event.id),
+        )
 
     async def delivered(self, event: MeterEvent, how: How, now: datetime) -> None:
         """See ports.OutboxStore."""
@@ -99,15 +114,16 @@ class PostgresOutbox:
             )
 
     async def dead(self, event: MeterEvent, reason: str) -> None:
-        """See ports.OutboxStore."""
+        """See ports.OutboxStore. What was unknown before the last attempt stays so."""
         async with transaction(self._pool) as connection:
             await connection.execute(
-                "UPDATE meter_events SET state = 'dead', last_error = %s WHERE id = %s AND state = 'pending'",
-                (reason, event.id),
+                "UPDATE meter_events SET state = 'dead', last_error = %s, unknown_since = %s "
+                "WHERE id = %s AND state = 'pending'",
+                (reason, event.unknown_since, event.id),
             )
 
     async def failed(self, event: MeterEvent, reason: str, *, unknown: bool) -> None:
-        """See ports.OutboxStore. `event` is as it was before the attempt."""
+        """See ports.OutboxStore."""
         async with transaction(self._pool) as connection:
             await connection.execute(
                 "UPDATE meter_events SET last_error = %s, "
@@ -123,15 +139,6 @@ class PostgresOutbox:
                 "WHERE customer_id = %s AND event_name = %s AND lease_id = %s",
                 (due_at, failures, lane.customer_id, lane.event_name, lane.lease_id),
             )
-
-    async def renew(self, lane: Lane, until: datetime) -> bool:
-        """Holds a lane for longer. False: the lease was lost."""
-        async with transaction(self._pool) as connection:
-            renewed = await connection.execute(
-                "UPDATE meter_lanes SET leased_until = %s WHERE customer_id = %s AND event_name = %s AND lease_id = %s",
-                (until, lane.customer_id, lane.event_name, lane.lease_id),
-            )
-            return renewed.rowcount == 1
 
     async def delivered_in(self, event: MeterEvent, since: datetime, until: datetime) -> int:
         """See ports.OutboxStore."""

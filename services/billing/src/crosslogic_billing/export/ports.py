@@ -28,11 +28,15 @@ class OutboxStore(Protocol):
     async def lease(self, now: datetime, until: datetime, limit: int) -> Sequence[Lane]:
         """Lanes with something to send, due and not leased, leased from now on."""
 
-    async def next_event(self, lane: Lane) -> MeterEvent | None:
-        """The lane's oldest pending event."""
+    async def begin(self, lane: Lane, now: datetime, until: datetime) -> MeterEvent | None:
+        """The lane's oldest pending event, about to be sent; the lease holds until then.
 
-    async def attempting(self, event: MeterEvent, now: datetime) -> MeterEvent:
-        """Notes that it is about to be sent, before it is: from here on Stripe may have it."""
+        It is noted before it is sent: from here on Stripe may have it. The event is told with `unknown_since` as it was
+        before. None: there is none, or the lease was lost.
+        """
+
+    async def again(self, event: MeterEvent, now: datetime) -> MeterEvent:
+        """Stripe surely has it not; it is about to be sent, as a new attempt."""
 
     async def delivered(self, event: MeterEvent, how: How, now: datetime) -> None:
         """Stripe has it."""
@@ -41,7 +45,7 @@ class OutboxStore(Protocol):
         """It waits for an operator."""
 
     async def failed(self, event: MeterEvent, reason: str, *, unknown: bool) -> None:
-        """It stays pending. Not `unknown`: Stripe surely does not have it from this attempt."""
+        """It stays pending. Not `unknown`: Stripe does not have it from this attempt; before it, who knows."""
 
     async def release(self, lane: Lane, *, due_at: datetime, failures: int) -> None:
         """Ends a lease, unless it was lost."""

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from crosslogic_billing.export import policy
@@ -77,12 +76,11 @@ class Sender:
             await self._release(lane, failures + 1)
             return
         for _ in range(_EVENTS_A_LEASE):
-            if not await self._outbox.renew(lane, self._clock.now() + LEASE):
-                return
-            event = await self._outbox.next_event(lane)
+            now = self._clock.now()
+            event = await self._outbox.begin(lane, now, now + LEASE)
             if event is None:
                 break
-            outcome = await self._deliver(event)
+            outcome = await self._deliver(event, now)
             if isinstance(outcome, Retry):
                 failures += 1
                 break
@@ -107,25 +105,19 @@ class Sender:
         wait = timedelta(seconds=policy.wait_s(failures, self._draw()))
         await self._outbox.release(lane, due_at=self._clock.now() + wait, failures=failures)
 
-    async def _deliver(self, event: MeterEvent) -> Outcome:
-        now = self._clock.now()
+    async def _deliver(self, event: MeterEvent, now: datetime) -> Outcome:
         outcome: Outcome
         if policy.must_look_first(event, now):
             outcome = await self._looked_up(event)
-            if isinstance(outcome, Delivered | Rejected):
+            if isinstance(outcome, Delivered | Rejected) or outcome.unknown:
                 await self._settle(event, outcome)
                 return outcome
-            if outcome.unknown:
-                await self._outbox.failed(event, outcome.reason, unknown=True)
-                self._metrics.exported("retried")
-                return outcome
-            # Stripe surely does not have it: what was unknown is known, and it may be sent again.
-            await self._outbox.failed(_known(event), outcome.reason, unknown=False)
-            event = _known(event)
+            # Stripe surely does not have it: it may be sent again.
+            event = await self._outbox.again(event, now)
         if policy.too_old(event, now):
             outcome = Rejected("older than 35 days: Stripe takes it no more; bill it by an invoice item")
         else:
-            outcome = await self._sink.send(await self._outbox.attempting(event, now))
+            outcome = await self._sink.send(event)
         await self._settle(event, outcome)
         return outcome
 
@@ -163,10 +155,6 @@ class Sender:
                 f"{known} nor {known + event.value}"
             )
         return Delivered("in_summary") if has_it else Retry("Stripe's summary does not have it", unknown=False)
-
-
-def _known(event: MeterEvent) -> MeterEvent:
-    return replace(event, unknown_since=None)
 
 
 def _full_hour(moment: datetime) -> datetime:
