@@ -184,8 +184,11 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
 
 
 async def read(call: Any, timeout_s: float = 1.0) -> pb.WatchRevocationsResponse:
-    heard: pb.WatchRevocationsResponse = await asyncio.wait_for(call.read(), timeout_s)
-    return heard
+    async with asyncio.timeout(timeout_s):
+        while True:
+            heard: pb.WatchRevocationsResponse = await call.read()
+            if heard.WhichOneof("what") != "alive":
+                return heard
 
 
 async def told(call: Any, expected: pb.WatchRevocationsResponse) -> float:

@@ -212,6 +212,12 @@ class Channels:
         """The channel to a node's agent at `target` (host:port). Ask anew for each call or stream."""
         return self._channel(node_dns_name(node_id), target)
 
+    def renew(self, name: str, target: str) -> None:
+        """Asks for a new connection to a service that hangs: whoever asks for the channel next gets another one."""
+        known = self._channels.pop((service_dns_name(name), target), None)
+        if known is not None:
+            self._retire(known[0])
+
     async def forget_node(self, node_id: str, target: str) -> None:
         """Closes the channel to a node that is no longer used."""
         known = self._channels.pop((node_dns_name(node_id), target), None)

@@ -26,6 +26,8 @@ from crosslogic_gateway.running import Running
 
 REDIS_BUDGET_S = 0.05
 RESOLVE_TIMEOUT_S = 5.0
+SILENT_S = 3.0
+"""Identity says every second that it is there."""
 
 
 class SharedPrincipals:
@@ -120,10 +122,25 @@ class Watches:
 
     async def _watch_revocations(self, backoff: Backoff) -> None:
         stub = identity_rpc.IdentityServiceStub(self._channels.service("identity", self._identity_target))
-        async for message in stub.WatchRevocations(identity_pb.WatchRevocationsRequest()):
+        call = stub.WatchRevocations(identity_pb.WatchRevocationsRequest())
+        while True:
+            try:
+                async with asyncio.timeout(SILENT_S):
+                    message = await call.read()
+            except TimeoutError:
+                # It hangs, or the way to it does. Over a new connection another replica may answer.
+                self._log.warning("identity is silent", seconds=SILENT_S)
+                call.cancel()
+                self._channels.renew("identity", self._identity_target)
+                return
+            if not isinstance(message, identity_pb.WatchRevocationsResponse):
+                # The end of the stream.
+                return
             backoff.reset()
             self.lost["revocations"] = False
             what = message.WhichOneof("what")
+            if what == "alive":
+                continue
             if what is None or what == "resync":
                 self._keys.forget_all()
                 continue

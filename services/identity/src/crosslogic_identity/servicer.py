@@ -2,6 +2,7 @@
 
 # gRPC hands every method both its arguments
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ from crosslogic_identity.users import Users
 
 _RESULTS = {ErrorCode.INVALID_API_KEY: "refused", ErrorCode.TENANT_SUSPENDED: "suspended"}
 _MAX_PLAN_NAME = 63
+ALIVE_EVERY_S = 1.0
+"""A gateway that hears nothing for three times as long takes this service to hang, and asks another."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -280,7 +283,13 @@ class IdentityServicer(rpc.IdentityServiceServicer):
     ) -> AsyncIterator[pb.WatchRevocationsResponse]:
         with self._hub.watching() as watcher:
             while True:
-                yield messages.revocation(await watcher.next())
+                try:
+                    async with asyncio.timeout(ALIVE_EVERY_S):
+                        revocation = await watcher.next()
+                except TimeoutError:
+                    yield pb.WatchRevocationsResponse(alive=True)
+                    continue
+                yield messages.revocation(revocation)
 
 
 def _page_number(token: str) -> int:

@@ -3153,6 +3153,7 @@ class WatchRevocationsResponse(_message.Message):
     ENVIRONMENT_ID_FIELD_NUMBER: _builtins.int
     API_KEY_ID_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    ALIVE_FIELD_NUMBER: _builtins.int
     CUT_STREAMS_FIELD_NUMBER: _builtins.int
     resync: _builtins.bool
     """Everything that is cached: the subscription is new, or messages were lost."""
@@ -3164,6 +3165,8 @@ class WatchRevocationsResponse(_message.Message):
     """This key."""
     plan: _builtins.str
     """Every key of organisations on this plan."""
+    alive: _builtins.bool
+    """Nothing: the service is there. Sent after a second without anything else; three without any mean that it hangs."""
     cut_streams: _builtins.bool
     """Streams under way for those keys end too, with TENANT_SUSPENDED."""
     def __init__(
@@ -3174,13 +3177,14 @@ class WatchRevocationsResponse(_message.Message):
         environment_id: _builtins.str = ...,
         api_key_id: _builtins.str = ...,
         plan: _builtins.str = ...,
+        alive: _builtins.bool = ...,
         cut_streams: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "environment_id", b"environment_id", "org_id", b"org_id", "plan", b"plan", "resync", b"resync", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "api_key_id", b"api_key_id", "environment_id", b"environment_id", "org_id", b"org_id", "plan", b"plan", "resync", b"resync", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "cut_streams", b"cut_streams", "environment_id", b"environment_id", "org_id", b"org_id", "plan", b"plan", "resync", b"resync", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "api_key_id", b"api_key_id", "cut_streams", b"cut_streams", "environment_id", b"environment_id", "org_id", b"org_id", "plan", b"plan", "resync", b"resync", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["resync", "org_id", "environment_id", "api_key_id", "plan"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["resync", "org_id", "environment_id", "api_key_id", "plan", "alive"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
