@@ -11,7 +11,7 @@ from aiohttp import web
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_gateway.http import RATE_LIMITS, REQUEST_ID
-from crosslogic_gateway.idempotency.domain import Head, Names, Stage, not_kept, other_body
+from crosslogic_gateway.idempotency.domain import Head, Names, Progress, Stage, not_kept, other_body
 from crosslogic_gateway.idempotency.ports import AnswerStore, Run
 from crosslogic_gateway.idempotency.recording import Recording
 from crosslogic_gateway.idempotency.replica import replica_of, run_into
@@ -23,6 +23,7 @@ PUBLISH_S = 0.1
 """How often an answer is written to Redis while another worker waits for it."""
 RENEW_S = 1.0
 _FINISH_TRIES = 3
+_READ_TRIES = 10
 _RETRY_S = 1.1
 
 
@@ -100,7 +101,7 @@ class Runs:
         """Copies what Redis has, as it comes. False: the worker behind it died before anything was passed on."""
         recording, owner, next_part = source.recording, "", 0
         while True:
-            progress = await self._store.read(source.names, first_part=next_part)
+            progress = await self._read(source, next_part)
             owner = owner or progress.owner
             if progress.stage is Stage.DROPPED and recording.head is None:
                 raise not_kept()
@@ -119,6 +120,17 @@ class Runs:
                     recording.end(complete=True)
                     return True
                 await asyncio.sleep(POLL_S)
+
+    async def _read(self, source: Source, first_part: int) -> Progress:
+        """What Redis has. The request is carried out elsewhere: a moment without Redis is no reason to give it up."""
+        for _ in range(_READ_TRIES - 1):
+            try:
+                return await self._store.read(source.names, first_part=first_part)
+            except CodedError as error:
+                if error.code is not ErrorCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(_RETRY_S)
+        return await self._store.read(source.names, first_part=first_part)
 
     # --- a run of our own
 

@@ -21,7 +21,8 @@ from crosslogic_gateway.idempotency.domain import Claim, Head, Names, Progress, 
 
 BLOCK_BYTES = 256 * 1024
 """Bytes of an answer that are compressed and sealed at once: a few milliseconds of the event loop."""
-PARTS_A_READ = 32
+PARTS_A_READ = 4
+"""A megabyte at most: more would not come within the time that Redis has."""
 _AWAY_S = 1.0
 """After a failure Redis is left alone for so long: a request in ten a second would hang on it otherwise."""
 _encode = msgspec.json.Encoder().encode
@@ -106,11 +107,15 @@ class RedisAnswers:
         """See AnswerStore."""
         async with self._asking():
             stage, owner, head, *sealed = await self._read(keys=_keys(names), args=(first_part, PARTS_A_READ))
-        parts = tuple(
-            zlib.decompress(self._sealer.open(part, aad=_aad(names, str(first_part + offset))))
-            for offset, part in enumerate(cast("list[bytes]", sealed))
-        )
-        opened = self._opened_head(names, head) if head else None
+        try:
+            parts = tuple(
+                zlib.decompress(self._sealer.open(part, aad=_aad(names, str(first_part + offset))))
+                for offset, part in enumerate(cast("list[bytes]", sealed))
+            )
+            opened = self._opened_head(names, head) if head else None
+        except (CodedError, zlib.error, msgspec.DecodeError) as error:
+            # Somebody else wrote there. It is no fault of the client's.
+            raise CodedError(ErrorCode.INTERNAL, private=f"a kept answer does not open: {error!r}") from error
         return Progress(Stage(stage.decode()), owner.decode(), opened, parts, first_part + len(parts))
 
     async def spend(self, scope: str, byte_count: int) -> bool:
