@@ -56,7 +56,7 @@ class Accountant:
         channels = Channels(self._ca.service(name))
         try:
             channel = channels.service("accountant", self._target)
-            await asyncio.wait_for(channel.channel_ready(), 30)
+            await asyncio.wait_for(channel.channel_ready(), 90)
             yield channel
         finally:
             await channels.close()
@@ -106,7 +106,7 @@ async def rolled_up(usage: Usage) -> None:
     """Waits until everything is rolled up."""
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     request = pb.CompareUsageRequest(from_time=stamp(hour), to_time=stamp(hour + timedelta(hours=1)))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (found := await usage.CompareUsage(request)).rolled_up_sequence < found.last_sequence:
             await asyncio.sleep(0.02)
 
@@ -191,7 +191,7 @@ async def test_reconciliation_shows_each_difference_between_nodes_and_gateways(
     request = pb.CompareUsageRequest(
         from_time=stamp(today - timedelta(days=1)), to_time=stamp(today + timedelta(days=2)), org_id=org
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (found := await usage.CompareUsage(request)).records.requests < 3 or not found.witness_differences:
             await asyncio.sleep(0.05)
     assert found.records.completion_tokens == 20 + 20 + 5
@@ -315,7 +315,7 @@ async def test_a_gateway_watches_budgets_and_is_told_within_a_second_of_what_is_
             assert isinstance(response, budgets_pb.WatchBudgetsResponse)
             seen.update({state.budget.id: state for state in response.states})
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await until_spent("0")
         await record(usage, org_id=org)
         await until_spent("6400000")
@@ -325,6 +325,14 @@ async def test_a_gateway_watches_budgets_and_is_told_within_a_second_of_what_is_
         assert updated.state.budget.limit_picodollars == 6_400_000
         events = (await budgets.ListBudgetEvents(budgets_pb.ListBudgetEventsRequest(org_id=org))).events
         assert [(event.threshold_percent, event.stopped) for event in events] == [(50, False), (80, True), (100, True)]
+        soft = budgets_pb.CreateBudgetRequest()
+        soft.CopyFrom(asked)
+        soft.request_id, soft.budget.hard = str(uuid4()), False
+        await budgets.CreateBudget(soft)
+        await record(usage, org_id=org)
+        await until_spent("12800000")
+        assert soft.request_id not in seen
+        await budgets.DeleteBudget(budgets_pb.DeleteBudgetRequest(id=soft.request_id))
         await budgets.DeleteBudget(budgets_pb.DeleteBudgetRequest(id=made.budget.id))
         while not seen[made.budget.id].deleted:
             response = await watch.read()
@@ -334,7 +342,7 @@ async def test_a_gateway_watches_budgets_and_is_told_within_a_second_of_what_is_
     assert not (await budgets.ListBudgets(budgets_pb.ListBudgetsRequest(org_id=org))).states
     query = budgets_pb.SpendQuery(scope=budgets_pb.SPEND_SCOPE_ORG, id=org, period=budgets_pb.SPEND_PERIOD_DAY)
     spent = await budgets.ReadSpend(budgets_pb.ReadSpendRequest(queries=[query]))
-    assert [(each.spent_picodollars, each.tokens) for each in spent.spends] == [("6400000", 120)]
+    assert [(each.spent_picodollars, each.tokens) for each in spent.spends] == [("12800000", 240)]
     bad = budgets_pb.CreateBudgetRequest()
     for name, value in (("limit_picodollars", 0), ("name", ""), ("scope", 0), ("period", 0), ("scope_id", org)):
         bad.CopyFrom(asked)

@@ -41,6 +41,8 @@ class Report:
     """What clients saw instead of an answer."""
     told: "deque[tuple[str, tuple[int, int]]]" = field(default_factory=lambda: deque(maxlen=SAMPLE))
     """Request and tokens, as clients were told in complete answers."""
+    slowest_s: float = 0.0
+    """The longest that a client waited for anything."""
     seconds: float = 0.0
     lines: list[Line] = field(default_factory=list)
     wrong: dict[str, str] = field(default_factory=dict)
@@ -134,7 +136,9 @@ async def _ask(load: Load, report: Report, enough: Callable[[], bool]) -> None:
     while not enough():
         number = report.asked
         report.asked += 1
+        began = time.monotonic()
         seen = await load.one(number, Seen(stream=number % 2 == 0))
+        report.slowest_s = max(report.slowest_s, time.monotonic() - began)
         if seen.complete:
             report.complete += 1
             report.told.append((seen.request_id, seen.tokens))

@@ -5,11 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import grpc.aio
 
 from crosslogic.accountant.v1 import budgets_pb2 as pb
 from crosslogic.accountant.v1 import budgets_pb2_grpc as rpc
+from crosslogic_accountant.budgets.domain import BudgetState
 from crosslogic_accountant.budgets.messages import (
     budget_event,
     budget_state,
@@ -93,16 +95,14 @@ class BudgetServicer(rpc.BudgetServiceServicer):
         version = 0
         today = self._now().date()
         complete = False
+        told: set[UUID] = set()
         while not self._stopping.is_set():
-            first = version == 0
             states, version = await self._budgets.changed(version, limit=MAX_STATES)
             last = len(states) == 0
-            # A budget that was hard and is not any more is told too: it is among the changes.
-            wanted = [
-                state
-                for state in states
-                if not first or ((state.budget.hard or not request.hard_only) and not state.deleted)
-            ]
+            # What the reader knows, it is told the end of: a budget that is deleted, or hard no more.
+            wanted = [state for state in states if _matters(state, request.hard_only) or state.budget.id in told]
+            for state in wanted:
+                (told.add if _matters(state, request.hard_only) else told.discard)(state.budget.id)
             if wanted or (last and not complete):
                 complete = complete or last
                 yield pb.WatchBudgetsResponse(states=[budget_state(state) for state in wanted], complete=complete)
@@ -121,6 +121,10 @@ class BudgetServicer(rpc.BudgetServiceServicer):
         queries = [read_spend_query(query) for query in request.queries]
         spends, sequence = await self._spending.read(queries, self._now())
         return pb.ReadSpendResponse(spends=[spend(each) for each in spends], sequence=sequence)
+
+
+def _matters(state: BudgetState, hard_only: bool) -> bool:
+    return not state.deleted and (state.budget.hard or not hard_only)
 
 
 def read_number(token: str) -> int:
