@@ -51,6 +51,8 @@ class Engine:
     name: str
     speed: float
     """1: reads 8,000 and writes 1,000 tokens a second."""
+    slower: float = 1.0
+    """How many times slower it is than it says."""
     ends: list[float] = field(default_factory=list)
     """When what runs will end; a heap."""
     waiting: deque[Arrival] = field(default_factory=deque)
@@ -70,7 +72,7 @@ class Engine:
 
     def rate(self, running: int) -> float:
         """Tokens a second of each of so many streams."""
-        return min(STREAM_TOKENS_PER_S, 1_000.0 * self.speed / running)
+        return min(STREAM_TOKENS_PER_S, 1_000.0 * self.speed / running) / self.slower
 
     def first_token_at(self, arrival: Arrival, now: float) -> float:
         """When it would have its first token if it were sent here now."""
@@ -78,7 +80,7 @@ class Engine:
         start = now
         if free <= 0:
             start = heapq.nsmallest(1 - free, self.ends)[-1] if 1 - free <= len(self.ends) else self.ends[0] + 60.0
-        return max(start, self.reads_until) + self.unread(arrival) / (8_000.0 * self.speed)
+        return max(start, self.reads_until) + self.unread(arrival) * self.slower / (8_000.0 * self.speed)
 
     def done_at(self, arrival: Arrival, now: float) -> float:
         """When it would be complete."""
@@ -88,7 +90,7 @@ class Engine:
     def start(self, arrival: Arrival, now: float) -> tuple[float, float, int]:
         """Begins it: when its first token comes, when it ends, how many tokens of its prompt were cached."""
         unread = self.unread(arrival)
-        first = max(now, self.reads_until) + unread / (8_000.0 * self.speed)
+        first = max(now, self.reads_until) + unread * self.slower / (8_000.0 * self.speed)
         self.reads_until = first
         end = first + arrival.answer_tokens / self.rate(len(self.ends) + 1)
         heapq.heappush(self.ends, end)

@@ -51,16 +51,17 @@ def test_old_failures_are_forgotten() -> None:
 
 
 def test_a_peer_three_times_as_slow_as_the_others_is_ejected_but_not_one_that_is_fast_all_the_same() -> None:
-    def judged(seen: Seen, typical_us: float, for_s: float = POLICY.slow_for_s) -> Reason | None:
+    def judged(seen: Seen, typical_us: float, for_s: float = POLICY.slow_for_s, answers: int = 5) -> Reason | None:
         made = record(seen)
         made.reason_to_eject(POLICY, typical_us, 0.0)
+        made.note(ok(answers, first_byte_us=seen.first_byte_us_total // seen.succeeded), POLICY, 0.0)
         return made.reason_to_eject(POLICY, typical_us, for_s)
 
     assert judged(ok(20, first_byte_us=3_100_000), 1_000_000) is Reason.SLOW
     assert judged(ok(20, first_byte_us=3_100_000), 1_000_000, for_s=29.9) is None
     assert judged(ok(20, first_byte_us=3_100_000), 1_100_000) is None
     assert judged(ok(20, first_byte_us=3_100_000), 0) is None
-    assert judged(ok(19, first_byte_us=3_100_000), 1_000_000) is None
+    assert judged(ok(20, first_byte_us=3_100_000), 1_000_000, answers=4) is None
     assert judged(ok(20, first_byte_us=40_000), 10_000) is None
 
 

@@ -49,7 +49,7 @@ def test_a_node_that_failed_a_request_never_gets_it_again_and_any_other_does(
 ) -> None:
     candidates = pool_of(loads)
     excluded = data.draw(st.sets(st.sampled_from([each.id for each in candidates.nodes])))
-    draws = iter(data.draw(st.lists(DRAWS, min_size=3, max_size=3)))
+    draws = iter(data.draw(st.lists(DRAWS, min_size=4, max_size=4)))
     picked = policy.pick_one(candidates, excluded, lambda: next(draws), 0.0)
     if len(excluded) == len(loads):
         assert picked is None
@@ -117,3 +117,17 @@ def test_a_long_prompt_on_its_way_to_a_node_counts_until_it_is_read() -> None:
     reading.reads_until = 11.0
     assert policy.pick_one(pool(reading, idle), (), random.random, 10.0) is idle
     assert policy.pick_one(pool(reading, idle), (), random.random, 11.0) is reading
+
+
+def test_a_node_that_has_become_slow_is_not_taken_for_free() -> None:
+    of = {"capacity": 1000.0, "decode_tokens_per_sec": 50.0, "waiting": 0}
+    assert policy.load_of(**of, current_tokens_per_sec=30, running=16)[0] == pytest.approx(0.8)  # type: ignore[arg-type]
+    assert policy.load_of(**of, current_tokens_per_sec=900, running=16)[0] == pytest.approx(0.9)  # type: ignore[arg-type]
+
+
+def test_a_stuck_node_of_a_large_fleet_does_not_get_the_draws_that_meet_it_twice() -> None:
+    draw = random.Random(1).random
+    candidates = pool_of([0.1] * 11 + [50.0])
+    picked = Counter(each.id for _ in range(6000) if (each := policy.pick_one(candidates, (), draw, 0.0)) is not None)
+    # Drawn twice in a row, then once more: 6,000 / 12 ** 3.
+    assert picked["n11"] <= 12

@@ -66,3 +66,13 @@ def test_no_strategy_loses_a_request_and_no_healthy_node_is_ejected(
     replay.ejected.clear()
     assert len(replay.by(strategy).whole_s) == REQUESTS
     assert replay.ejected == []
+
+
+@pytest.mark.parametrize("strategy", [pb.PICK_STRATEGY_LEAST_LOAD, pb.PICK_STRATEGY_PREFIX_AFFINITY])
+def test_a_node_that_is_ten_times_slower_than_it_says_is_ejected(strategy: pb.PickStrategy.ValueType) -> None:
+    engines = fleet(SIZE)
+    engines[5].slower = 10.0
+    ejected: list[Reason] = []
+    arrivals = trace(Shape(), per_s=requests_per_s(engines, 0.5), requests=REQUESTS, seed=3)
+    by_scheduler(arrivals, engines, strategy, ejected=ejected.append)
+    assert set(ejected) == {Reason.SLOW}

@@ -18,7 +18,7 @@ class OutlierPolicy:
     error_rate: float = 0.5
     """Ejected above this share of failed requests, 0 to 1."""
     min_volume: int = 20
-    """Requests of a window below which neither the share of failures nor the time to the first byte is judged."""
+    """Requests of a window below which the share of failures is not judged."""
     window_s: float = 10.0
     slow_factor: float = 3.0
     """Ejected when the time to the first byte is above this many times that of its peers."""
@@ -26,6 +26,8 @@ class OutlierPolicy:
     """Never for a time to the first byte below this."""
     slow_for_s: float = 30.0
     """How long it must have been so: a burst is no illness."""
+    slow_volume: int = 5
+    """Requests that it must have answered in that time."""
     base_ejection_s: float = 30.0
     """The first ejection's length; the n-th in a row lasts n times as long."""
     max_ejection_s: float = 300.0
@@ -79,6 +81,8 @@ class PeerRecord:
     """OUT: when it may be tried. HALF_OPEN: when the one trial is given up. IN: when an ejection is forgotten."""
     trial_under_way: bool = False
     slow_since: float | None = None
+    slow_answers: int = 0
+    """Since then."""
     window_from: float = 0.0
     succeeded: int = 0
     failed: int = 0
@@ -98,6 +102,7 @@ class PeerRecord:
     def note(self, seen: Seen, policy: OutlierPolicy, now: float) -> None:
         """Takes a report."""
         self._turn_window(policy, now)
+        self.slow_answers += seen.succeeded
         self.succeeded += seen.succeeded
         self.failed += seen.failed
         if seen.succeeded:
@@ -121,11 +126,11 @@ class PeerRecord:
         slow_for_s = self._slow_for_s(policy, typical_latency_us, now)
         if self.failed_in_a_row >= policy.failures_in_a_row:
             return Reason.FAILURES_IN_A_ROW
-        if self.volume < policy.min_volume:
-            return None
-        if self.failures > policy.error_rate * self.volume:
+        if self.volume >= policy.min_volume and self.failures > policy.error_rate * self.volume:
             return Reason.ERROR_RATE
-        return Reason.SLOW if slow_for_s >= policy.slow_for_s else None
+        if slow_for_s >= policy.slow_for_s and self.slow_answers >= policy.slow_volume:
+            return Reason.SLOW
+        return None
 
     def eject(self, policy: OutlierPolicy, now: float) -> None:
         """Out, for longer each time."""
@@ -160,7 +165,7 @@ class PeerRecord:
             self.slow_since = None
             return 0.0
         if self.slow_since is None:
-            self.slow_since = now
+            self.slow_since, self.slow_answers = now, 0
         return now - self.slow_since
 
     def _start_over(self, now: float) -> None:

@@ -53,6 +53,8 @@ class NodeState:
     """Its cloud says that it may take the machine soon, or the registry finds it unwell."""
     ejected: bool = False
     """It failed or lagged, by what gateways saw."""
+    delivered: float = 0.0
+    """Tokens per second that it generates over the most it can, by its last heartbeat."""
     connections: int = 0
     """Requests that run and wait there: by its last heartbeat, and picked since."""
     latency_us: float = 0.0
@@ -94,8 +96,9 @@ class NodeState:
             self.picks -= ended
             self.connections -= ended
 
-    def heard(self, *, heartbeat_ns: int, load: float, step: float, connections: int) -> None:
+    def heard(self, *, heartbeat_ns: int, load: float, step: float, connections: int, delivered: float) -> None:
         """Its heartbeat: what was assumed since the last one is known now."""
+        self.delivered = delivered
         self.heartbeat_ns, self.load, self.step, self.connections = heartbeat_ns, load, step, connections
         self.picks, self.picks_load = 0, 0.0
         if not connections:
@@ -106,6 +109,7 @@ class NodeState:
         self.load, self.step, self.heartbeat_ns = known.load, known.step, known.heartbeat_ns
         self.connections, self.picks, self.picks_load = known.connections, known.picks, known.picks_load
         self.reads_until, self.latency_us, self.ejected = known.reads_until, known.latency_us, known.ejected
+        self.delivered = known.delivered
 
     @property
     def tier(self) -> Tier:

@@ -15,7 +15,7 @@ MAX_PEERS = 100
 """Nodes of a pool that are looked at for what is typical."""
 TYPICAL_FOR_S = 5.0
 BUSIER = 0.1
-"""Load above the median from which a node is busier than its peers."""
+"""Share of what it can generate, above the median, from which a node is busier than its peers."""
 Told = Callable[[NodeState, Reason], object]
 
 
@@ -38,7 +38,7 @@ class Ejections:
         self._half_open: dict[str, dict[str, NodeState]] = {}
         """Those that one request may try, by model and id."""
         self._typical: dict[Place, tuple[float, float, float]] = {}
-        """Median time to the first byte, median load, and when these were looked up."""
+        """Median time to the first byte, median of what nodes deliver, and when these were looked up."""
         self._log = get_logger(__name__)
 
     def __len__(self) -> int:
@@ -168,8 +168,9 @@ class Ejections:
     def _typical_latency_us(self, node: NodeState, now: float) -> float:
         """The median of the pool's times to the first byte. 0: too few are known, or the node has more to do than most.
 
-        A node that is slow because it is busy is not ill: taking it out would make the others so. Looked up anew every
-        5 s.
+        A node that is slow because it is busy is not ill: taking it out would make the others so. Busy is who generates
+        more than others, not who has a longer queue: the queue of one that is stuck is the longest. Looked up anew
+        every 5 s.
         """
         if node.latency_us <= self._policy.slow_floor_us:
             return 0.0
@@ -182,9 +183,9 @@ class Ejections:
             latencies = [peer.latency_us for peer in pool.nodes[:MAX_PEERS] if peer.latency_us]
             if len(latencies) < MIN_PEERS:
                 return 0.0
-            loads = [peer.load for peer in pool.nodes[:MAX_PEERS]]
-            known = (median(latencies), median(loads), now)
+            delivered = [peer.delivered for peer in pool.nodes[:MAX_PEERS]]
+            known = (median(latencies), median(delivered), now)
             if len(self._typical) >= MAX_PEERS * MAX_PEERS:
                 self._typical.clear()
             self._typical[place] = known
-        return known[0] if node.load <= known[1] + BUSIER else 0.0
+        return known[0] if node.delivered <= known[1] + BUSIER else 0.0

@@ -245,9 +245,16 @@ class FleetView:
             decode_tokens_per_sec=facts.decode_tokens_per_sec,
             current_tokens_per_sec=node.load.current_tokens_per_sec,
             waiting=node.load.waiting,
+            running=node.load.running,
         )
         known.horizon_tokens = step * known.capacity * policy.HEARTBEAT_S
-        known.heard(heartbeat_ns=heartbeat_ns, load=load, step=step, connections=node.load.running + node.load.waiting)
+        known.heard(
+            heartbeat_ns=heartbeat_ns,
+            load=load,
+            step=step,
+            connections=node.load.running + node.load.waiting,
+            delivered=policy.sane(node.load.current_tokens_per_sec) / known.capacity,
+        )
 
     def _fresh(self, node: registry_pb.Node) -> NodeState:
         facts = node.facts

@@ -34,17 +34,18 @@ def capacity_of(max_tokens_per_sec: float) -> float:
 
 
 def load_of(
-    *, capacity: float, decode_tokens_per_sec: float, current_tokens_per_sec: float, waiting: int
+    *, capacity: float, decode_tokens_per_sec: float, current_tokens_per_sec: float, waiting: int, running: int = 0
 ) -> tuple[float, float]:
     """A node's load by its own words, and what one more request adds to it.
 
-    Tokens per second now over the most it can; requests that wait there count as streams that will run, since a node
-    whose queue grows generates no more than one that is just full. A figure that is no number counts as 0: a node may
-    lie, but not in a way that breaks comparing.
+    Tokens per second now over the most it can, and no less than what its running requests would take at full speed: a
+    node that has become slow generates little and is not free. Requests that wait there count as streams that will run,
+    since a node whose queue grows generates no more than one that is just full. A figure that is no number counts as 0:
+    a node may lie, but not in a way that breaks comparing.
     """
     # One stream cannot take more than the whole node.
     step = min((sane(decode_tokens_per_sec) or capacity / ASSUMED_STREAMS) / capacity, 1.0)
-    return sane(current_tokens_per_sec) / capacity + waiting * step, step
+    return max(sane(current_tokens_per_sec) / capacity, running * step) + waiting * step, step
 
 
 def pick_one(pool: Pool, excluded: Collection[str], draw: Callable[[], float], now: float) -> NodeState | None:
@@ -58,7 +59,11 @@ def pick_one(pool: Pool, excluded: Collection[str], draw: Callable[[], float], n
     if size == 1:
         return None if nodes[0].id in excluded else nodes[0]
     if size > SMALL_POOL:
-        first, second = _drawn(pool, size, draw), _drawn(pool, size, draw)
+        first = _drawn(pool, size, draw)
+        second = _drawn(pool, size, draw)
+        if second is first:
+            # Else a node that is stuck would get its share of the draws that meet it twice, however full it is.
+            second = nodes[int(draw() * size)]
         if not excluded:
             return first if cost(first, now) <= cost(second, now) else second
         left = [node for node in (first, second) if node.id not in excluded]

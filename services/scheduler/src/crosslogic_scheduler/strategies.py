@@ -112,7 +112,8 @@ def _least(pool: Pool, excluded: Collection[str], draw: Draw, better: Better) ->
     nodes = pool.nodes
     size = len(nodes)
     if size > SMALL_POOL:
-        first, second = nodes[int(draw() * size)], nodes[int(draw() * size)]
+        at = int(draw() * size)
+        first, second = nodes[at], nodes[(at + 1 + int(draw() * (size - 1))) % size]
         left = [node for node in (first, second) if node.id not in excluded]
         if left:
             return second if len(left) > 1 and better(second, first) else left[0]
