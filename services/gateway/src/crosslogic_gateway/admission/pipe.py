@@ -39,6 +39,8 @@ BUDGET_S = 0.05
 """How long Redis may take. Then it counts as away until it answers again."""
 PROBE_S = 0.2
 CONNECT_TIMEOUT_S = 0.25
+TOLD_S = 0.002
+"""How long settlements wait for a request to go along with."""
 MAX_UNSENT = 100_000
 """Settlements kept while Redis is away; beyond it the oldest are left to leases and windows."""
 MAX_OPERATIONS = 512
@@ -123,6 +125,8 @@ class ScriptPipe:
         self._more: list[_Batch] = []
         self._in_flight = 0
         self._flush_due = False
+        self._asked = False
+        self._told: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._down = asyncio.Event()
         self._log = get_logger(__name__)
@@ -162,8 +166,9 @@ class ScriptPipe:
         for one in (link, *self._shard_links):
             if one is not None:
                 one.abort()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._told):
+            if timer is not None:
+                timer.cancel()
 
     async def flushed(self, timeout_s: float) -> None:
         """Waits until Redis has every operation, or is away, or the time is over."""
@@ -178,6 +183,7 @@ class ScriptPipe:
         if self._link is None:
             answer.set_exception(RedisAway("Redis is away"))
             return answer
+        self._asked = True
         self._add(tag, spec, make, answer)
         return answer
 
@@ -199,13 +205,27 @@ class ScriptPipe:
         batch.answers.append(answer)
         if len(batch.operations) >= MAX_OPERATIONS:
             self._more.append(self._waiting.pop(tag))
-        if not self._in_flight and not self._flush_due:
+        if not self._in_flight:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Sees to it that what has gathered is sent."""
+        if self._flush_due:
+            return
+        loop = asyncio.get_running_loop()
+        if self._asked:
             # Not at once: what else this turn of the loop has to say goes along.
             self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            loop.call_soon(self._flush)
+        elif self._told is None:
+            # Nobody waits for settlements: they go along with the next request, or by themselves a little later.
+            self._told = loop.call_later(TOLD_S, self._flush)
 
     def _flush(self) -> None:
-        self._flush_due = False
+        self._flush_due = self._asked = False
+        if self._told is not None:
+            self._told.cancel()
+            self._told = None
         link = self._link
         if link is None or self._in_flight:
             return
@@ -270,7 +290,7 @@ class ScriptPipe:
             if self._timer is not None:
                 self._timer.cancel()
             if self._waiting or self._more:
-                self._flush()
+                self._wake()
 
     def _in_full(self, batch: _Batch) -> bytes:
         return command(
