@@ -50,7 +50,7 @@ def examined(client: Client, base_url: str, environ: Mapping[str, str], *, tls: 
     found.append(machine_checks.check_disk(data))
     found.append(
         machine_checks.check_stripe(
-            environ.get("STRIPE_SECRET_KEY", ""), environ.get("CROSSLOGIC_STRIPE_API_BASE") or "https://api.stripe.com"
+            environ.get("STRIPE_SECRET_KEY", ""), environ.get("STRIPE_BASE_ADDRESS") or "https://api.stripe.com"
         )
     )
     account = environ.get("R2_ACCOUNT_ID", "")
