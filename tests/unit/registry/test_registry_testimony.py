@@ -13,7 +13,6 @@ from crosslogic_registry.testimony import (
     is_dead,
     is_mass_silence,
     is_missing,
-    is_reachable,
 )
 from crosslogic_registry.testimony import Testimony as Said
 
@@ -41,8 +40,8 @@ def said(silent_s: float, heard_s: float | None = None, probe: Probe = Probe.NON
 @given(silences, links, st.floats(0, 1000), st.floats(0, 1000))
 def test_silence_never_makes_a_node_better(silence: Silence, link: Link, early: float, more: float) -> None:
     before, after = said(early, link=link), said(early + more, link=link)
-    if is_reachable(after, silence, mass=False):
-        assert is_reachable(before, silence, mass=False)
+    if is_missing(before, silence):
+        assert is_missing(after, silence)
     if is_dead(before, silence, blind=False, mass=False):
         assert is_dead(after, silence, blind=False, mass=False)
 
@@ -50,7 +49,7 @@ def test_silence_never_makes_a_node_better(silence: Silence, link: Link, early: 
 @given(silences, testimonies, st.booleans())
 def test_a_node_is_unreachable_before_it_is_dead(silence: Silence, what: Said, mass: bool) -> None:
     if is_dead(what, silence, blind=False, mass=mass):
-        assert not is_reachable(what, silence, mass=mass)
+        assert is_missing(what, silence)
 
 
 @given(silences, testimonies, st.booleans())
@@ -70,20 +69,19 @@ def test_node_that_any_one_witness_hears_is_never_given_up(silence: Silence, wha
 
 
 @given(silences, testimonies)
-def test_in_a_mass_silence_only_the_proven_dead_are_given_up_or_passed_over(silence: Silence, what: Said) -> None:
+def test_in_a_mass_silence_only_the_proven_dead_are_given_up(silence: Silence, what: Said) -> None:
     if what.probe is not Probe.REFUSED:
         assert not is_dead(what, silence, blind=False, mass=True)
-        assert what.status == "dead" or is_reachable(what, silence, mass=True)
 
 
 def test_cut_between_registry_and_node_alone_leaves_a_node_that_serves_in_service() -> None:
     serving = said(600, heard_s=0.8, probe=Probe.SILENT)
-    assert is_reachable(serving, Silence(), mass=False)
+    assert not is_missing(serving, Silence())
     assert not is_dead(serving, Silence(), blind=False, mass=False)
 
 
 def test_killed_nodes_last_bytes_at_a_gateway_do_not_keep_it_in_service() -> None:
-    assert not is_reachable(said(3.1, heard_s=2.9), Silence(), mass=False)
+    assert is_missing(said(3.1, heard_s=2.9), Silence())
     assert is_missing(said(3.1, heard_s=math.inf), Silence())
 
 

@@ -120,11 +120,11 @@ class SilenceWatch:
                 counts["dead"] += 1
                 self._fleet.change(member, "dead", f"{silence_reason(said.silent_s)}; {testimony.cause(said)}")
             else:
-                self._judge_alive(member, said, now, mass=mass)
+                self._judge_alive(member, said, now)
 
-    def _judge_alive(self, member: Member, said: Testimony, now: float, *, mass: bool) -> None:
+    def _judge_alive(self, member: Member, said: Testimony, now: float) -> None:
         node = member.node
-        reachable = testimony.is_reachable(said, self._silence, mass=mass)
+        reachable = not testimony.is_missing(said, self._silence)
         # Scores of a fleet that is silent as a whole must not keep the registry from hearing it.
         due = reachable != node.reachable or now - member.scored_at >= SCORE_EVERY_S
         score = member.score(now, self._silence) if due else node.health_score

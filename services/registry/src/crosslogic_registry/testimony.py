@@ -3,7 +3,8 @@
 The witnesses are the node's heartbeats, the gateways that use it, and a probe that the registry makes itself. A cut
 between the registry and a node silences the first and the third, and the second still hears the node: it is not dead.
 When most of a fleet is silent at once the registry is cut off, not the fleet dead (Kubernetes' node controller stops
-evicting at 55 % of a zone for the same reason): then only what is proven counts.
+evicting at 55 % of a zone for the same reason): then only those are given up whose death is proven. A node that is
+missing but not given up keeps its route, and is picked where no other node is, or where all others are full.
 """
 
 import math
@@ -66,16 +67,6 @@ def is_missing(said: Testimony, silence: Silence) -> bool:
 def is_mass_silence(missing_unproven: int, alive: int) -> bool:
     """Whether so much of the fleet is missing, with nothing to prove it gone, that the registry must doubt itself."""
     return missing_unproven >= MASS_NODES and missing_unproven >= MASS_SHARE * alive
-
-
-def is_reachable(said: Testimony, silence: Silence, *, mass: bool) -> bool:
-    """Whether schedulers should count on a node that is not dead.
-
-    During a mass silence what was last known holds, but for nodes that are proven gone.
-    """
-    if not is_missing(said, silence):
-        return True
-    return mass and said.probe is not Probe.REFUSED
 
 
 def is_dead(said: Testimony, silence: Silence, *, blind: bool, mass: bool) -> bool:
