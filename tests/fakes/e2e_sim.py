@@ -27,6 +27,11 @@ class Sims:
             assert time.monotonic() < until, f"no engine knows {request_id}"
             time.sleep(0.01)
 
+    def each(self, request_id: str) -> list[Mapping[str, Any]]:
+        """What each engine that was asked generated for a request: several, where one failed over."""
+        found = [self._ask(number, f"/sim/requests/{request_id}") for number in range(1, self._suite.nodes + 1)]
+        return [record for record in found if record is not None]
+
     def knows(self, request_id: str) -> bool:
         """Whether any engine was asked."""
         return any(
