@@ -22,7 +22,7 @@ class OutlierPolicy:
     window_s: float = 10.0
     slow_factor: float = 3.0
     """Ejected when the time to the first byte is above this many times that of its peers."""
-    slow_floor_us: float = 250_000.0
+    slow_floor_us: float = 1_000_000.0
     """Never for a time to the first byte below this."""
     slow_for_s: float = 30.0
     """How long it must have been so: a burst is no illness."""
