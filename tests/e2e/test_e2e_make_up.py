@@ -19,7 +19,7 @@ from crosslogic_dev.processes import started_at
 from crosslogic_dev.run_dir import RunDir
 
 PROCESSES = {
-    *("gateway", "identity", "registry", "scheduler", "accountant", "billing"),
+    *("gateway", "identity", "registry", "scheduler", "accountant", "billing", "orchestrator"),
     *("postgres", "redis", "node_agent-1", "engine-1"),
 }
 NOT_INHERITED = ("CROSSLOGIC_", "DATABASE_URL", "REDIS_URL")

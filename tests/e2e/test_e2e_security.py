@@ -16,6 +16,7 @@ import crosslogic_accountant.main
 import crosslogic_billing.main
 import crosslogic_identity.main
 import crosslogic_node_agent.main
+import crosslogic_orchestrator.main
 import crosslogic_registry.main
 import crosslogic_scheduler.main
 from crosslogic.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -26,13 +27,14 @@ from tests.fakes.e2e_clients import client
 from tests.fakes.e2e_grpc import Caller
 from tests.fakes.test_ca import CertificateMaker
 
-SERVICES = ("gateway", "identity", "registry", "scheduler", "accountant", "billing", "operator")
+SERVICES = ("gateway", "identity", "registry", "scheduler", "accountant", "billing", "orchestrator", "operator")
 RULES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "identity": crosslogic_identity.main.rules(),
     "registry": crosslogic_registry.main.RULES,
     "scheduler": crosslogic_scheduler.main.RULES,
     "accountant": crosslogic_accountant.main.RULES,
     "billing": crosslogic_billing.main.rules(),
+    "orchestrator": crosslogic_orchestrator.main.rules(),
     "node_agent-1": crosslogic_node_agent.main.RULES,
 }
 
