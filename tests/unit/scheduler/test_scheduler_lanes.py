@@ -43,10 +43,17 @@ def test_a_few_new_arrivals_are_no_queue_unless_they_are_there_again() -> None:
     assert slots.known == 90
 
 
+def test_a_slow_engine_with_one_request_waiting_now_and_then_is_not_taken_for_one_that_runs_one() -> None:
+    slots = Slots()
+    for _ in range(10):
+        slots.take(Report(1, 1, 0.1))
+    assert slots.known == 16
+
+
 def test_a_full_kv_cache_is_as_good_as_a_queue() -> None:
     slots = Slots()
-    slots.take(Report(12, 0, 0.97))
-    assert slots.known == 12
+    slots.take(Report(32, 0, 0.97))
+    assert slots.known == 32
 
 
 def test_a_node_never_counts_for_more_than_its_engine_was_started_with() -> None:
@@ -55,7 +62,7 @@ def test_a_node_never_counts_for_more_than_its_engine_was_started_with() -> None
     for _ in range(50):
         slots.take(CALM)
     assert slots.known == 8
-    slots.take(Report(5, 9, 0.99))
+    slots.take(Report(5, 16, 0.99))
     assert slots.known == 5
 
 

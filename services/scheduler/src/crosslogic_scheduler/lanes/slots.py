@@ -7,6 +7,8 @@ KV_FULL = 0.95
 """Share of the KV cache in use from which a node is full: what comes now pushes others out."""
 KV_HIGH = 0.9
 """From here on a node is not tried with more."""
+_LEAST = 16
+"""Fewer places than this are not learned from a short queue: an engine that takes its time between two steps has one."""
 _BUSY = 0.9
 _CALM_REPORTS = 1
 _MOST_CALM_REPORTS = 120
@@ -52,7 +54,7 @@ class Slots:
         """A heartbeat came."""
         queued = report.waiting > 0 and report.running > 0
         # Some that wait for a moment are new arrivals; more than run, or some in two reports running, are a queue.
-        full = queued and (self._queued or report.waiting > report.running)
+        full = queued and (self._queued or report.waiting > report.running) and self._for_want_of_places(report)
         if full or report.kv_cache_usage >= KV_FULL:
             self._shrink(report)
         elif queued or report.kv_cache_usage >= KV_HIGH:
@@ -61,11 +63,18 @@ class Slots:
             self._grow(report)
         self._queued = queued
 
+    def _for_want_of_places(self, report: Report) -> bool:
+        """A short queue at a node that has half its places free waits for something else: for the engine's next step."""
+        return self.learned is None or report.waiting >= _LEAST or report.running >= self.learned / 2
+
     def _shrink(self, report: Report) -> None:
         if self.learned is not None and report.running < self.learned:
             # The last try was one too many: the next one comes later.
             self._calm_needed = min(self._calm_needed * 2, _MOST_CALM_REPORTS)
-        lowest = 1.0 if self.learned is None else self.learned / 2
+        if self.learned is not None:
+            lowest = self.learned / 2
+        else:
+            lowest = 1.0 if report.waiting >= _LEAST else float(_LEAST)
         self.learned = max(float(report.running), lowest, 1.0)
         self._calm = 0
 
