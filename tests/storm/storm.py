@@ -96,7 +96,7 @@ async def storm(
     kills: Sequence[str] = (),
     pause_s: float = 0.5,
 ) -> Report:
-    """Asks so many times while processes die by chance; or, with `kills`, at least so many times and until all of these
+    """Asks until so many answers are complete, while processes die by chance; or, with `kills`, also until all of these
     have died in their order."""
     report = Report(seed)
     began = time.monotonic()
@@ -104,7 +104,7 @@ async def storm(
         weather = asyncio.create_task(_weather(suite, stripe, random.Random(seed), list(kills), report, pause_s))
 
         def enough() -> bool:
-            return report.asked >= requests and (weather.done() or not kills)
+            return report.complete >= requests and (weather.done() or not kills)
 
         asking = [asyncio.create_task(_ask(load, report, enough)) for _ in range(IN_FLIGHT)]
         try:
