@@ -8,7 +8,7 @@ KV_FULL = 0.95
 KV_HIGH = 0.9
 """From here on a node is not tried with more."""
 _LEAST = 16
-"""Fewer places than this are not learned from a short queue: an engine that takes its time between two steps has one."""
+"""Fewer places than this are not learned from a short queue: an engine that is slow between two steps has one."""
 _BUSY = 0.9
 _CALM_REPORTS = 1
 _MOST_CALM_REPORTS = 120
@@ -64,17 +64,15 @@ class Slots:
         self._queued = queued
 
     def _for_want_of_places(self, report: Report) -> bool:
-        """A short queue at a node that has half its places free waits for something else: for the engine's next step."""
+        """A short queue at a node with half its places free waits for something else: for the engine's next step."""
         return self.learned is None or report.waiting >= _LEAST or report.running >= self.learned / 2
 
     def _shrink(self, report: Report) -> None:
         if self.learned is not None and report.running < self.learned:
             # The last try was one too many: the next one comes later.
             self._calm_needed = min(self._calm_needed * 2, _MOST_CALM_REPORTS)
-        if self.learned is not None:
-            lowest = self.learned / 2
-        else:
-            lowest = 1.0 if report.waiting >= _LEAST else float(_LEAST)
+        first = 1.0 if report.waiting >= _LEAST else float(_LEAST)
+        lowest = first if self.learned is None else self.learned / 2
         self.learned = max(float(report.running), lowest, 1.0)
         self._calm = 0
 
