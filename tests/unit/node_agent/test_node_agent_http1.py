@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosslogic_node_agent.engine_connection import EngineConnection
 from crosslogic_node_agent.http1 import AnswerParser, HttpError
 
 
@@ -117,3 +118,52 @@ def test_garbage_is_refused_and_nothing_else_goes_wrong(raw: bytes, cuts: list[i
 def test_what_is_no_answer_is_refused(raw: bytes) -> None:
     with pytest.raises(HttpError):
         parse(raw, [])
+
+
+class _Transport:
+    """A connection's other side, half of which can be closed."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.aborted = False
+        self.ended = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.ended, "a request on a half-closed connection"
+        self.written += data
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class _Nobody:
+    def on_head(self, status: int, content_type: str) -> None: ...
+
+    def on_body(self, data: bytes) -> None: ...
+
+    def on_complete(self) -> None: ...
+
+    def on_lost(self, reason: str, *, answered: bool) -> None: ...
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_connection_whose_client_left_just_as_its_answer_was_complete_serves_nobody_else(left: bool) -> None:
+    idle: list[EngineConnection] = []
+    connection = EngineConnection(idle.append)
+    transport = _Transport()
+    connection.connection_made(transport)  # type: ignore[arg-type]
+    connection.send(b"GET / HTTP/1.1\r\n\r\n", _Nobody())
+    if left:
+        assert connection.hang_up()
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    assert idle == ([] if left else [connection])
+    assert transport.aborted is left

@@ -32,7 +32,17 @@ class Exchange(Protocol):
 class EngineConnection(asyncio.Protocol):
     """One connection."""
 
-    __slots__ = ("_answered", "_exchange", "_on_idle", "_parser", "_paused", "_transport", "idle_since", "used")
+    __slots__ = (
+        "_answered",
+        "_exchange",
+        "_hung_up",
+        "_on_idle",
+        "_parser",
+        "_paused",
+        "_transport",
+        "idle_since",
+        "used",
+    )
 
     def __init__(self, on_idle: Callable[["EngineConnection"], None]) -> None:
         self._on_idle = on_idle
@@ -41,6 +51,7 @@ class EngineConnection(asyncio.Protocol):
         self._parser: AnswerParser | None = None
         self._answered = False
         self._paused = False
+        self._hung_up = False
         self.idle_since = 0.0
         self.used = False
         """It has served a request before the present one."""
@@ -89,6 +100,7 @@ class EngineConnection(asyncio.Protocol):
             transport.write_eof()
         except (OSError, RuntimeError):
             return False
+        self._hung_up = True
         self.resume()
         return True
 
@@ -142,7 +154,8 @@ class EngineConnection(asyncio.Protocol):
         self._parser = None
         self.used = True
         self.resume()
-        if keep and self.open:
+        # An answer that was complete before the engine heard of the end leaves a connection that takes no request.
+        if keep and self.open and not self._hung_up:
             self._on_idle(self)
         elif self._transport is not None:
             self._transport.abort()
