@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 import uuid
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -93,26 +94,14 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         stack.push_async_callback(channels.close)
         renewal = Renewal(files=files, channels=channels, registry_target=settings.registry_target, clock=SystemClock())
         await stack.enter_async_context(renewal.running())
-        report = Report(
-            place=_place(settings),
-            supervisor=supervisor,
-            life=life,
-            api=api,
-            machine=LocalMachine(gpus=await asyncio.to_thread(nvml.open_gpus), disk=settings.state_dir),
-            metrics=agent_metrics,
-            metrics_every_s=settings.metrics_every_s,
-        )
-        await stack.enter_async_context(report.running())
         # The relay is made further below: no stream is served before.
         tunnels = Tunnels(channels=channels, new_session=lambda: RelaySession(relay))
         updates = _updates(settings, restart, stop) if settings.update_dir else None
-        commands = Commands(_carriers(settings, renewal, updates))
-        await stack.enter_async_context(commands.running())
         heartbeat = Heartbeat(
-            report=report,
+            report=await _report(stack, settings, supervisor, life, api, agent_metrics),
             supervisor=supervisor,
             life=life,
-            commands=commands,
+            commands=await _commands(stack, settings, renewal, updates),
             on_tunnels=tunnels.set_addresses,
             channels=channels,
             registry_target=settings.registry_target,
@@ -139,19 +128,57 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         else:
             server = _server(settings, files.tls, metrics, tracer, relay)
             await stack.enter_async_context(server.serving())
-        if settings.weights_dir:
-            await stack.enter_async_context(_cleaner(settings, settings.weights_dir).running())
-        if updates is not None:
-            well = partial(_is_well, heartbeat, supervisor)
-            await stack.enter_async_context(updates.running(well, trial_s=settings.update_trial_s))
+        await _keep_house(stack, settings, updates, partial(_is_well, heartbeat, supervisor))
         spot = spot_wiring.watch(settings, SystemClock(), life)
         await stack.enter_async_context(spot.running())
         await Departure(life=life, relay=relay, clock=SystemClock(), handover_s=settings.spot_handover_s).wait(
             stop, grace_s=settings.shutdown_grace_s
         )
         await outbox.flush(2.0)
-        await spot.acknowledge()
+    # After the goodbye: from now on the machine may be taken at any moment.
+    await spot.acknowledge()
     return RESTART_EXIT_CODE if restart.is_set() else 0
+
+
+async def _report(
+    stack: contextlib.AsyncExitStack,
+    settings: NodeAgentSettings,
+    supervisor: Supervisor,
+    life: NodeLife,
+    api: EngineApi,
+    metrics: AgentMetrics,
+) -> Report:
+    """What this node says of itself."""
+    report = Report(
+        place=_place(settings),
+        supervisor=supervisor,
+        life=life,
+        api=api,
+        machine=LocalMachine(gpus=await asyncio.to_thread(nvml.open_gpus), disk=settings.state_dir),
+        metrics=metrics,
+        metrics_every_s=settings.metrics_every_s,
+    )
+    await stack.enter_async_context(report.running())
+    return report
+
+
+async def _commands(
+    stack: contextlib.AsyncExitStack, settings: NodeAgentSettings, renewal: Renewal, updates: Updates | None
+) -> Commands:
+    """What the registry may tell this agent to do."""
+    commands = Commands(_carriers(settings, renewal, updates))
+    await stack.enter_async_context(commands.running())
+    return commands
+
+
+async def _keep_house(
+    stack: contextlib.AsyncExitStack, settings: NodeAgentSettings, updates: Updates | None, well: Callable[[], bool]
+) -> None:
+    """Old weights leave the disk, and a version on trial is followed."""
+    if settings.weights_dir:
+        await stack.enter_async_context(_cleaner(settings, settings.weights_dir).running())
+    if updates is not None:
+        await stack.enter_async_context(updates.running(well, trial_s=settings.update_trial_s))
 
 
 def _is_well(heartbeat: Heartbeat, supervisor: Supervisor) -> bool:
