@@ -26,7 +26,7 @@ from crosslogic_gateway.admission.refusals import (
 from crosslogic_gateway.admission.seeding import Seeding
 from crosslogic_gateway.body import InferenceBody
 from crosslogic_gateway.domain import HardBudget, Model, Principal
-from crosslogic_gateway.prices import Prices
+from crosslogic_gateway.prices import Prices, Rate
 
 ADMITTED, REFUSED, NOT_SEEDED, TOO_LARGE, BUDGET = 1, 0, 2, 3, 4
 """The script's answers."""
@@ -34,6 +34,7 @@ MAX_VIEWS = 50_000
 MAX_OWED = 10_000
 PLACE_WAIT_S = 0.03
 """How long a request waits, once, for a place that another may be about to free."""
+PRICES_FOR_S = 1.0
 KNOWN_FOR_S = 60.0
 """How long what Redis last counted says something."""
 KnownBudgets = Callable[[Principal], tuple[HardBudget, ...]]
@@ -88,6 +89,8 @@ class Admission:
         self._now_us = now_us
         self._loop = asyncio.get_running_loop()
         self._estimates = TokenEstimates()
+        self._ceilings: dict[tuple[str, str, str], Rate] = {}
+        self._ceilings_until = 0.0
         self._views: OrderedDict[str, View] = OrderedDict()
         self._live: dict[str, HeldTicket] = {}
         self._owed: OrderedDict[Spec, list[int]] = OrderedDict()
@@ -194,9 +197,7 @@ class Admission:
                 body=body,
                 raw=raw,
                 estimates=self._estimates,
-                rate=self._prices.ceiling(model=model, plan=principal.plan, api=api, now_us=self._now_us())
-                if spec.budgets
-                else None,
+                rate=self._ceiling(model, principal.plan, api) if spec.budgets else None,
                 generates=api != "/v1/embeddings",
             )
         if demand is None:
@@ -212,6 +213,18 @@ class Admission:
             cost_picodollars=demand.cost_picodollars,
             completion_cap=demand.completion_cap,
         )
+
+    def _ceiling(self, model: Model, plan: str, api: str) -> Rate:
+        """The dearest price of a model, as of this second."""
+        now = self._loop.time()
+        if now >= self._ceilings_until:
+            self._ceilings, self._ceilings_until = {}, now + PRICES_FOR_S
+        key = (model.name, plan, api)
+        found = self._ceilings.get(key)
+        if found is None:
+            found = self._prices.ceiling(model=model, plan=plan, api=api, now_us=self._now_us())
+            self._ceilings[key] = found
+        return found
 
     async def _hold(self, ticket: HeldTicket, view: View) -> None:
         spec = view.spec

@@ -1,6 +1,6 @@
 """What one request asks for: tokens and money, at most. Pure."""
 
-from dataclasses import dataclass
+import msgspec
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.admission.estimate import Estimate, TokenEstimates
@@ -16,8 +16,7 @@ UNSEEN_PROMPT_TOKENS = 256
 MAX_TOKENS = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True, gc=False):
     """What a request may use."""
 
     prompt: Estimate

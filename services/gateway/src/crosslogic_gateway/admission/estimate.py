@@ -45,9 +45,8 @@ MAX_CORRECTION = 4.0
 MAX_CLASSES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a prompt may have."""
+class Estimate(msgspec.Struct, frozen=True, gc=False):
+    """What a prompt may have. A Struct: a frozen dataclass costs half a microsecond more to make."""
 
     tokens: int
     """To be reserved: the prompt has seldom more."""
@@ -59,22 +58,42 @@ class Estimate:
     """Model, script and size: what is corrected together."""
 
 
+def _class_table() -> bytes:
+    """Each byte's class: vowel, other small letter, capital, digit, symbol, space, none of these."""
+    table = bytearray(b"." * 256)
+    for characters, its_class in (
+        (_LOWER, b"l"),
+        (_VOWELS, b"v"),
+        (_UPPER, b"u"),
+        (_DIGITS, b"d"),
+        (_SYMBOLS, b"s"),
+        (b" ", b" "),
+    ):
+        for character in characters:
+            table[character] = its_class[0]
+    return bytes(table)
+
+
+_CLASSES = _class_table()
+
+
 def _share(text: bytes, characters: bytes) -> int:
     return len(text) - len(text.translate(None, characters))
 
 
 def _ascii_tokens(text: bytes) -> tuple[float, bool]:
-    lower = _share(text, _LOWER)
-    digits = _share(text, _DIGITS)
-    symbols = _share(text, _SYMBOLS)
-    spaces = text.count(b" ")
+    count = text.translate(_CLASSES).count
+    vowels = count(b"v")
+    lower = vowels + count(b"l")
+    digits = count(b"d")
+    spaces = count(b" ")
     # Prose and code have vowels, spaces and few digits; what has not (keys, hashes) has a token every other character.
-    words = _share(text, _VOWELS) * 10 >= lower * 3 and digits * 10 <= lower and spaces * 10 >= lower
+    words = vowels * 10 >= lower * 3 and digits * 10 <= lower and spaces * 10 >= lower
     tokens = (
         lower * (_WORDS if words else _LETTERS)
-        + _share(text, _UPPER) * _CAPITALS
+        + count(b"u") * _CAPITALS
         + digits * _DIGIT
-        + symbols * _SYMBOL
+        + count(b"s") * _SYMBOL
         + spaces * _SPACE
     )
     return tokens, words
