@@ -90,7 +90,7 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(pg_url: str, *, exporting: bool = True, timeout_s: float = 2.0) -> AsyncIterator[Bench]:
+async def bench(pg_url: str, *, exporting: bool = True, timeout_s: float = 15.0) -> AsyncIterator[Bench]:
     """Everything, on a database of its own; the clock stands at NOW."""
     await migrate(pg_url, schema="billing", migrations=files("crosslogic_billing.migrations"))
     clock = ManualClock(NOW)

@@ -22,7 +22,7 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def world(pg_url: str) -> AsyncIterator[Bench]:
-    async with bench(pg_url, timeout_s=1.0) as made:
+    async with bench(pg_url) as made:
         yield made
 
 

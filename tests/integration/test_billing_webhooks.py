@@ -220,7 +220,7 @@ async def test_a_thin_error_report_is_handled_once_however_often_and_in_which_or
 
 @pytest.mark.parametrize(
     ("signing", "status"),
-    [({}, 200), ({"age_s": 290}, 200), ({"age_s": 301}, 400), ({"secret": "whsec_forged"}, 400)],
+    [({}, 200), ({"age_s": 200}, 200), ({"age_s": 301}, 400), ({"secret": "whsec_forged"}, 400)],
 )
 async def test_a_forged_or_an_old_webhook_is_refused(hooked: Hooked, signing: dict[str, Any], status: int) -> None:
     _, customer = await hooked.bench.customer()

@@ -127,7 +127,7 @@ class PostgresOutbox:
         async with transaction(self._pool) as connection:
             await connection.execute(
                 "UPDATE meter_events SET last_error = %s, "
-                "unknown_since = CASE WHEN %s THEN unknown_since ELSE %s END WHERE id = %s",
+                "unknown_since = CASE WHEN %s THEN unknown_since ELSE %s END WHERE id = %s AND state = 'pending'",
                 (reason, unknown, event.unknown_since, event.id),
             )
 

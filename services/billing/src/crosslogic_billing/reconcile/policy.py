@@ -56,6 +56,8 @@ def window_lines(ledger: LedgerTotals, windows: WindowTotals) -> list[Line]:
     """Records and what was settled from them."""
     behind = ledger.last_sequence - windows.settled_sequence
     why = f"{behind} rows of the ledger are not settled yet" if behind > 0 else ""
+    if behind < 0:
+        why = f"{-behind} rows were recorded and settled while this was compared"
     tokens = windows.charged_tokens + windows.uncharged_tokens
     return [
         Line("records = windows", "tokens", ledger.tokens, tokens, _if_differs(ledger.tokens, tokens, why)),
