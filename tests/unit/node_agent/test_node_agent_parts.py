@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic_common.process import StartError
 from crosslogic_common.settings import SettingsError
 from crosslogic_common.tls import Identity
 from crosslogic_node_agent.domain import Capacity, EngineAddress, EngineFacts, EngineLoad, EngineState, EngineStatus
@@ -19,7 +20,7 @@ from crosslogic_node_agent.identity import Certificate, IdentityFiles, is_valid
 from crosslogic_node_agent.measure import Measurement
 from crosslogic_node_agent.node_life import NodeLife
 from crosslogic_node_agent.report import tokens_per_sec
-from crosslogic_node_agent.settings import NodeAgentSettings
+from crosslogic_node_agent.settings import NodeAgentSettings, check_together, price
 from crosslogic_node_agent.whole_answer import AnswerError, read_count
 from tests.fakes.test_ca import CertificateMaker
 
@@ -168,7 +169,6 @@ def test_an_operator_reads_every_problem_with_the_settings_at_once() -> None:
     with pytest.raises(SettingsError) as error:
         NodeAgentSettings.from_env({"CROSSLOGIC_ENGINE_COMMAND": "vllm serve", "CROSSLOGIC_ENGINE_ENV": "[]"})
     for name in (
-        "LISTEN",
         "REGISTRY_TARGET",
         "STATE_DIR",
         "REGION",
@@ -178,6 +178,60 @@ def test_an_operator_reads_every_problem_with_the_settings_at_once() -> None:
         "ENGINE_ENV",
     ):
         assert f"CROSSLOGIC_{name} " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "CROSSLOGIC_LISTEN is missing"),
+        ({"CROSSLOGIC_TUNNEL": "1"}, ""),
+        ({"CROSSLOGIC_LISTEN": "127.0.0.1:1"}, ""),
+        (
+            {"CROSSLOGIC_TUNNEL": "1", "CROSSLOGIC_AIR_GAPPED": "1", "CROSSLOGIC_SPOT_SOURCES": "file,aws"},
+            "CROSSLOGIC_SPOT_SOURCES names aws",
+        ),
+        ({"CROSSLOGIC_TUNNEL": "1", "CROSSLOGIC_AIR_GAPPED": "1", "CROSSLOGIC_SPOT_SOURCES": "file,signal"}, ""),
+    ],
+)
+def test_settings_that_do_not_go_together_stop_the_start_with_a_sentence(
+    tmp_path: Path, settings: dict[str, str], says: str
+) -> None:
+    (tmp_path / "ca.pem").touch()
+    needed = {
+        "CROSSLOGIC_REGISTRY_TARGET": "r:1",
+        "CROSSLOGIC_REGISTRY_JOIN_TARGET": "r:2",
+        "CROSSLOGIC_TLS_CA_FILE": str(tmp_path / "ca.pem"),
+        "CROSSLOGIC_STATE_DIR": str(tmp_path / "state"),
+        "CROSSLOGIC_REGION": "us-east",
+        "CROSSLOGIC_MODEL": "m",
+        "CROSSLOGIC_ENGINE_URL": "http://127.0.0.1:8000",
+    }
+    read = NodeAgentSettings.from_env(needed | settings)
+    if not says:
+        check_together(read)
+        return
+    with pytest.raises(StartError, match=says):
+        check_together(read)
+
+
+@pytest.mark.parametrize("wrong", ["aws,oci", "file;signal"])
+def test_source_of_notices_that_there_is_not_is_named(wrong: str) -> None:
+    with pytest.raises(SettingsError, match="CROSSLOGIC_SPOT_SOURCES"):
+        NodeAgentSettings.from_env({"CROSSLOGIC_SPOT_SOURCES": wrong})
+
+
+@pytest.mark.parametrize(
+    ("text", "picodollars"),
+    [("0", 0), ("1.29", 1_290_000_000_000), ("0.000000000001", 1), ("98.32", 98_320_000_000_000)],
+)
+def test_hourly_price_is_exact(text: str, picodollars: int) -> None:
+    assert price(text) == picodollars
+
+
+@pytest.mark.parametrize("text", ["", "NaN", "-1", "1e30", "0.0000000000001", "Infinity", "$1"])
+def test_price_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="dollars"):
+        price(text)
 
 
 def test_usage_is_read_in_every_apis_words_and_never_made_up() -> None:
