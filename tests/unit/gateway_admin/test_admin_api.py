@@ -211,7 +211,9 @@ async def test_how_a_model_is_served_is_told_region_by_region(admin: AdminClient
     await refused(admin, "PUT", "/admin/models/none/deployments", 404, json={"deployments": []})
 
 
-async def test_a_customer_is_pinned_by_country_unless_a_region_is_named(admin: AdminClient) -> None:
+async def test_a_customer_is_pinned_by_country_unless_a_region_is_named(
+    admin: AdminClient, neighbours: Neighbours
+) -> None:
     org = await made(admin, "/admin/orgs", {"name": "Acme"})
     path = f"/admin/orgs/{org['id']}/environments"
 
@@ -224,6 +226,14 @@ async def test_a_customer_is_pinned_by_country_unless_a_region_is_named(admin: A
     assert await region(region="customer-site") == "customer-site"
     assert await region() == ""
     assert (await refused(admin, "POST", path, 400, json={"name": "e", "country": "AQ"}))["param"] == "country"
+    # Identity compares lists of an organisation, its environments and its keys: one name each.
+    named = {"name": "named", "region": "india", "fallback_regions": ["apac", "singapore", "europe"]}
+    assert (await made(admin, path, named))["fallback_regions"] == ["ap-singapore", "eu-frankfurt"]
+    allowed = await made(admin, "/admin/orgs", {"name": "Bound", "allowed_regions": ["mumbai", "us"]})
+    assert allowed["allowed_regions"] == ["in-mumbai", "us-virginia"]
+    async with admin.patch(f"/admin/orgs/{allowed['id']}", json={"allowed_regions": ["usa"]}) as answer:
+        assert answer.status == 200
+    assert list(neighbours.identity.asked[-1].allowed_regions.regions) == ["us-virginia"]
     async with admin.get("/admin/regions") as answer:
         rows = {row["code"]: row for row in (await answer.json())["data"]}
     assert rows["in-mumbai"]["fallback"] == ["ap-singapore", "eu-frankfurt", "us-virginia"]

@@ -71,3 +71,8 @@ def region_code(regions: RegionTable, region: str, country: str) -> str:
     if found is None:
         raise field_error("country", "no region is there for it: name a `region`")
     return found.code
+
+
+def region_codes(regions: RegionTable, names: Iterable[str]) -> list[str]:
+    """Regions by their codes, each once, in the order given: lists that name one region differently must agree."""
+    return list(dict.fromkeys(regions.code(name) for name in names))

@@ -5,10 +5,11 @@ from typing import Any
 from msgspec import UNSET, UnsetType, structs
 
 from crosslogic.identity.v1 import identity_pb2 as pb
+from crosslogic_common.regions import RegionTable
 from crosslogic_gateway.admin import tenant_schemas as tenant
 from crosslogic_gateway.admin.conversion import optional_time, text_or_none, time, timestamp
 from crosslogic_gateway.admin.operation import Call
-from crosslogic_gateway.admin.placement import region_code
+from crosslogic_gateway.admin.placement import region_code, region_codes
 from crosslogic_gateway.admin.schemas import PageQuery
 
 _STATUS = {"active": pb.STATUS_ACTIVE, "suspended": pb.STATUS_SUSPENDED}
@@ -25,7 +26,7 @@ async def create_org(call: Call[tenant.NewOrg, None]) -> tenant.Org:
         limits=limits(asked.limits),
         plan=asked.plan,
         reserved_capacity=_reserved(asked.reserved_capacity),
-        allowed_regions=asked.allowed_regions,
+        allowed_regions=region_codes(call.deps.regions, asked.allowed_regions),
         monthly_cap_picodollars=asked.monthly_cap_picodollars or 0,
         actor=call.actor,
     )
@@ -60,7 +61,7 @@ async def update_org(call: Call[tenant.OrgPatch, None]) -> tenant.Org:
         reserved_capacity=None
         if patch.reserved_capacity is UNSET
         else pb.ReservedCapacityList(reserved=_reserved(patch.reserved_capacity)),
-        allowed_regions=_regions(patch.allowed_regions),
+        allowed_regions=_regions(call.deps.regions, patch.allowed_regions),
         monthly_cap_picodollars=_number(patch.monthly_cap_picodollars),
         status_reason=patch.status_reason,
         cut_streams=patch.cut_streams,
@@ -80,7 +81,7 @@ async def create_environment(call: Call[tenant.NewEnvironment, None]) -> tenant.
         limits=limits(call.body.limits),
         max_prompt_tokens=call.body.max_prompt_tokens or 0,
         max_output_tokens=call.body.max_output_tokens or 0,
-        fallback_regions=call.body.fallback_regions,
+        fallback_regions=region_codes(call.deps.regions, call.body.fallback_regions),
         residency_pinned=call.body.residency_pinned,
         monthly_cap_picodollars=call.body.monthly_cap_picodollars or 0,
         actor=call.actor,
@@ -118,7 +119,7 @@ async def update_environment(call: Call[tenant.EnvironmentPatch, None]) -> tenan
         limits=_new_limits(patch.limits),
         max_prompt_tokens=_number(patch.max_prompt_tokens),
         max_output_tokens=_number(patch.max_output_tokens),
-        fallback_regions=_regions(patch.fallback_regions),
+        fallback_regions=_regions(call.deps.regions, patch.fallback_regions),
         residency_pinned=None if patch.residency_pinned is UNSET else patch.residency_pinned,
         monthly_cap_picodollars=_number(patch.monthly_cap_picodollars),
         status_reason=patch.status_reason,
@@ -138,7 +139,7 @@ async def create_key(call: Call[tenant.NewKey, None]) -> tenant.CreatedKey:
         allowed_models=call.body.allowed_models,
         expire_time=None if expire_time is None else timestamp(expire_time, "expire_time"),
         limits=limits(call.body.limits),
-        allowed_regions=call.body.allowed_regions,
+        allowed_regions=region_codes(call.deps.regions, call.body.allowed_regions),
         allowed_cidrs=call.body.allowed_cidrs,
         monthly_cap_picodollars=call.body.monthly_cap_picodollars or 0,
         actor=call.actor,
@@ -170,7 +171,7 @@ async def update_key(call: Call[tenant.KeyPatch, None]) -> tenant.Key:
         status=_status(patch.status),
         allowed_models=_models(patch.allowed_models),
         limits=_new_limits(patch.limits),
-        allowed_regions=_regions(patch.allowed_regions),
+        allowed_regions=_regions(call.deps.regions, patch.allowed_regions),
         allowed_cidrs=None if patch.allowed_cidrs is UNSET else pb.CidrList(cidrs=patch.allowed_cidrs),
         monthly_cap_picodollars=_number(patch.monthly_cap_picodollars),
         status_reason=patch.status_reason,
@@ -222,8 +223,8 @@ def _number(asked: int | UnsetType | None) -> int | None:
     return None if asked is UNSET else asked or 0
 
 
-def _regions(names: list[str] | UnsetType) -> pb.RegionList | None:
-    return None if names is UNSET else pb.RegionList(regions=names)
+def _regions(regions: RegionTable, names: list[str] | UnsetType) -> pb.RegionList | None:
+    return None if names is UNSET else pb.RegionList(regions=region_codes(regions, names))
 
 
 def _reserved(capacity: dict[str, int]) -> list[pb.ReservedCapacity]:
