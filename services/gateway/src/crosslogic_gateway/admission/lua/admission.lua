@@ -63,14 +63,17 @@ local function window(layer, id, kind_index)
   local width = kind[3] / kind[4]
   local bucket = floor(now / width)
   local first = bucket - kind[4]
-  local found = call('HMGET', name, 't', 'o', 'l', digits(bucket), 'u')
-  w = {name = name, width = width, count = kind[4], bucket = bucket, first = first, total = tonumber(found[1]) or 0,
+  local bucket_field = digits(bucket)
+  local found = call('HMGET', name, 't', 'o', 'l', bucket_field, 'u')
+  w = {bucket_field = bucket_field, name = name, width = width, count = kind[4], bucket = bucket, first = first, total = tonumber(found[1]) or 0,
        oldest = tonumber(found[2]), last = tonumber(found[3]), values = {[bucket] = tonumber(found[4]) or 0}, dirty = {},
        busy_until = tonumber(found[5]) or 0, length = kind[3]}
+  w.stored_oldest, w.stored_last = w.oldest, w.last
   windows[name] = w
   if w.last and w.last < first then
     call('DEL', name)
     w.total, w.oldest, w.last, w.values[bucket] = 0, nil, nil, 0
+    w.stored_oldest, w.stored_last = nil, nil
   elseif w.oldest and w.oldest < first then
     local fields = {}
     for b = w.oldest, first - 1 do
@@ -146,13 +149,23 @@ end
 local function write_windows()
   for name, w in pairs(windows) do
     if w.changed then
-      local fields = {'t', digits(w.total), 'o', digits(w.oldest), 'l', digits(w.last)}
+      local fields = {'t', digits(w.total)}
       for bucket in pairs(w.dirty) do
-        fields[#fields + 1] = digits(bucket)
+        fields[#fields + 1] = bucket == w.bucket and w.bucket_field or digits(bucket)
         fields[#fields + 1] = digits(w.values[bucket])
       end
+      local moved = w.oldest ~= w.stored_oldest or w.last ~= w.stored_last
+      if moved then
+        fields[#fields + 1] = 'o'
+        fields[#fields + 1] = digits(w.oldest)
+        fields[#fields + 1] = 'l'
+        fields[#fields + 1] = digits(w.last)
+      end
       call('HSET', name, unpack(fields))
-      call('PEXPIRE', name, math.ceil(math.max(w.length + 2 * w.width, w.busy_until - now) / 1000) + 1)
+      -- Once a bucket is enough: what was set then outlives the bucket's stay in the window.
+      if moved then
+        call('PEXPIRE', name, math.ceil(math.max(w.length + 2 * w.width, w.busy_until - now) / 1000) + 1)
+      end
     end
   end
 end
