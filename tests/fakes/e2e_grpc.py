@@ -27,7 +27,7 @@ class Caller:
         for channel in self._channels.values():
             channel.close()
 
-    def status(self, target: str, dns_name: str, method: str, *, timeout_s: float = 1.0) -> grpc.StatusCode:
+    def status(self, target: str, dns_name: str, method: str, *, timeout_s: float = 20.0) -> grpc.StatusCode:
         """How a call with an empty message ends; DEADLINE_EXCEEDED for a stream that goes on, OK also for its first
         answer."""
         call = self._channel(target, dns_name).stream_stream(
