@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
@@ -133,11 +133,13 @@ def test_a_prompt_that_is_longer_than_its_environment_allows_is_refused() -> Non
     assert refused.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
 
 
+@settings(deadline=None)
 @given(limit=st.integers(0, 10_000), workers=st.integers(1, 64))
 def test_shares_make_up_the_limit_and_not_one_more(limit: int, workers: int) -> None:
     assert sum(Share(workers, rank).of(limit) for rank in range(workers)) == limit
 
 
+@settings(deadline=None)
 @given(
     asks=st.lists(st.tuples(st.floats(0, 30), st.integers(1, 400), st.integers(0, 400)), max_size=60),
     workers=st.integers(1, 5),
@@ -199,6 +201,7 @@ def test_places_are_freed_and_shares_forget_owners_that_were_seen_long_ago() -> 
     assert len(local._windows) == MAX_OWNERS
 
 
+@settings(deadline=None)
 @given(picodollars=st.lists(st.integers(0, 10**13), min_size=1, max_size=50))
 def test_what_is_held_is_never_less_than_what_is_charged(picodollars: list[int]) -> None:
     assert sum(map(nanodollars, picodollars)) * 1000 >= sum(picodollars)
