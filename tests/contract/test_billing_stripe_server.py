@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,16 @@ async def test_answers_are_what_the_sdks_classes_know(server: FakeStripe, client
     ):
         assert response_problems(body, resource) == []
     assert summary.aggregated_value == 5.0
+
+
+async def test_nothing_of_this_machine_is_told_or_left_behind(
+    server: FakeStripe, client: stripe.StripeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    await meter_and_customer(client)
+    await client.v1.billing.meters.list_async({})
+    assert list(tmp_path.iterdir()) == []
+    assert not any("platform" in agent or "telemetry" in agent for agent in server.agents)
 
 
 async def test_a_repeated_identifier_is_refused_for_a_day_and_counted_again_after_it(

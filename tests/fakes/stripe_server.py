@@ -74,6 +74,8 @@ class FakeStripe:
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     thin_events: dict[str, dict[str, Any]] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    agents: set[str] = field(default_factory=set)
+    """What callers say of themselves."""
     overlaps: int = 0
     """Calls for one customer and meter that came while another was under way."""
     call_time_s: float = 0.0
@@ -156,6 +158,8 @@ class FakeStripe:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         method, path = request.method, request.path
         self.calls.append((method, path))
+        self.agents.add(request.headers.get("X-Stripe-Client-User-Agent", ""))
+        self.agents.add("telemetry" if "X-Stripe-Client-Telemetry" in request.headers else "")
         if self.down:
             return self._respond(failure(503, "down for a while", kind="api_error"))
         fault = self._fault(method, path)

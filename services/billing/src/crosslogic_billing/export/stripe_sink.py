@@ -80,6 +80,8 @@ async def stripe_client(key: Secret, *, base_address: str, timeout_s: float) -> 
     `base_address` is where the API is; empty: Stripe's own.
     """
     base = base_address or API
+    # Otherwise the SDK leaves an id in its user's home and tells Stripe about this machine. There is no other switch.
+    stripe.enable_telemetry = False
     # A session of our own: the SDK's would be made for Stripe's certificates, also where the test server has none.
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=100)) as session:
