@@ -37,6 +37,8 @@ class Lane:
     """Capacity units, and when they were last used, by organisation."""
     dedicated: frozenset[str] = frozenset()
     """Organisations with nodes of their own here."""
+    answered: bool = False
+    """The scheduler has said what it knows of it."""
     turns: dict[Waiter, asyncio.Future[None]] = field(default_factory=dict)
     used_at: float = 0.0
     ended: int = 0
@@ -96,6 +98,11 @@ class Gate:
     def waiting(self) -> int:
         """Requests that wait, in all lanes."""
         return sum(len(lane.queue) for lane in self._lanes.values())
+
+    @property
+    def hurried(self) -> bool:
+        """Whether somebody waits, or a lane is new: the scheduler should hear of it at once."""
+        return any(lane.turns or not lane.answered for lane in self._lanes.values())
 
     def lane(self, key: LaneKey) -> Lane | None:
         """A lane that is in use."""
@@ -163,6 +170,7 @@ class Gate:
         lane = self._lanes.get(key)
         if lane is None:
             return
+        lane.answered = True
         lane.queue.limit = limit
         lane.dedicated = dedicated
         if lane.turns:

@@ -11,6 +11,8 @@ from crosslogic_common.errors import CodedError
 from crosslogic_gateway.shedding.gate import Gate, Lane, LaneKey
 
 REFRESH_S = 1.0
+REFRESH_WAITING_S = 0.1
+"""Another worker may have left room for those that wait here."""
 PAUSE_S = 0.05
 PAUSE_WAITING_S = 0.02
 """While requests wait for their turn, room is asked for more often."""
@@ -64,15 +66,19 @@ class LaneLink:
         told = False
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REFRESH_S):
+                async with asyncio.timeout(REFRESH_WAITING_S if self._gate.waiting else REFRESH_S):
                     await self._dirty.wait()
+            if not self._gate.hurried:
+                # Not in the way of the request that is about to be sent to a node.
+                await asyncio.sleep(PAUSE_S)
             self._dirty.clear()
             uses = self._uses()
             if self._link.connected.is_set() and (uses or told):
                 with contextlib.suppress(CodedError):
                     self._link.send(pb.LaneStreamRequest(uses=uses, nodes=self._node_uses()).SerializeToString())
                 told = bool(uses)
-            await asyncio.sleep(PAUSE_WAITING_S if self._gate.waiting else PAUSE_S)
+            if self._gate.hurried:
+                await asyncio.sleep(PAUSE_WAITING_S)
 
     def _uses(self) -> list[pb.LaneUse]:
         recent = self._now() - MENTIONED_S
