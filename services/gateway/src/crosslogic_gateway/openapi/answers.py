@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from crosslogic_gateway.affinity import MAX_SESSION_CHARS, SESSION_HEADER
 from crosslogic_gateway.idempotency.domain import IDEMPOTENCY_HEADER, MAX_KEY_CHARS
 from crosslogic_gateway.shedding.domain import MAX_QUEUE_TIMEOUT_MS, PRIORITY_HEADER, QUEUE_TIMEOUT_HEADER
 
@@ -50,6 +51,17 @@ def queue_parameters() -> list[dict[str, Any]]:
             "schema": {"type": "integer", "minimum": 0, "maximum": MAX_QUEUE_TIMEOUT_MS},
         },
     ]
+
+
+def session_parameter() -> dict[str, Any]:
+    """The header that keeps a session's requests on one node."""
+    return {
+        "name": SESSION_HEADER,
+        "in": "header",
+        "description": "Names a session, such as a conversation: its requests go to one node while that has room, "
+        "where the beginning of the prompt is likely still in memory.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_SESSION_CHARS},
+    }
 
 
 def error_answer(status: int) -> dict[str, Any]:

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from crosslogic_gateway.openapi.answers import error_answer, idempotency_parameter, queue_parameters
+from crosslogic_gateway.openapi.answers import (
+    error_answer,
+    idempotency_parameter,
+    queue_parameters,
+    session_parameter,
+)
 from crosslogic_gateway.openapi.inference_schemas import INFERENCE_SCHEMAS
 
 Json = dict[str, Any]
@@ -35,10 +40,19 @@ def _inference(name: str, summary: str, *, asked: str, answered: str, streams: b
             "summary": summary,
             "tags": ["Inference"],
             "security": [{"apiKey": []}],
-            "parameters": [idempotency_parameter(), *queue_parameters()],
+            "parameters": [idempotency_parameter(), session_parameter(), *queue_parameters()],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(asked)}}},
             "responses": {
-                "200": {"description": "The answer.", "content": content},
+                "200": {
+                    "description": "The answer.",
+                    "headers": {
+                        "X-CrossLogic-Region-Failover": {
+                            "description": "`true`: the environment's region is down, and another one answers.",
+                            "schema": {"type": "string", "enum": ["true"]},
+                        }
+                    },
+                    "content": content,
+                },
                 **{str(status): error_answer(status) for status in _INFERENCE_ERRORS},
             },
         }
