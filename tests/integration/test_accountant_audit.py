@@ -223,6 +223,14 @@ async def test_reconciliation_shows_each_difference_between_nodes_and_gateways(
     ):
         with refused(ErrorCode.INVALID_ARGUMENT):
             await usage.CompareUsage(wrong)
+    for year in (1, 1969, 9999):
+        start = datetime(year, 1, 1, tzinfo=UTC)
+        low, high = stamp(start), stamp(start + timedelta(days=1))
+        far = pb.CompareUsageRequest(from_time=low, to_time=high)
+        assert (await usage.CompareUsage(far)).records.requests == 0
+        restriction = pb.UsageFilter(org_id=org, from_time=low, to_time=high)
+        (row,) = (await usage.QueryUsage(pb.QueryUsageRequest(filter=restriction))).rows
+        assert row.requests == 0
 
 
 async def test_books_over_the_wire(gateway: grpc.aio.Channel, billing: grpc.aio.Channel) -> None:

@@ -166,8 +166,8 @@ class UsageComparer:
                 **truth_values(low, high, cursor),
                 "org": org_id,
                 "limit": limit,
-                "first_id": floor(time_us(low) // 1000),
-                "end_id": floor(time_us(high) // 1000),
+                "first_id": floor(max(time_us(low) // 1000, 0)),
+                "end_id": floor(max(time_us(high) // 1000, 0)),
             }
             hours, wrong_hours = await _compared(connection, _HOURS_COMPARED, values, daily=False)
             days, wrong_days = await _compared(connection, _DAYS_COMPARED, values, daily=True)

@@ -208,7 +208,7 @@ def truth_values(low: datetime, high: datetime, cursor: int) -> dict[str, object
         "low": low,
         "high": high,
         "low_id": floor(max(time_us(low) // 1000 - ID_SLACK_MS, 0)),
-        "high_id": floor(time_us(high) // 1000 + ID_SLACK_MS),
+        "high_id": floor(max(time_us(high) // 1000 + ID_SLACK_MS, 0)),
         "cursor": cursor,
     }
 
