@@ -73,6 +73,21 @@ async def test_the_first_token_waits_for_no_timer() -> None:
         assert client.writes == [b"data: first\n\n"]
 
 
+async def test_a_silent_stream_says_every_15_s_that_it_is_still_there() -> None:
+    async with streaming() as (_, call_id, client):
+        answer = StreamedAnswer()
+        answer.attach(client, chunked=True)
+        begin = answer.last_frame_at
+        answer.keep_alive(begin + 20)
+        assert client.writes == [], "before its first byte a stream has no place for a comment"
+        answer.on_frame(pb.RelayResponseFrame(call_id=call_id, head=pb.RelayHead(status=200), data=b"data: 1\n\n"))
+        answer.last_frame_at = begin + 30
+        answer.flush()
+        for second in range(31, 80):
+            answer.keep_alive(begin + second)
+        assert client.writes == [b"9\r\ndata: 1\n\n\r\n", *[b"e\r\n: still here\n\n\r\n"] * 3]
+
+
 async def test_a_long_answer_is_written_once_and_not_again_with_each_chunk() -> None:
     chunks = [b"data: %d\n\n" % number for number in range(5_000)]
     async with streaming() as (node, call_id, client):

@@ -14,6 +14,9 @@ from crosslogic_gateway.resumption import ID_BYTES, Relayed
 
 CREDIT_STEP_BYTES = 64 * 1024
 """Bytes that are taken from a call before the node is told that as many more may follow."""
+KEEP_ALIVE_S = 15.0
+"""A stream that says nothing for so long gets a comment: what lies between takes a silent connection for a dead one."""
+KEEP_ALIVE = b": still here\n\n"
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The largest answer that is gathered whole."""
 
@@ -166,6 +169,7 @@ class StreamedAnswer(Answer):
         "_uncredited",
         "chunked",
         "first_byte_at",
+        "last_comment_at",
         "last_progress_at",
     )
 
@@ -180,6 +184,7 @@ class StreamedAnswer(Answer):
         self._uncredited = 0
         self.chunked = True
         self.first_byte_at = 0.0
+        self.last_comment_at = 0.0
         self.last_progress_at = 0.0
 
     def on_frame(self, frame: agent_pb.RelayResponseFrame) -> bool:
@@ -261,6 +266,15 @@ class StreamedAnswer(Answer):
         self._uncredited += size
         if self._uncredited >= CREDIT_STEP_BYTES and transport.get_write_buffer_size() < CREDIT_STEP_BYTES:
             self._grant()
+
+    def keep_alive(self, now: float) -> None:
+        """Writes a comment when the stream has been silent for long; between events, which frames never cut."""
+        transport = self._transport
+        if transport is None or now - max(self.last_frame_at, self.last_comment_at) < KEEP_ALIVE_S:
+            return
+        self.last_comment_at = now
+        if self.first_byte_at and not transport.is_closing():
+            transport.write(b"%x\r\n%b\r\n" % (len(KEEP_ALIVE), KEEP_ALIVE) if self.chunked else KEEP_ALIVE)
 
     def stalled(self) -> bool:
         """Whether the client has yet to take bytes before the node may send more; lets the node go on if it has not."""

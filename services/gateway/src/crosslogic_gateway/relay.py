@@ -162,6 +162,12 @@ class NodeLink:
             and not (isinstance(answer, StreamedAnswer) and answer.stalled())
         ]
 
+    def keep_alive(self, now: float) -> None:
+        """Streams that are silent for long get a comment."""
+        for answer in self._calls.values():
+            if isinstance(answer, StreamedAnswer):
+                answer.keep_alive(now)
+
     def stalled_calls(self) -> list[tuple[int, StreamedAnswer]]:
         """Streams whose client does not take what was sent; lets those go on that have caught up."""
         return [
@@ -232,6 +238,7 @@ class RelayPool:
             now = loop.time()
             for node_id, link in list(self._links.items()):
                 self._abort_stalled(link, now)
+                link.keep_alive(now)
                 for call_id, answer in link.late_calls(now, self._timeouts):
                     link.give_up(call_id, answer, CodedError(ErrorCode.TIMEOUT, private="the node is silent"))
                 if link.idle and now - link.last_used_at > self._unused_after_s:
