@@ -55,7 +55,7 @@ async def test_spot_notice_drains_at_once_lets_finish_what_fits_and_hands_the_re
                 await stream.read()
                 draining = asyncio.create_task(registry.status(DRAINING))
                 await asyncio.sleep(0)
-                aws.interrupt(in_s=4)
+                aws.interrupt(in_s=6)
                 told = await draining
                 assert told.status_reason.startswith("spot notice from aws: terminate")
                 assert told.spot_notice.kind == registry_pb.SPOT_NOTICE_KIND_TERMINATION
