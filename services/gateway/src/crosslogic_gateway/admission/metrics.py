@@ -10,13 +10,13 @@ class AdmissionMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._exceeded = Counter(
-            "crosslogic_rate_limit_exceeded",
+            "rate_limit_exceeded",
             "Requests refused, by the layer that refused and why.",
             ["layer", "reason"],
             registry=registry,
         )
         self.remaining = Gauge(
-            "crosslogic_rate_limit_remaining",
+            "rate_limit_remaining",
             "Of the limits of callers seen lately, the smallest share that was left, 0 to 1, by layer.",
             ["layer"],
             registry=registry,
