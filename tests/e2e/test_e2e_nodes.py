@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from crosslogic_dev.ports import is_free
 from crosslogic_dev.suite import Suite
 from tests.e2e.conftest import simulated
 from tests.fakes.e2e_load import Load, Seen, running, wait_for
-from tests.fakes.e2e_nodes import JoinedNode, fleet, joined, node_of, operator
+from tests.fakes.e2e_nodes import JoinedNode, descendants, fleet, joined, node_of, operator
 
 ACTIVE, DRAINING, DEAD = pb.NODE_STATUS_ACTIVE, pb.NODE_STATUS_DRAINING, pb.NODE_STATUS_DEAD
 WORKERS = 2
@@ -92,6 +91,21 @@ async def test_node_behind_nat_serves_every_gateway_worker_and_listens_nowhere(s
             await put_back(registry, own)
 
 
+def worker_pids(suite: Suite) -> list[int]:
+    """The gateway's workers."""
+    supervisor = suite.pid("gateway")
+    assert supervisor is not None
+    return descendants(supervisor)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there; one that ended and was not collected has no command line."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 async def test_tunnels_outlive_the_registry_and_come_back_to_gateways_that_died(suite: Suite, tmp_path: Path) -> None:
     async with operator(suite) as registry, joined(suite, tmp_path / "nat", tunnel=True):
         await node_of(registry, tunnel=True)
@@ -101,12 +115,16 @@ async def test_tunnels_outlive_the_registry_and_come_back_to_gateways_that_died(
             await asyncio.to_thread(suite.kill, "registry")
             assert {await ask(suite, suite.api_key) for _ in range(10)} == {200}
             await asyncio.to_thread(suite.start, "registry")
-            await asyncio.to_thread(suite.restart, "gateway", signal.SIGTERM)
+            before = worker_pids(suite)
+            assert len(before) == WORKERS
+            await asyncio.to_thread(suite.restart, "gateway")
             await until_served(suite, suite.api_key)
             async with asyncio.timeout(30):
                 # Both workers: each connection ends at one of them.
                 while {await ask(suite, suite.api_key) for _ in range(20)} != {200}:
                     await asyncio.sleep(0.1)
+            # What a killed supervisor leaves behind finishes and ends.
+            await wait_for(lambda: not any(map(is_running, before)), timeout_s=60)
         finally:
             await put_back(registry, own)
 

@@ -1,7 +1,9 @@
 """Starts the gateway: one worker in this process, or several that share the port by SO_REUSEPORT."""
 
 import asyncio
+import ctypes
 import os
+import signal
 import sys
 
 from crosslogic_common.grpc_server import read_settings, run_service
@@ -10,6 +12,7 @@ from crosslogic_gateway.settings import GatewaySettings
 from crosslogic_gateway.worker import serve
 
 WORKER_VARIABLE = "CROSSLOGIC_WORKER_INDEX"
+_PR_SET_PDEATHSIG = 1
 
 
 def metrics_listen(settings: GatewaySettings, index: int) -> str:
@@ -42,6 +45,11 @@ async def supervise(settings: GatewaySettings, stop: asyncio.Event) -> None:
     await asyncio.gather(*(keep(index) for index in range(settings.workers)))
 
 
+def end_with_the_supervisor() -> None:
+    """A worker whose supervisor is killed finishes what it has and ends: nobody would ever stop it otherwise."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def main() -> None:
     """The process."""
     settings = read_settings(GatewaySettings, os.environ)
@@ -51,4 +59,6 @@ def main() -> None:
         run_service(lambda stop: supervise(settings, stop))
     else:
         number = int(index or 0)
+        if index is not None:
+            end_with_the_supervisor()
         run_service(lambda stop: serve(settings, metrics_listen(settings, number), stop, index=number))
