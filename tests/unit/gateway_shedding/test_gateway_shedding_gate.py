@@ -19,7 +19,9 @@ class World:
         self.changes = 0
         self.gate = Gate(lag=self.lag, now=lambda: self.at, changed=self._changed)
         if limit is not None:
-            self.gate.leave(self.go("first"))
+            passed = self.go("first")
+            self.at += 0.05
+            self.gate.leave(passed)
             self.gate.limit(KEY, limit, frozenset())
 
     def _changed(self) -> None:

@@ -107,6 +107,12 @@ def test_who_has_no_time_to_wait_is_not_kept_waiting() -> None:
     assert queue.enter(hurried, 7.0) == [hurried]
 
 
+def test_before_any_request_has_ended_the_queue_is_no_longer_than_a_guess_allows() -> None:
+    queue = full(limit=4, mean_s=0.0)
+    refused = sum(len(queue.enter(waiter(f"org {number}", deadline=5.0), 0.0)) for number in range(1000))
+    assert (len(queue), refused) == (19, 981)
+
+
 def test_a_limit_that_falls_ends_the_hope_of_those_at_the_end() -> None:
     queue = full(limit=10, mean_s=1.0)
     all_of_them = [waiter(f"org {number}", deadline=3.0) for number in range(20)]

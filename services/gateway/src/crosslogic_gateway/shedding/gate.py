@@ -157,6 +157,7 @@ class Gate:
         lane = passed.lane
         if passed.reserved:
             lane.reserved_in_flight -= 1
+            lane.queue.took(self.now() - passed.at)
             self.changed()
             return
         lane.ended += 1

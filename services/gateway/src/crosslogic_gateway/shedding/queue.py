@@ -13,6 +13,8 @@ from crosslogic_gateway.shedding.domain import Rank
 
 MAX_WAITING = 4_096
 MAX_ORGS = 10_000
+FIRST_GUESS_S = 1.0
+"""How long requests are taken to last before one has ended: without a guess the first queue would have no bound."""
 _SMOOTHING = 0.1
 
 
@@ -100,7 +102,7 @@ class LaneQueue:
         """When the turn of somebody comes who has `before` others before them, in seconds from now."""
         if self.limit is None:
             return 0.0
-        return (before + 1) * self.mean_s / max(self.limit, 1)
+        return (before + 1) * (self.mean_s or FIRST_GUESS_S) / max(self.limit, 1)
 
     def enter(self, waiter: Waiter, now: float) -> list[Waiter]:
         """Puts a request into the queue; returns those who must be refused for it, perhaps itself.
@@ -161,6 +163,10 @@ class LaneQueue:
     def ended(self, duration_s: float) -> None:
         """A request ended after `duration_s` seconds."""
         self.in_flight -= 1
+        self.took(duration_s)
+
+    def took(self, duration_s: float) -> None:
+        """A request of this lane lasted so long, one with reserved capacity perhaps."""
         self.mean_s = duration_s if not self.mean_s else self.mean_s + _SMOOTHING * (duration_s - self.mean_s)
 
     def waiters(self) -> Iterator[Waiter]:

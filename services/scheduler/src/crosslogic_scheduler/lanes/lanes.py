@@ -15,8 +15,8 @@ LOOK_AGAIN_S = 0.1
 """Adding a large fleet up takes a millisecond, and gateways ask many times a second."""
 MAX_REMEMBERED = 8_192
 MAX_COMPARED = 64
-PICKED_S = 0.1
-"""A gateway tells of a request within this time after it was picked for."""
+PICKED_S = 0.25
+"""A gateway has told of a request by then. Until it is over it may count twice, which only spreads requests more."""
 
 
 class Lane(NamedTuple):
