@@ -23,6 +23,9 @@ from tests.chaos.experiments import (
 )
 from tests.chaos.world import World
 
+_LAST_DOLLAR: Final = "test_requests_that_come_together_never_pass_a_hard_budget"
+_ROTATION: Final = "test_certificates_are_rotated_under_load_without_a_failed_request"
+
 EXPERIMENTS: Final = MappingProxyType[int, Callable[[World], Awaitable[None]]](
     {
         1: e01_kill_at_each_token.run,
@@ -40,5 +43,20 @@ EXPERIMENTS: Final = MappingProxyType[int, Callable[[World], Awaitable[None]]](
         21: e21_one_tenant_floods.run,
         23: e23_all_refuse.run,
         101: e101_service_away.run,
+    }
+)
+
+# Faults that are tried by tests of their own: with a faked clock, on real vLLM, or against the bare protocol.
+AS_TESTS: Final = MappingProxyType[int, tuple[str, ...]](
+    {
+        10: ("tests/integration/test_billing_export.py",),
+        11: ("tests/integration/test_billing_export.py",),
+        12: ("tests/integration/test_billing_webhooks.py",),
+        14: ("tests/integration/test_accountant_money.py", "tests/e2e/test_e2e_admission.py::" + _LAST_DOLLAR),
+        16: ("tests/integration/test_accountant_price_change.py", "tests/integration/test_billing_chaos.py"),
+        18: ("tests/e2e/test_e2e_bad_input.py",),
+        19: ("tests/e2e/test_e2e_security.py", "tests/unit/gateway_admin/test_admin_access.py"),
+        22: ("tests/e2e/test_e2e_operations.py::" + _ROTATION, "tests/integration/test_node_agent_process.py"),
+        24: ("tests/contract/test_engine_cache_salt.py",),
     }
 )

@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from crosslogic_dev.suite import Suite
-from tests.chaos.catalogue import EXPERIMENTS
+from tests.chaos.catalogue import AS_TESTS, EXPERIMENTS
 from tests.chaos.clients import Client
 from tests.chaos.trial_nodes import Trial, run_trial
 from tests.chaos.world import STEP_MS, World, chaos_suite
@@ -32,3 +33,10 @@ async def test_nodes_die_one_after_the_other_and_no_stream_fails_or_differs(suit
     assert (outcome.failed, outcome.corrupted) == (0, 0)
     assert outcome.kills >= 2
     assert outcome.failed_over > 0, "the nodes that died had nothing to do"
+
+
+def test_experiments_that_are_tests_are_there() -> None:
+    for each in (name for names in AS_TESTS.values() for name in names):
+        file, _, function = each.partition("::")
+        assert f"def {function}" in (Path(__file__).parents[2] / file).read_text(), each
+    assert not AS_TESTS.keys() & EXPERIMENTS.keys()
