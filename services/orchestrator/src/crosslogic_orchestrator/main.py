@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from importlib.resources import files
@@ -32,6 +33,7 @@ from crosslogic_orchestrator.watching import JobChanges
 from crosslogic_orchestrator.worker import Worker
 
 SERVICE = "crosslogic.orchestrator.v1.OrchestratorService"
+_AGENT_PORTS = (10_000, 20_000)
 _ADMIN = frozenset({"service:gateway", "service:operator"})
 
 
@@ -111,9 +113,18 @@ def _providers(settings: OrchestratorSettings) -> dict[str, Provider]:
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, from below those that the kernel gives to outgoing connections.
+
+    An agent binds it a moment later, and a connection of anybody's would have it by then.
+    """
+    while True:
+        port = random.randrange(*_AGENT_PORTS)  # no secret
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def main() -> None:
