@@ -48,6 +48,7 @@ class LocalProvider:
         self._settings = settings
         self._free_port = free_port
         self._children: dict[str, asyncio.subprocess.Process] = {}
+        self._launching = asyncio.Lock()
         self._log = get_logger(__name__)
 
     async def task_for(self, spec: Spec, name: str) -> str:
@@ -58,21 +59,33 @@ class LocalProvider:
 
     async def launch(self, *, name: str, task: str, join_token: str) -> None:
         """See ports.Provider."""
-        there = await self.machines()
-        if any(machine.name == name for machine in there) or self._ended(name):
-            return
-        if len(there) >= self._settings.max_machines:
-            raise ProviderError(
-                f"There are {len(there)} machines here already, and CROSSLOGIC_LOCAL_MAX_MACHINES allows no more.",
-                temporary=False,
-            )
         folder = self._settings.folder / name
-        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        (folder / "task.json").write_text(task)
-        token = folder / "join_token"
-        token.touch(mode=0o600)
-        token.write_text(join_token)
-        await self._start(folder, json.loads(task))
+        # One at a time: two that count at once would both find room.
+        async with self._launching:
+            if self._ended(name) or self._pid(folder) is not None:
+                return
+            others = self._begun() - {name}
+            if len(others) >= self._settings.max_machines:
+                raise ProviderError(
+                    f"There are {len(others)} machines here already, and CROSSLOGIC_LOCAL_MAX_MACHINES allows no more.",
+                    temporary=False,
+                )
+            folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            (folder / "task.json").write_text(task)
+            token = folder / "join_token"
+            token.touch(mode=0o600)
+            token.write_text(join_token)
+            await self._start(folder, json.loads(task))
+
+    def _begun(self) -> set[str]:
+        """Machines that run, or that somebody is about to start."""
+        if not self._settings.folder.is_dir():
+            return set()
+        return {
+            folder.name
+            for folder in self._settings.folder.iterdir()
+            if not self._ended(folder.name) and (self._pid(folder) is not None or not (folder / "pid").exists())
+        }
 
     async def _start(self, folder: Path, task: Mapping[str, str]) -> None:
         engine_port, agent_port = self._free_port(), self._free_port()
@@ -100,9 +113,14 @@ class LocalProvider:
                 start_new_session=True,
             )
         self._children[folder.name] = process
-        async with asyncio.timeout(_START_S):
-            while not (folder / "pid").exists() and process.returncode is None:
-                await asyncio.sleep(0.02)
+        try:
+            # Not until the child has ended: it leaves at once where another is about to become the agent.
+            async with asyncio.timeout(_START_S):
+                while not (folder / "pid").exists():
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            said = _last_line(folder / "agent.log")
+            raise ProviderError(f"The agent did not start: {said}", temporary=True) from None
         self._log.info("agent started", machine=folder.name, pid=process.pid)
 
     async def find(self, name: str) -> Machine:
