@@ -35,7 +35,7 @@ def _billed(ledger: Ledger, request_id: str, usage: openai.types.CompletionUsage
     record = ledger.record(request_id)
     assert (record["prompt_tokens"], record["completion_tokens"]) == (usage.prompt_tokens, usage.completion_tokens)
     assert record["total_tokens"] == usage.total_tokens
-    # A client that hangs up the moment that it has read `[DONE]` may be seen to leave before the node's last word comes.
+    # A client that hangs up once it has read `[DONE]` may be seen to leave before the node's last word comes.
     assert record["outcome"] in ({"succeeded", "client_disconnected"} if stream else {"succeeded"})
     assert record["stream"] is stream
     assert record["count_source"] == "engine_final"
