@@ -189,6 +189,25 @@ async def test_a_client_that_leaves_before_the_second_node_said_anything_pays_fo
         assert (record.usage.prompt_tokens, record.usage.completion_tokens) == (2, 5)
 
 
+async def test_a_client_that_hangs_up_once_it_has_read_the_last_event_was_served() -> None:
+    async with fleet() as world:
+        node = world.nodes[0]
+        answer = asyncio.create_task(world.post(stream=True))
+        call_id, _ = await node.call()
+        node.begin(call_id, b"data: [DONE]\n\n", tokens=5)
+        response = await answer
+        assert await response.content.readany() == b"data: [DONE]\n\n"
+        response.close()
+        async with asyncio.timeout(5):
+            while not any(frame.cancel for frame in node.told):
+                await asyncio.sleep(0.005)
+        usage = {"prompt_tokens": 2, "completion_tokens": 5, "source": common_pb.COUNT_SOURCE_ENGINE_FINAL}
+        node.say(call_id, end={"outcome": common_pb.OUTCOME_CLIENT_DISCONNECTED, "usage": usage})
+        record = await world.record()
+        assert record.outcome == common_pb.OUTCOME_SUCCEEDED
+        assert (record.usage.prompt_tokens, record.usage.completion_tokens) == (2, 5)
+
+
 async def test_the_clients_own_mistake_is_told_at_once() -> None:
     async with fleet() as world:
         asked = asyncio.create_task(_answered(world, stream=True))

@@ -17,6 +17,8 @@ CREDIT_STEP_BYTES = 64 * 1024
 KEEP_ALIVE_S = 15.0
 """A stream that says nothing for so long gets a comment: what lies between takes a silent connection for a dead one."""
 KEEP_ALIVE = b": still here\n\n"
+LAST_EVENT = b"data: [DONE]\n\n"
+"""What ends a stream of OpenAI's; a client has all of it then, whatever its node has yet to say."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The largest answer that is gathered whole."""
 
@@ -162,6 +164,7 @@ class StreamedAnswer(Answer):
 
     __slots__ = (
         "_before",
+        "_dropped",
         "_ids",
         "_last_frame",
         "_pending",
@@ -171,6 +174,7 @@ class StreamedAnswer(Answer):
         "first_byte_at",
         "last_comment_at",
         "last_progress_at",
+        "sent_bytes",
     )
 
     def __init__(self, before: Relayed | None = None) -> None:
@@ -179,6 +183,7 @@ class StreamedAnswer(Answer):
         self._before = before
         self._ids = bytearray() if before is None else bytearray(before.settled_ids)
         self._pending: list[bytes] = []
+        self._dropped = False
         self._last_frame: agent_pb.RelayResponseFrame | None = None
         self._transport: ClientTransport | None = None
         self._uncredited = 0
@@ -186,6 +191,8 @@ class StreamedAnswer(Answer):
         self.first_byte_at = 0.0
         self.last_comment_at = 0.0
         self.last_progress_at = 0.0
+        self.sent_bytes = 0
+        """Of the answer's body, without its framing."""
 
     def on_frame(self, frame: agent_pb.RelayResponseFrame) -> bool:
         """Takes the call's next frame; says whether it was the last."""
@@ -258,14 +265,25 @@ class StreamedAnswer(Answer):
         data = pending[0] if len(pending) == 1 else b"".join(pending)
         pending.clear()
         if transport.is_closing():
+            self._dropped = True
             return
         if not self.first_byte_at:
             self.first_byte_at = self.last_frame_at
         size = len(data)
         transport.write(b"%x\r\n%b\r\n" % (size, data) if self.chunked else data)
+        self.sent_bytes += size
         self._uncredited += size
         if self._uncredited >= CREDIT_STEP_BYTES and transport.get_write_buffer_size() < CREDIT_STEP_BYTES:
             self._grant()
+
+    def delivered(self) -> bool:
+        """Whether the whole stream went to the client's connection, also when the client left right after."""
+        frame = self._last_frame
+        if frame is None or self._dropped or self._pending:
+            return False
+        return frame.data.endswith(LAST_EVENT) or (
+            self.end is not None and self.end.outcome == common_pb.OUTCOME_SUCCEEDED
+        )
 
     def keep_alive(self, now: float) -> None:
         """Writes a comment when the stream has been silent for long; between events, which frames never cut."""

@@ -38,6 +38,7 @@ from crosslogic_gateway.hedging import Hedging
 from crosslogic_gateway.http import (
     RECEIVED_AT,
     REQUEST_ID,
+    SENT_BYTES,
     SHOWN_REQUEST_ID,
     STREAM,
     answer_headers,
@@ -382,6 +383,7 @@ class Attempts:
                     await answer.wait_ended()
             finally:
                 run.first_byte_at = run.first_byte_at or answer.first_byte_at
+                request[SENT_BYTES] = request.get(SENT_BYTES, 0) + answer.sent_bytes
                 answer.detach()
             if answer.error is None:
                 self._succeeded(run, attempt)

@@ -8,6 +8,7 @@ from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_common.wire import repeated_messages
+from crosslogic_gateway.answers import StreamedAnswer
 from crosslogic_gateway.jobs import Attempt, Run
 from crosslogic_gateway.usage_outbox import UsageOutbox
 
@@ -89,8 +90,11 @@ class Settlement:
                 await attempt.answer.wait_ended()
         except TimeoutError:
             self._log.warning("node did not say what was generated", node_id=attempt.route.node_id)
-        head = attempt.answer.head
+        answer = attempt.answer
+        head = answer.head
         refused = head.done() and head.exception() is None and head.result().status >= 400  # noqa: PLR2004
         if not refused:
-            self.record(run, common_pb.OUTCOME_CLIENT_DISCONNECTED)
+            # A client may hang up as soon as it has read the last event, before the node's last word is here.
+            whole = isinstance(answer, StreamedAnswer) and answer.delivered()
+            self.record(run, common_pb.OUTCOME_SUCCEEDED if whole else common_pb.OUTCOME_CLIENT_DISCONNECTED)
         run.job.ticket.release()
