@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.settings import describe
 from crosslogic_identity.metrics import IdentityMetrics
-from crosslogic_identity.settings import IdentitySettings
 
 README = Path(__file__).parents[2] / "services/identity/README.md"
 
@@ -15,10 +13,6 @@ README = Path(__file__).parents[2] / "services/identity/README.md"
 @pytest.fixture
 def readme() -> str:
     return README.read_text(encoding="utf-8")
-
-
-def test_every_setting_is_in_the_readme_as_it_is(readme: str) -> None:
-    assert describe(IdentitySettings) in readme
 
 
 def test_every_metric_of_identity_is_in_the_readme(readme: str) -> None:

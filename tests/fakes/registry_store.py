@@ -5,8 +5,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_registry.domain import NodeEvent, Status, StatusChange, StoredNode, timestamp
+from crosslogic_registry.domain import NodeEvent, Status, StatusChange, StoredNode
 from crosslogic_registry.policy import MAX_MODELS
 
 

@@ -4,6 +4,15 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """A moment as the contracts write it, exact to the microsecond."""
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
 
 class Clock(Protocol):
     """A source of time."""

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+from crosslogic_common.os_process import start_ticks
 from crosslogic_dev.run_dir import RunDir
 
 _POLL_S = 0.05
@@ -34,10 +35,9 @@ def _pid(folder: Path) -> int | None:
     """The agent's process, if it runs: a number alone may be somebody else's by now."""
     try:
         pid, _, started = (folder / "pid").read_text().partition(" ")
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return int(pid) if fields[0] != "Z" and fields[19] == started else None
+    return int(pid) if str(start_ticks(pid)) == started else None
 
 
 def _kill(folder: Path, pid: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crosslogic_common.os_process import start_ticks
 from crosslogic_dev.failure import DevError
 from crosslogic_dev.run_dir import RunDir
 
@@ -32,16 +33,11 @@ class ProcessSpec:
 
 def started_at(pid: int) -> float | None:
     """When the process started, in seconds since 1970; None when it is gone or only waits to be buried."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The name, in brackets, may itself contain spaces and brackets.
-    fields = stat.rpartition(")")[2].split()
-    if fields[0] in ("Z", "X"):
+    ticks = start_ticks(pid)
+    if ticks is None:
         return None
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return boot + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return boot + ticks / os.sysconf("SC_CLK_TCK")
 
 
 class ProcessTable:
@@ -130,9 +126,8 @@ class ProcessTable:
             return
         mark = f"{RUN_DIR_MARK}={self._run_dir.path}".encode()
         for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError, IndexError):
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == session and mark in (folder / "environ").read_bytes().split(b"\0"):
+            with contextlib.suppress(OSError):
+                if os.getsid(int(folder.name)) == session and mark in (folder / "environ").read_bytes().split(b"\0"):
                     os.kill(int(folder.name), signal.SIGKILL)
 
     def _wait_gone(self, names: Iterable[str], timeout_s: float) -> bool:

@@ -10,11 +10,11 @@ from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic_accountant.correction_store import Correction
 from crosslogic_accountant.domain import UsageRecord
-from crosslogic_accountant.ledger_rows import time_us
 from crosslogic_accountant.policy import MAX_PRICE_PICODOLLARS
 from crosslogic_accountant.record_log_store import Entry
 from crosslogic_accountant.record_reader import MAX_TEXT_CHARS, read_counts, read_id, read_outcome
 from crosslogic_accountant.usage_queries import MAX_GROUPS, Filter, Group, ListedRecord, Sums
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 
 MAX_REASON_CHARS = 1_000
@@ -72,12 +72,6 @@ def read_time(value: Timestamp, name: str) -> datetime:
         return value.ToDatetime(UTC)
     except (ValueError, OverflowError):
         raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` is not a time.", param=name) from None
-
-
-def timestamp(value: datetime) -> Timestamp:
-    """To the microsecond."""
-    micros = time_us(value)
-    return Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
 
 
 def usage_row(row: Sums, groups: Sequence[Group]) -> pb.UsageRow:

@@ -9,6 +9,7 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from crosslogic.identity.v1 import identity_pb2 as pb
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_identity import audit, domain, policy
 
@@ -116,11 +117,7 @@ def reserved_of(message: Iterable[pb.ReservedCapacity]) -> tuple[tuple[str, int]
 
 def time(moment: datetime | None) -> Timestamp | None:
     """A time, exact to the microsecond."""
-    if moment is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
+    return None if moment is None else timestamp(moment)
 
 
 def limits(of: domain.Limits) -> pb.Limits:

@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime
 
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from crosslogic.orchestrator.v1 import orchestrator_pb2 as pb
 from crosslogic.orchestrator.v1 import orchestrator_pb2_grpc as rpc
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_orchestrator.domain import Instance, InstanceState, Job, JobKind, JobStatus, Spec
 from crosslogic_orchestrator.service import OrchestratorService
@@ -103,13 +102,13 @@ def _job(job: Job) -> pb.Job:
         instance_id=job.instance.id,
         status=_STATUS[job.status],
         error=job.error,
-        create_time=_time(job.created_at),
-        update_time=_time(job.updated_at),
+        create_time=timestamp(job.created_at),
+        update_time=timestamp(job.updated_at),
         steps=[
             pb.StepProgress(
                 step=int(step.step),  # type: ignore[arg-type]  # the same numbers
-                start_time=_time(step.started_at),
-                end_time=None if step.ended_at is None else _time(step.ended_at),
+                start_time=timestamp(step.started_at),
+                end_time=None if step.ended_at is None else timestamp(step.ended_at),
                 detail=step.detail,
                 bytes_done=step.bytes_done,
                 bytes_total=step.bytes_total,
@@ -134,13 +133,7 @@ def _instance(instance: Instance) -> pb.Instance:
         state=_STATE[instance.state],
         node_id=instance.id,
         hourly_price_picodollars=instance.hourly_price_picodollars,
-        create_time=_time(instance.created_at),
-        end_time=None if instance.ended_at is None else _time(instance.ended_at),
+        create_time=timestamp(instance.created_at),
+        end_time=None if instance.ended_at is None else timestamp(instance.ended_at),
         job_id=instance.job_id,
     )
-
-
-def _time(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

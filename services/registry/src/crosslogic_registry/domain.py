@@ -6,8 +6,6 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from crosslogic.registry.v1 import registry_pb2 as pb
 
 Status = Literal["registering", "warming", "active", "draining", "dead"]
@@ -27,13 +25,6 @@ STATUS_FROM_PB: Mapping[int, Status] = MappingProxyType({value: name for name, v
 
 MAX_NODES = 50_000
 """One registry's fleet, the dead of the last day included. Beyond it nobody joins."""
-
-
-def timestamp(moment: datetime) -> Timestamp:
-    """A moment as protobuf writes it."""
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.batched import Backoff
-from crosslogic_common.clock import Clock
+from crosslogic_common.clock import Clock, timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_registry import health, policy
@@ -27,7 +27,6 @@ from crosslogic_registry.domain import (
     StatusChange,
     StoredNode,
     is_silence,
-    timestamp,
 )
 from crosslogic_registry.members import Member
 from crosslogic_registry.observations import Observations

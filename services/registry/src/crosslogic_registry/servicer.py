@@ -11,12 +11,13 @@ from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic_common.batched import serve_batches
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.paging import page_limit, page_start, page_token, unwrap, wrap
 from crosslogic_common.tls import Identity, peer_identity
 from crosslogic_registry.catalogue import Catalogue
 from crosslogic_registry.commands import NodeCommands
-from crosslogic_registry.domain import STATUS_TO_PB, timestamp
+from crosslogic_registry.domain import STATUS_TO_PB
 from crosslogic_registry.fleet import Fleet, batches
 from crosslogic_registry.gateways import REPORT_EVERY_MS, Gateways
 from crosslogic_registry.joining import Joining

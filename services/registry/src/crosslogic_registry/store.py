@@ -9,9 +9,10 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import Connection, Pool, transaction
-from crosslogic_registry.domain import NodeEvent, Status, StatusChange, StoredNode, timestamp
+from crosslogic_registry.domain import NodeEvent, Status, StatusChange, StoredNode
 from crosslogic_registry.policy import MAX_MODELS
 
 CATALOGUE_CHANNEL = "registry_catalogue"

@@ -8,7 +8,7 @@ from crosslogic_accountant.budgets.domain import Budget, BudgetEvent, BudgetStat
 from crosslogic_accountant.budgets.read_store import Spend, SpendQuery
 from crosslogic_accountant.budgets.store import BudgetChange
 from crosslogic_accountant.record_reader import read_id
-from crosslogic_accountant.usage_messages import timestamp
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 
 MAX_LIMIT_PICODOLLARS = 2**63 - 1

@@ -14,7 +14,7 @@ from crosslogic_accountant.money.domain import Account, Hold, PostedTransfer, Tr
 from crosslogic_accountant.money.hold_store import HoldStore
 from crosslogic_accountant.money.policy import postings_problem
 from crosslogic_accountant.money.store import MoneyStore
-from crosslogic_accountant.usage_messages import timestamp
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.paging import page_limit, wrap
 

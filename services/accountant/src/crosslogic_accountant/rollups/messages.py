@@ -6,7 +6,8 @@ from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic_accountant.domain import Counts
 from crosslogic_accountant.rollups.compare_store import Comparison, RollupDifference, Totals, WitnessDifference
-from crosslogic_accountant.usage_messages import read_time, timestamp
+from crosslogic_accountant.usage_messages import read_time
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 
 MAX_PERIOD = timedelta(days=35)

@@ -7,9 +7,10 @@ from uuid import UUID
 
 from crosslogic.billing.v1 import billing_pb2 as pb
 from crosslogic_billing.accounts.domain import Account
-from crosslogic_billing.prices.wire import ratio, read_ratio, timestamp
+from crosslogic_billing.prices.wire import ratio, read_ratio
 from crosslogic_billing.rating.domain import FREE_TOKENS_A_MONTH, Collection, Mode, Overage, Terms, Tier
 from crosslogic_billing.rating.policy import MAX_MONEY_PICODOLLARS
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 
 MAX_MODELS = 1_000

@@ -2,7 +2,7 @@
 
 from crosslogic.billing.v1 import billing_pb2 as pb
 from crosslogic_billing.export.domain import MeterEvent, State
-from crosslogic_billing.prices.wire import timestamp
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.paging import bad_token, unwrap, wrap
 

@@ -10,6 +10,7 @@ from crosslogic.billing.v1 import billing_pb2 as pb
 from crosslogic_billing.prices import policy
 from crosslogic_billing.prices.book import Book
 from crosslogic_billing.prices.domain import Market, NewPrices, PriceVersion, TokenPrices
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 
 _LAST_SECOND = 253_402_300_799
@@ -84,13 +85,6 @@ def read_time(stamp: Timestamp, name: str) -> datetime:
     if not 0 <= stamp.seconds <= _LAST_SECOND or not 0 <= stamp.nanos < 10**9:
         raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` must be between 1970 and 9999.", param=name)
     return stamp.ToDatetime(tzinfo=UTC)
-
-
-def timestamp(moment: datetime) -> Timestamp:
-    """A time in the contract's words."""
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
 
 
 def read_request_id(text: str) -> str:

@@ -6,8 +6,8 @@ import grpc.aio
 
 from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
-from crosslogic_billing.prices.wire import timestamp
 from crosslogic_billing.reconcile.domain import LedgerTotals
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import from_rpc_error
 from crosslogic_common.tls import Channels
 

@@ -3,8 +3,8 @@
 from datetime import date, timedelta
 
 from crosslogic.billing.v1 import billing_pb2 as pb
-from crosslogic_billing.prices.wire import timestamp
 from crosslogic_billing.reconcile.domain import Report
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 
 

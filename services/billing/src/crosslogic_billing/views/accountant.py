@@ -8,8 +8,8 @@ import grpc.aio
 from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic.accountant.v1 import accountant_pb2_grpc as rpc
 from crosslogic.common.v1 import common_pb2 as common_pb
-from crosslogic_billing.prices.wire import timestamp
 from crosslogic_billing.views.domain import HourOfUse
+from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
 from crosslogic_common.tls import Channels
 

@@ -3,9 +3,10 @@
 from crosslogic.billing.v1 import billing_pb2 as pb
 from crosslogic_billing.export import wire as export_wire
 from crosslogic_billing.export.stripe_sink import Invoice
-from crosslogic_billing.prices.wire import price_version, read_time, timestamp
+from crosslogic_billing.prices.wire import price_version, read_time
 from crosslogic_billing.views.domain import Finops, FinopsRow, Machine, MonthView
 from crosslogic_billing.views.service import Explanation
+from crosslogic_common.clock import timestamp
 
 
 def statement(view: MonthView) -> pb.GetStatementResponse:

@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import UNSET, UnsetType
 
+from crosslogic_common import clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.admin.decoding import field_error
 
@@ -58,9 +59,7 @@ def timestamp(value: datetime, field: str) -> Timestamp:
         raise _no_time(field) from None
     if utc < _EPOCH:
         raise _no_time(field)
-    message = Timestamp()
-    message.FromDatetime(utc)
-    return message
+    return clock.timestamp(utc)
 
 
 def _no_time(field: str) -> CodedError:

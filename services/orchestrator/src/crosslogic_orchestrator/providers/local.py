@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crosslogic_common.logs import get_logger
+from crosslogic_common.os_process import start_ticks
 from crosslogic_orchestrator.domain import ABSENT, Machine, Spec
 from crosslogic_orchestrator.ports import ProviderError
 
@@ -174,7 +175,7 @@ class LocalProvider:
             pid, _, started = (folder / "pid").read_text().partition(" ")
         except OSError:
             return None
-        return int(pid) if _started_at(int(pid)) == started else None
+        return int(pid) if str(start_ticks(int(pid))) == started else None
 
     def _kill_engine(self, folder: Path) -> None:
         """An agent that is killed cannot end its engine."""
@@ -182,15 +183,6 @@ class LocalProvider:
             os.kill(int((folder / "state/engine.pid").read_text()), signal.SIGKILL)
         except (OSError, ValueError):
             return
-
-
-def _started_at(pid: int) -> str:
-    """When a process started, in the kernel's ticks; empty when there is none, or only what is left of one."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if after_name[0] == "Z" else after_name[19]
 
 
 def _last_line(log: Path) -> str:

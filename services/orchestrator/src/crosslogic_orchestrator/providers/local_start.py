@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from crosslogic_common.os_process import start_ticks
+
 
 def main(folder: Path) -> None:
     """Becomes the agent, or ends quietly where there is one or was one."""
@@ -20,9 +22,8 @@ def main(folder: Path) -> None:
     if (folder / "pid").exists() or (folder / "ended").exists():
         return
     os.set_inheritable(lock, True)
-    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
     new = folder / "pid.new"
-    new.write_text(f"{os.getpid()} {started}")
+    new.write_text(f"{os.getpid()} {start_ticks()}")
     new.rename(folder / "pid")
     os.execv(sys.executable, [sys.executable, "-m", "crosslogic_node_agent"])  # noqa: S606  # no shell is wanted
 

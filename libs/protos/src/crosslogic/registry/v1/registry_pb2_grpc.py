@@ -223,7 +223,8 @@ class RegistryServiceServicer(object):
 
     def WatchNodes(self, request, context):
         """Pushes the fleet: first every node, ending with `snapshot_complete`, then each change within 100 ms. A watcher that
-        falls behind is sent a new snapshot. Callers: scheduler, gateway, operator. Errors: UNAVAILABLE (stopping).
+        falls behind is sent a new snapshot. Callers: scheduler, gateway, orchestrator, operator. Errors: UNAVAILABLE
+        (stopping).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,7 +238,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DrainNode(self, request, context):
-        """Takes a node out of picking; what runs on it finishes. Callers: gateway, operator. Safe to repeat.
+        """Takes a node out of picking; what runs on it finishes. Callers: gateway, orchestrator, operator. Safe to repeat.
         Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -301,7 +302,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the catalogue by name. Callers: gateway, operator, scheduler.
+        """Lists the catalogue by name. Callers: scheduler, gateway, orchestrator, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -309,7 +310,7 @@ class RegistryServiceServicer(object):
 
     def WatchModels(self, request, context):
         """Pushes the catalogue: the whole of it at first and after each change. Callers: scheduler, gateway,
-        operator. Errors: UNAVAILABLE (stopping).
+        orchestrator, operator. Errors: UNAVAILABLE (stopping).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -92,12 +92,13 @@ class RegistryServiceStub:
     """
     WatchNodes: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchNodesRequest, _registry_pb2.WatchNodesResponse]
     """Pushes the fleet: first every node, ending with `snapshot_complete`, then each change within 100 ms. A watcher that
-    falls behind is sent a new snapshot. Callers: scheduler, gateway, operator. Errors: UNAVAILABLE (stopping).
+    falls behind is sent a new snapshot. Callers: scheduler, gateway, orchestrator, operator. Errors: UNAVAILABLE
+    (stopping).
     """
     ListNodes: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListNodesRequest, _registry_pb2.ListNodesResponse]
     """Lists nodes, oldest first. Callers: gateway, operator."""
     DrainNode: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DrainNodeRequest, _registry_pb2.DrainNodeResponse]
-    """Takes a node out of picking; what runs on it finishes. Callers: gateway, operator. Safe to repeat.
+    """Takes a node out of picking; what runs on it finishes. Callers: gateway, orchestrator, operator. Safe to repeat.
     Errors: NOT_FOUND.
     """
     ResumeNode: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResumeNodeRequest, _registry_pb2.ResumeNodeResponse]
@@ -127,10 +128,10 @@ class RegistryServiceStub:
     repeat. Errors: NOT_FOUND (the model), INVALID_ARGUMENT.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]
-    """Lists the catalogue by name. Callers: gateway, operator, scheduler."""
+    """Lists the catalogue by name. Callers: scheduler, gateway, orchestrator, operator."""
     WatchModels: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]
     """Pushes the catalogue: the whole of it at first and after each change. Callers: scheduler, gateway,
-    operator. Errors: UNAVAILABLE (stopping).
+    orchestrator, operator. Errors: UNAVAILABLE (stopping).
     """
 
 @_typing.type_check_only
@@ -151,12 +152,13 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     WatchNodes: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchNodesRequest, _registry_pb2.WatchNodesResponse]  # type: ignore[assignment]
     """Pushes the fleet: first every node, ending with `snapshot_complete`, then each change within 100 ms. A watcher that
-    falls behind is sent a new snapshot. Callers: scheduler, gateway, operator. Errors: UNAVAILABLE (stopping).
+    falls behind is sent a new snapshot. Callers: scheduler, gateway, orchestrator, operator. Errors: UNAVAILABLE
+    (stopping).
     """
     ListNodes: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListNodesRequest, _registry_pb2.ListNodesResponse]  # type: ignore[assignment]
     """Lists nodes, oldest first. Callers: gateway, operator."""
     DrainNode: _aio.UnaryUnaryMultiCallable[_registry_pb2.DrainNodeRequest, _registry_pb2.DrainNodeResponse]  # type: ignore[assignment]
-    """Takes a node out of picking; what runs on it finishes. Callers: gateway, operator. Safe to repeat.
+    """Takes a node out of picking; what runs on it finishes. Callers: gateway, orchestrator, operator. Safe to repeat.
     Errors: NOT_FOUND.
     """
     ResumeNode: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResumeNodeRequest, _registry_pb2.ResumeNodeResponse]  # type: ignore[assignment]
@@ -186,10 +188,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     repeat. Errors: NOT_FOUND (the model), INVALID_ARGUMENT.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the catalogue by name. Callers: gateway, operator, scheduler."""
+    """Lists the catalogue by name. Callers: scheduler, gateway, orchestrator, operator."""
     WatchModels: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]  # type: ignore[assignment]
     """Pushes the catalogue: the whole of it at first and after each change. Callers: scheduler, gateway,
-    operator. Errors: UNAVAILABLE (stopping).
+    orchestrator, operator. Errors: UNAVAILABLE (stopping).
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -231,7 +233,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchNodesResponse], _abc.AsyncIterator[_registry_pb2.WatchNodesResponse]]:
         """Pushes the fleet: first every node, ending with `snapshot_complete`, then each change within 100 ms. A watcher that
-        falls behind is sent a new snapshot. Callers: scheduler, gateway, operator. Errors: UNAVAILABLE (stopping).
+        falls behind is sent a new snapshot. Callers: scheduler, gateway, orchestrator, operator. Errors: UNAVAILABLE
+        (stopping).
         """
 
     @_abc_1.abstractmethod
@@ -248,7 +251,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DrainNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.DrainNodeResponse, _abc.Awaitable[_registry_pb2.DrainNodeResponse]]:
-        """Takes a node out of picking; what runs on it finishes. Callers: gateway, operator. Safe to repeat.
+        """Takes a node out of picking; what runs on it finishes. Callers: gateway, orchestrator, operator. Safe to repeat.
         Errors: NOT_FOUND.
         """
 
@@ -326,7 +329,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListModelsResponse, _abc.Awaitable[_registry_pb2.ListModelsResponse]]:
-        """Lists the catalogue by name. Callers: gateway, operator, scheduler."""
+        """Lists the catalogue by name. Callers: scheduler, gateway, orchestrator, operator."""
 
     @_abc_1.abstractmethod
     def WatchModels(
@@ -335,7 +338,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchModelsResponse], _abc.AsyncIterator[_registry_pb2.WatchModelsResponse]]:
         """Pushes the catalogue: the whole of it at first and after each change. Callers: scheduler, gateway,
-        operator. Errors: UNAVAILABLE (stopping).
+        orchestrator, operator. Errors: UNAVAILABLE (stopping).
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
