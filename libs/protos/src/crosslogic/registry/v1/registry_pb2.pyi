@@ -169,6 +169,7 @@ class NodeFacts(_message.Message):
     HOURLY_PRICE_PICODOLLARS_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
     MAX_SEQUENCES_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """host:port that gateways dial; the certificate there names this node. Empty when `tunnel` is set."""
     region: _builtins.str
@@ -209,6 +210,10 @@ class NodeFacts(_message.Message):
     """The node dials gateways and listens nowhere: it is reached through tunnels only."""
     max_sequences: _builtins.int
     """Requests that the engine was told to run at once at most (`--max-num-seqs`). 0: not known."""
+    model_version: _builtins.str
+    """Version of the models loaded, as whoever runs the machine names it, for example a revision of the weights. At most 100
+    printable characters. Empty: none is named, which is a version too.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Catalogue names of the models loaded. At most 64."""
@@ -242,10 +247,11 @@ class NodeFacts(_message.Message):
         hourly_price_picodollars: _builtins.int = ...,
         tunnel: _builtins.bool = ...,
         max_sequences: _builtins.int = ...,
+        model_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "cloud", b"cloud", "context_length", b"context_length", "decode_tokens_per_sec", b"decode_tokens_per_sec", "driver_version", b"driver_version", "engine", b"engine", "engine_paths", b"engine_paths", "engine_version", b"engine_version", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "hourly_price_picodollars", b"hourly_price_picodollars", "instance_type", b"instance_type", "max_sequences", b"max_sequences", "max_tokens_per_sec", b"max_tokens_per_sec", "models", b"models", "prefill_tokens_per_sec", b"prefill_tokens_per_sec", "region", b"region", "spot", b"spot", "tunnel", b"tunnel", "vram_total_bytes", b"vram_total_bytes", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "cloud", b"cloud", "context_length", b"context_length", "decode_tokens_per_sec", b"decode_tokens_per_sec", "driver_version", b"driver_version", "engine", b"engine", "engine_paths", b"engine_paths", "engine_version", b"engine_version", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "hourly_price_picodollars", b"hourly_price_picodollars", "instance_type", b"instance_type", "max_sequences", b"max_sequences", "max_tokens_per_sec", b"max_tokens_per_sec", "model_version", b"model_version", "models", b"models", "prefill_tokens_per_sec", b"prefill_tokens_per_sec", "region", b"region", "spot", b"spot", "tunnel", b"tunnel", "vram_total_bytes", b"vram_total_bytes", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -968,6 +974,8 @@ class NodeObservation(_message.Message):
     HEARD_MS_AGO_PLUS_ONE_FIELD_NUMBER: _builtins.int
     SUCCEEDED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    FIRST_BYTE_US_TOTAL_FIELD_NUMBER: _builtins.int
+    FIRST_BYTES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node."""
     heard_ms_ago_plus_one: _builtins.int
@@ -976,6 +984,10 @@ class NodeObservation(_message.Message):
     """Calls that the node answered."""
     failed: _builtins.int
     """Calls that the node failed, or that never reached it."""
+    first_byte_us_total: _builtins.int
+    """Times to the first byte of those of the answered ones that are in `first_bytes`, added up, in microseconds."""
+    first_bytes: _builtins.int
+    """Answered calls whose time to the first byte is known: those that had no attempt before."""
     def __init__(
         self,
         *,
@@ -983,10 +995,12 @@ class NodeObservation(_message.Message):
         heard_ms_ago_plus_one: _builtins.int = ...,
         succeeded: _builtins.int = ...,
         failed: _builtins.int = ...,
+        first_byte_us_total: _builtins.int = ...,
+        first_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "heard_ms_ago_plus_one", b"heard_ms_ago_plus_one", "node_id", b"node_id", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "first_byte_us_total", b"first_byte_us_total", "first_bytes", b"first_bytes", "heard_ms_ago_plus_one", b"heard_ms_ago_plus_one", "node_id", b"node_id", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1490,6 +1504,32 @@ class Deployment(_message.Message):
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
 
 @_typing.final
+class VersionShare(_message.Message):
+    """What part of a model's requests goes to the nodes of one version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    PER_MILLE_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """As in `NodeFacts.model_version`."""
+    per_mille: _builtins.int
+    """Of 1,000 requests. 0: only what the other versions have no node for."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        per_mille: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["per_mille", b"per_mille", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionShare: _TypeAlias = VersionShare  # noqa: Y015
+
+@_typing.final
 class Model(_message.Message):
     """A model of the catalogue."""
 
@@ -1504,6 +1544,7 @@ class Model(_message.Message):
     REGIONS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     DEPLOYMENTS_FIELD_NUMBER: _builtins.int
+    VERSION_SHARES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name clients use, for example `llama-3-8b`. 1 to 200 characters, unique."""
     family: _builtins.str
@@ -1528,6 +1569,12 @@ class Model(_message.Message):
     def deployments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Deployment]:
         """How it is served, by region. At most one for each region."""
 
+    @_builtins.property
+    def version_shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionShare]:
+        """Which versions serve it. Nodes of a version that is not named get no new requests. Empty: versions do not matter. At
+        most 2, together 1,000.
+        """
+
     def __init__(
         self,
         *,
@@ -1540,10 +1587,11 @@ class Model(_message.Message):
         regions: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         deployments: _abc.Iterable[Global___Deployment] | None = ...,
+        version_shares: _abc.Iterable[Global___VersionShare] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_price_picodollars", b"completion_price_picodollars", "context_length", b"context_length", "create_time", b"create_time", "deployments", b"deployments", "family", b"family", "name", b"name", "prompt_price_picodollars", b"prompt_price_picodollars", "regions", b"regions", "vram_required_bytes", b"vram_required_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_price_picodollars", b"completion_price_picodollars", "context_length", b"context_length", "create_time", b"create_time", "deployments", b"deployments", "family", b"family", "name", b"name", "prompt_price_picodollars", b"prompt_price_picodollars", "regions", b"regions", "version_shares", b"version_shares", "vram_required_bytes", b"vram_required_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,6 +37,7 @@ class PickRequest(_message.Message):
     CLIENT_KEY_FIELD_NUMBER: _builtins.int
     ALLOWED_REGIONS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalogue name of the model. Never empty."""
     org_id: _builtins.str
@@ -57,6 +58,10 @@ class PickRequest(_message.Message):
     """Hash of whose request it is: of one region that is down, the same clients go to the next one. 0: the organisation."""
     prompt_tokens: _builtins.int
     """Tokens of the prompt alone, an estimate. 0: unknown."""
+    model_version: _builtins.str
+    """It goes on with what nodes of this version began: another version would go on with other tokens. Unset: any that the
+    catalogue lets serve.
+    """
     @_builtins.property
     def excluded_node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes that already failed this request; never picked. At most 16."""
@@ -88,12 +93,15 @@ class PickRequest(_message.Message):
         client_key: _builtins.int = ...,
         allowed_regions: _abc.Iterable[_builtins.str] | None = ...,
         prompt_tokens: _builtins.int = ...,
+        model_version: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model_version", b"_model_version", "model_version", b"model_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_regions", b"allowed_regions", "client_key", b"client_key", "estimated_tokens", b"estimated_tokens", "excluded_node_ids", b"excluded_node_ids", "model", b"model", "org_id", b"org_id", "prefix_hashes", b"prefix_hashes", "prompt_tokens", b"prompt_tokens", "region", b"region", "reserved", b"reserved", "residency_pinned", b"residency_pinned", "session_key", b"session_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_version", b"_model_version", "allowed_regions", b"allowed_regions", "client_key", b"client_key", "estimated_tokens", b"estimated_tokens", "excluded_node_ids", b"excluded_node_ids", "model", b"model", "model_version", b"model_version", "org_id", b"org_id", "prefix_hashes", b"prefix_hashes", "prompt_tokens", b"prompt_tokens", "region", b"region", "reserved", b"reserved", "residency_pinned", b"residency_pinned", "session_key", b"session_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__model_version: _TypeAlias = _typing.Literal["model_version"]  # noqa: Y015
+    _WhichOneofArgType__model_version: _TypeAlias = _typing.Literal["_model_version", b"_model_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model_version) -> _WhichOneofReturnType__model_version | None: ...
 
 Global___PickRequest: _TypeAlias = PickRequest  # noqa: Y015
 
@@ -108,6 +116,7 @@ class PickResponse(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     REGION_FAILOVER_FIELD_NUMBER: _builtins.int
     NODE_ORG_ID_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node."""
     address: _builtins.str
@@ -118,6 +127,8 @@ class PickResponse(_message.Message):
     """The asked region is down and another one takes the request."""
     node_org_id: _builtins.str
     """The only organisation that the node serves, which is the request's. Empty: any."""
+    model_version: _builtins.str
+    """Version of the model there, as the node names it."""
     def __init__(
         self,
         *,
@@ -126,10 +137,11 @@ class PickResponse(_message.Message):
         region: _builtins.str = ...,
         region_failover: _builtins.bool = ...,
         node_org_id: _builtins.str = ...,
+        model_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "node_org_id", b"node_org_id", "region", b"region", "region_failover", b"region_failover"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "model_version", b"model_version", "node_id", b"node_id", "node_org_id", b"node_org_id", "region", b"region", "region_failover", b"region_failover"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
