@@ -1,0 +1,1 @@
+"""Model weights in object storage, how nodes get them, and what they need to run."""

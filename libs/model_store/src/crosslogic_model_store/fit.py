@@ -1,0 +1,1 @@
+"""Whether a model fits on an accelerator, with the arithmetic. Pure."""

@@ -1,0 +1,1 @@
+"""What a version of a model is made of. Pure."""

@@ -1,0 +1,1 @@
+"""Addresses that let one object be read for a while. Pure."""
