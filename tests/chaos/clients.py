@@ -41,6 +41,8 @@ class Asked:
     began_at: float = 0.0
     last_at: float = 0.0
     longest_gap_s: float = 0.0
+    longest_gap_until: float = 0.0
+    """When the longest pause was over, on the monotonic clock as the other times."""
 
     @property
     def stream(self) -> bool:
@@ -96,8 +98,10 @@ class Asked:
 class Client:
     """Sends requests to a suite's gateway."""
 
-    def __init__(self, suite: Suite) -> None:
+    def __init__(self, suite: Suite, *, base_url: str = "") -> None:
+        """`base_url`: what stands in front of the gateway."""
         self._suite = suite
+        self._base_url = base_url or suite.base_url
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -120,7 +124,7 @@ class Client:
         await asyncio.sleep(after_s)
         asked.began_at = asked.last_at = time.monotonic()
         try:
-            async with self._session.post(self._suite.base_url + PATHS[asked.api], json=asked.body) as answer:
+            async with self._session.post(self._base_url + PATHS[asked.api], json=asked.body) as answer:
                 asked.status = answer.status
                 asked.headers = answer.headers
                 asked.request_id = answer.headers.get("X-CrossLogic-Request-ID", "")
@@ -138,7 +142,9 @@ async def _follow(answer: aiohttp.ClientResponse, asked: Asked) -> None:
         if not line.startswith(b"data: "):
             continue
         now = time.monotonic()
-        asked.longest_gap_s = max(asked.longest_gap_s, now - asked.last_at)
+        if now - asked.last_at > asked.longest_gap_s:
+            asked.longest_gap_s = now - asked.last_at
+            asked.longest_gap_until = now
         asked.last_at = now
         if asked.done:
             asked.after_done += 1

@@ -1,20 +1,25 @@
 """`make trial-nodes`: many streams on many nodes, one of which dies every few seconds; no client may notice.
 
 Each client runs one request after the other for as long as nodes are killed. Told at the end: requests, failures,
-corrupted streams, bills that differ, and how long streams stood still for a death.
+corrupted streams, bills that differ, how long streams stood still for a death and where that time went, and how much of
+the machine was in use: a machine that is full adds stalls of its own (`calm_gap`).
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 import time
 from dataclasses import asdict, dataclass
+from statistics import mean
 
+from benchmarks.measure import busy_share, core_times, cpu_s
 from crosslogic_dev.suite import Suite
 from tests.chaos.checker import check_bills, check_books
 from tests.chaos.clients import Asked, Client
+from tests.chaos.stalls import Percentiles, Stall, percentiles, stalls
 from tests.chaos.world import World, chaos_suite
 
 BACK_AFTER_S = 2.0
@@ -43,11 +48,20 @@ class Outcome:
     failed_over: int
     failed: int
     corrupted: int
-    added_stall_p50_s: float
-    added_stall_p99_s: float
-    added_stall_max_s: float
-    calm_gap_p99_s: float
-    """The longest pause of streams that lost no node, at the 99th percentile: what the machine itself adds."""
+    added_stall: Percentiles
+    """The longest pause of streams whose node died, less the time of a token."""
+    calm_gap: Percentiles
+    """The same of streams that lost no node: what the machine itself adds."""
+    unseen: Percentiles
+    """Of the stalls: until the gateway knew that the node was dead."""
+    retries: Percentiles
+    """Of the stalls: other nodes that failed as well."""
+    resume: Percentiles
+    """Of the stalls: until the next token came from the node that went on."""
+    processor_busy: float
+    """Share of all processors, 0 to 1."""
+    gateway_busy: float
+    """Of one processor."""
 
 
 async def run_trial(suite: Suite, trial: Trial, *, seed: int) -> Outcome:
@@ -56,10 +70,15 @@ async def run_trial(suite: Suite, trial: Trial, *, seed: int) -> Outcome:
     async with Client(suite) as client:
         world = World(suite, client, chance, tokens=trial.tokens)
         asked: list[Asked] = []
-        until = time.monotonic() + trial.seconds
+        began = time.monotonic()
+        until = began + trial.seconds
+        before, gateway_before_s = _processors(), _gateway_s(suite)
         killing = asyncio.create_task(_kill(world, trial, until))
         await asyncio.gather(*(_one_client(world, asked, until, trial) for _ in range(trial.streams)))
         kills = await killing
+        took_s = time.monotonic() - began
+        gateway_busy = (_gateway_s(suite) - gateway_before_s) / took_s
+        processor_busy = mean(map(busy_share, before, _processors()))
     # No client waits any longer: from here on the loop may be blocked.
     world.wait_active()
     check_bills(world, asked)
@@ -71,23 +90,43 @@ async def run_trial(suite: Suite, trial: Trial, *, seed: int) -> Outcome:
     for each in corrupted[:5]:
         print(f"corrupted: {each.request_id} {each.faults()}", file=sys.stderr)
     hit = world.ledger.which_failed_over(each.request_id for each in asked)
+    where = stalls(asked, hit, kills, suite.log("gateway"))
+    _tell_worst(where)
     step_s = trial.step_ms / 1000
-    for each in sorted(asked, key=lambda each: -each.longest_gap_s)[:3]:
-        print(f"stood still: {each.request_id} {each.longest_gap_s:.3f} s", file=sys.stderr)
-    stalls = sorted(max(each.longest_gap_s - step_s, 0.0) for each in asked if each.stream and each.request_id in hit)
-    calm = sorted(each.longest_gap_s - step_s for each in asked if each.stream and each.request_id not in hit)
     return Outcome(
         requests=len(asked),
         tokens=sum(each.expected.tokens[1] for each in asked if each.complete),
-        kills=kills,
+        kills=len(kills),
         failed_over=len(hit),
         failed=len(broken),
         corrupted=len(corrupted),
-        added_stall_p50_s=_percentile(stalls, 0.50),
-        added_stall_p99_s=_percentile(stalls, 0.99),
-        added_stall_max_s=stalls[-1] if stalls else 0.0,
-        calm_gap_p99_s=_percentile(calm, 0.99),
+        added_stall=percentiles(
+            max(each.longest_gap_s - step_s, 0.0) for each in asked if each.stream and each.request_id in hit
+        ),
+        calm_gap=percentiles(
+            max(each.longest_gap_s - step_s, 0.0) for each in asked if each.stream and each.request_id not in hit
+        ),
+        unseen=percentiles(each.unseen_s for each in where),
+        retries=percentiles(each.retries_s for each in where),
+        resume=percentiles(each.resume_s for each in where),
+        processor_busy=processor_busy,
+        gateway_busy=gateway_busy,
     )
+
+
+def _tell_worst(where: list[Stall]) -> None:
+    for each in sorted(where, key=lambda each: -each.whole_s)[:5]:
+        print(f"stood still: {each}", file=sys.stderr)
+
+
+def _processors() -> list[tuple[int, ...]]:
+    return [core_times(core) for core in sorted(os.sched_getaffinity(0))]
+
+
+def _gateway_s(suite: Suite) -> float:
+    pid = suite.pid("gateway")
+    assert pid is not None, "the gateway is gone"
+    return cpu_s(pid)
 
 
 async def _one_client(world: World, asked: list[Asked], until: float, trial: Trial) -> None:
@@ -100,15 +139,16 @@ async def _one_client(world: World, asked: list[Asked], until: float, trial: Tri
         await world.client.ask(each)
 
 
-async def _kill(world: World, trial: Trial, until: float) -> int:
-    kills = 0
+async def _kill(world: World, trial: Trial, until: float) -> list[float]:
+    """When it killed, on the monotonic clock."""
+    kills: list[float] = []
     returning: set[asyncio.Task[None]] = set()
     while time.monotonic() + trial.kill_every_s < until:
         await asyncio.sleep(trial.kill_every_s)
         alive = [number for number in world.node_numbers() if world.suite.pid(f"node_agent-{number}") is not None]
         victim = world.chance.choice(alive)
+        kills.append(time.monotonic())
         await world.kill_node(victim)
-        kills += 1
         back = asyncio.create_task(_come_back(world, victim))
         returning.add(back)
         back.add_done_callback(returning.discard)
@@ -119,10 +159,6 @@ async def _kill(world: World, trial: Trial, until: float) -> int:
 async def _come_back(world: World, number: int) -> None:
     await asyncio.sleep(BACK_AFTER_S)
     await asyncio.to_thread(world.suite.start, f"node_agent-{number}", wait=False)
-
-
-def _percentile(ordered: list[float], part: float) -> float:
-    return ordered[min(int(len(ordered) * part), len(ordered) - 1)] if ordered else 0.0
 
 
 def main() -> int:

@@ -124,9 +124,10 @@ class World:
             until = time.monotonic() + timeout_s
             well_since = time.monotonic()
             while time.monotonic() - well_since < STEADY_S:
-                if not (wanted <= _active(client, self.suite) and self._engines_answer()):
+                missing = wanted - _active(client, self.suite)
+                if missing or not self._engines_answer():
                     well_since = time.monotonic()
-                assert time.monotonic() < until, f"a node is not back after {timeout_s:.0f} s"
+                assert time.monotonic() < until, f"not back after {timeout_s:.0f} s: {missing or 'an engine'}"
                 time.sleep(0.05)
 
     def _engines_answer(self) -> bool:
