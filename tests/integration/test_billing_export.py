@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from crosslogic_billing.export.stripe_sink import StripeSink, Tax, stripe_client
 from crosslogic_billing.rating.domain import Terms
 from crosslogic_common.settings import Secret
 from tests.fakes.billing_bench import ALWAYS, NOW, Bench, bench
-from tests.fakes.stripe_server import DAY_S, KEY, Fault
+from tests.fakes.stripe_server import DAY_S, KEY, Answer, Fault, failure
 
 TOKENS = "crosslogic_standard_tokens"
 CHARGE = "crosslogic_standard_picodollars"
@@ -369,6 +370,92 @@ async def test_an_event_that_stripe_will_never_take_does_not_hold_up_the_others(
     assert (await world.outbox.replay(dead[1].id, world.clock.now())) is not None
     await world.send()
     assert await world.states() == {"dead": 1, "delivered": 3}
+
+
+def _fails_for_ever(identifier: str, world: Bench) -> None:
+    """Stripe answers one event, and no other, with 500."""
+    take = world.stripe._take
+
+    def taken(params: dict[str, Any], customer: str, key: str) -> Answer:
+        if params["identifier"] == identifier:
+            return failure(500, "this one breaks us", kind="api_error")
+        return take(params, customer, key)
+
+    world.stripe._take = taken  # type: ignore[method-assign]
+
+
+async def _first_of(world: Bench, name: str) -> str:
+    found = await world.rows("SELECT identifier FROM meter_events WHERE event_name = %s ORDER BY id LIMIT 1", name)
+    return str(found[0][0])
+
+
+async def test_an_event_that_breaks_stripe_for_ever_is_passed_by_the_others_of_its_lane(world: Bench) -> None:
+    org, customer = await world.customer()
+    for minute in range(4):
+        world.ledger.use(org, NOW + timedelta(minutes=minute), prompt=100 + minute)
+    world.clock.advance(minutes=6)
+    await world.close()
+    _fails_for_ever(await _first_of(world, TOKENS), world)
+    for _ in range(6):
+        await settled(world, minutes=1)
+    assert world.stripe.total(TOKENS, customer) == 101 + 102 + 103
+    assert world.stripe.total(CHARGE, customer) == 406 * 50_000
+    assert await world.states() == {"pending": 1, "delivered": 7}
+    # It is tried again, ever more seldom, and holds up nothing that comes after it.
+    world.ledger.use(org, world.clock.now(), prompt=11)
+    sent = world.stripe.sent()
+    for _ in range(24):
+        await settled(world, minutes=60)
+    assert world.stripe.total(TOKENS, customer) == 101 + 102 + 103 + 11
+    assert world.stripe.sent() - sent < 2 + 24 * 2
+
+
+async def test_an_event_that_fails_for_a_month_is_a_dead_letter_while_stripe_would_still_take_it(world: Bench) -> None:
+    org, customer = await world.customer()
+    world.ledger.use(org, NOW, prompt=100)
+    world.clock.advance(minutes=2)
+    await world.close()
+    first = await _first_of(world, TOKENS)
+    take = world.stripe._take
+    _fails_for_ever(first, world)
+    for _ in range(31):
+        await settled(world, minutes=24 * 60)
+    dead = await world.outbox.listed("dead", org, 0, 10)
+    assert [event.identifier for event in dead] == [first]
+    assert "30 days" in dead[0].last_error
+    # Stripe is mended: an operator has it sent again, in time.
+    world.stripe._take = take  # type: ignore[method-assign]
+    assert await world.outbox.replay(dead[0].id, world.clock.now()) is not None
+    await world.send()
+    await agreed(world, org, customer)
+
+
+async def test_two_events_of_one_hour_whose_outcome_is_unknown_for_a_day_count_once_each(world: Bench) -> None:
+    org, customer = await world.customer()
+    for minute in range(3):
+        world.ledger.use(org, NOW + timedelta(minutes=minute), prompt=100 + minute)
+    world.clock.advance(minutes=5)
+    await world.close()
+    # Stripe has the first and the second of the tokens, and says so of neither.
+    lost = [
+        row[0]
+        for row in await world.rows("SELECT identifier FROM meter_events WHERE event_name = %s ORDER BY id", TOKENS)
+    ][:2]
+    take = world.stripe._take
+
+    def taken(params: dict[str, Any], customer: str, key: str) -> Answer:
+        answer = take(params, customer, key)
+        return failure(500, "lost", kind="api_error") if params["identifier"] in lost else answer
+
+    world.stripe._take = taken  # type: ignore[method-assign]
+    for _ in range(6):
+        await settled(world, minutes=1)
+    assert await world.states() == {"pending": 2, "delivered": 4}
+    world.stripe._take = take  # type: ignore[method-assign]
+    world.clock.advance(hours=25)
+    await settled(world)
+    await agreed(world, org, customer)
+    assert await world.states() == {"delivered": 6}
 
 
 async def test_a_wrong_key_blames_no_event(world: Bench) -> None:

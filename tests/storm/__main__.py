@@ -22,7 +22,11 @@ async def _run(options: argparse.Namespace) -> int:
     async with storm_suite(step_ms=options.step_ms) as (suite, stripe):
         report = await storm(suite, stripe, requests=options.requests, seed=options.seed, pause_s=options.pause_s)
     print(f"{report.asked:,} requests, {report.complete:,} complete, {report.seconds:.0f} s, seed {report.seed}")
-    print(f"the longest wait of a client: {report.slowest_s:.1f} s")
+    print("the longest waits of clients:")
+    for wait in report.slowest:
+        print(
+            f"  {wait.seconds:.1f} s from {wait.began_s:.1f} s on: {wait.what}; {report.around(wait) or 'nobody died'}"
+        )
     print("failed: " + (", ".join(f"{what} {count:,}" for what, count in sorted(report.failed.items())) or "none"))
     print("killed: " + (", ".join(f"{name} {count}" for name, count in sorted(report.kills.items())) or "nobody"))
     print(table(report.lines))

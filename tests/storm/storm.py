@@ -25,8 +25,23 @@ WITNESS_GRACE_S = 2.0
 IN_FLIGHT = 48
 SAMPLE = 20_000
 """Of so many requests it is checked one by one that what the client was told is what it is charged for."""
+SLOWEST = 5
+DEATHS = 100_000
+BEFORE_S = 10.0
+"""Deaths so long before a client's wait are told with it."""
 STRIPE_AWAY_S = 1.0
 RETRY_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What one client waited for."""
+
+    seconds: float
+    began_s: float
+    """From the storm's begin."""
+    what: str
+    """Request id, status and error."""
 
 
 @dataclass
@@ -41,13 +56,34 @@ class Report:
     """What clients saw instead of an answer."""
     told: "deque[tuple[str, tuple[int, int]]]" = field(default_factory=lambda: deque(maxlen=SAMPLE))
     """Request and tokens, as clients were told in complete answers."""
-    slowest_s: float = 0.0
-    """The longest that a client waited for anything."""
+    slowest: list["Wait"] = field(default_factory=list)
+    """The longest waits of clients, longest first; at most `SLOWEST`."""
+    deaths: "deque[tuple[float, str]]" = field(default_factory=lambda: deque(maxlen=DEATHS))
+    """When which process was killed and was back, in seconds from the storm's begin."""
+    began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     lines: list[Line] = field(default_factory=list)
     wrong: dict[str, str] = field(default_factory=dict)
     """Requests that are charged for something else than their clients were told."""
     billed_twice: int = 0
+
+    def waited(self, seen: Seen, *, began: float) -> None:
+        """Keeps the longest waits."""
+        now = time.monotonic()
+        if len(self.slowest) == SLOWEST and now - began <= self.slowest[-1].seconds:
+            return
+        what = f"{seen.request_id or 'no id'} {seen.status} {'streamed ' if seen.stream else ''}{seen.error}"
+        self.slowest.append(Wait(now - began, began - self.began, what))
+        self.slowest.sort(key=lambda wait: -wait.seconds)
+        del self.slowest[SLOWEST:]
+
+    def around(self, wait: Wait) -> str:
+        """Who died and came back while that client waited."""
+        return ", ".join(
+            f"{what} {at - wait.began_s:+.1f} s"
+            for at, what in self.deaths
+            if wait.began_s - BEFORE_S <= at <= wait.began_s + wait.seconds
+        )
 
     def problems(self) -> list[str]:
         """Why the storm is lost; empty if it is weathered."""
@@ -99,7 +135,6 @@ async def storm(
     """Asks until so many answers are complete, while processes die by chance; or, with `kills`, also until all of these
     have died in their order."""
     report = Report(seed)
-    began = time.monotonic()
     async with Load(suite, max_tokens=2, spread=12) as load:
         weather = asyncio.create_task(_weather(suite, stripe, random.Random(seed), list(kills), report, pause_s))
 
@@ -128,7 +163,7 @@ async def storm(
         for request_id, tokens in report.told
         if charged.get(request_id) != tokens
     }
-    report.seconds = time.monotonic() - began
+    report.seconds = time.monotonic() - report.began
     return report
 
 
@@ -138,7 +173,7 @@ async def _ask(load: Load, report: Report, enough: Callable[[], bool]) -> None:
         report.asked += 1
         began = time.monotonic()
         seen = await load.one(number, Seen(stream=number % 2 == 0))
-        report.slowest_s = max(report.slowest_s, time.monotonic() - began)
+        report.waited(seen, began=began)
         if seen.complete:
             report.complete += 1
             report.told.append((seen.request_id, seen.tokens))
@@ -159,7 +194,9 @@ async def _weather(
             await _stripe_away(stripe, chance)
         else:
             await asyncio.to_thread(suite.kill, victim)
+            report.deaths.append((time.monotonic() - report.began, f"{victim} killed"))
             await asyncio.to_thread(suite.start, victim)
+            report.deaths.append((time.monotonic() - report.began, f"{victim} back"))
         report.kills[victim] += 1
 
 

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosslogic_billing.export.domain import Delivered, MeterEvent, Rejected, Retry
+from crosslogic_billing.export.domain import Delivered, Hour, MeterEvent, Rejected, Retry
 from crosslogic_billing.export.policy import (
     MAX_VALUE,
     found_in,
+    give_up,
     idempotency_key,
     identifier,
     identifier_of,
@@ -17,6 +18,7 @@ from crosslogic_billing.export.policy import (
     outcome_of,
     parts,
     too_old,
+    tries,
     wait_s,
 )
 
@@ -117,7 +119,25 @@ def test_only_what_may_be_there_for_20_hours_is_looked_up_first() -> None:
     assert too_old(event(window=NOW - timedelta(days=35, seconds=1)), NOW)
 
 
-def test_an_hours_sum_says_yes_no_or_that_it_cannot_tell() -> None:
-    assert found_in(100.0, 100, 5) is False
-    assert found_in(105.0, 100, 5) is True
-    assert found_in(104.0, 100, 5) is None
+def test_an_hours_sum_says_yes_no_or_that_somebody_else_wrote() -> None:
+    assert found_in(100.0, Hour(100), 5) == (False, True)
+    assert found_in(105.0, Hour(100), 5) == (True, False)
+    assert found_in(104.0, Hour(100), 5) == (False, False)
+
+
+def test_an_hours_sum_with_others_of_unknown_outcome_tells_only_what_it_can() -> None:
+    assert found_in(107.0, Hour(100, (7, 30)), 5) == (False, True)
+    assert found_in(112.0, Hour(100, (7, 30)), 5) == (True, False)
+    assert found_in(105.0, Hour(100, (5,)), 5) == (True, True)
+    assert found_in(100.0, Hour(100, (5, 5, 5)), 5) == (False, True)
+    # Too many to tell them apart: it waits.
+    assert found_in(0.0, Hour(0, tuple(2**power for power in range(20))), 3) == (True, True)
+
+
+def test_a_lane_tries_those_behind_its_first_event_only_when_that_has_failed_for_long() -> None:
+    assert [tries(failures) for failures in (0, 1, 2, 3, 4, 9, 500)] == [1, 1, 1, 2, 3, 8, 8]
+
+
+def test_what_still_fails_after_30_days_is_left_to_an_operator_while_stripe_would_take_it() -> None:
+    assert not give_up(event(window=NOW - timedelta(days=30)), NOW)
+    assert give_up(event(window=NOW - timedelta(days=30, seconds=1)), NOW)

@@ -89,4 +89,14 @@ class Retry:
     """The fault lies with our configuration and not with the event."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """What is known here of what Stripe should have summed for a customer, a meter and an hour."""
+
+    surely: int
+    """What was delivered so long ago that Stripe has added it up."""
+    perhaps: tuple[int, ...] = ()
+    """Values of other events that may be in Stripe's sum: delivered lately, or of unknown outcome."""
+
+
 Outcome = Delivered | Rejected | Retry

@@ -7,7 +7,8 @@ from typing import LiteralString
 
 from psycopg.rows import TupleRow
 
-from crosslogic_billing.export.domain import How, Lane, MeterEvent, State
+from crosslogic_billing.export.domain import Hour, How, Lane, MeterEvent, State
+from crosslogic_billing.export.policy import ADDED_UP
 from crosslogic_common.postgres import Connection, Pool, transaction
 
 EVENT_COLUMNS: LiteralString = (
@@ -58,16 +59,16 @@ class PostgresOutbox:
                 "UPDATE meter_lanes l SET lease_id = %s, leased_until = %s FROM ("
                 "SELECT customer_id, event_name FROM meter_lanes c WHERE due_at <= %s "
                 "AND (leased_until IS NULL OR leased_until < %s) AND EXISTS (SELECT FROM meter_events e "
-                "WHERE e.state = 'pending' AND e.customer_id = c.customer_id AND e.event_name = c.event_name) "
-                "ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED) due "
+                "WHERE e.state = 'pending' AND e.customer_id = c.customer_id AND e.event_name = c.event_name "
+                "AND (e.due_at IS NULL OR e.due_at <= %s)) ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED) due "
                 "WHERE l.customer_id = due.customer_id AND l.event_name = due.event_name "
                 "RETURNING l.customer_id, l.event_name, l.lease_id, l.failures, coalesce((SELECT a.subscription_id "
                 "FROM accounts a WHERE a.customer_id = l.customer_id), '')",
-                (lease_id, until, now, now, limit),
+                (lease_id, until, now, now, now, limit),
             )
             return [Lane(row[0], row[1], str(row[2]), row[3], row[4]) for row in await found.fetchall()]
 
-    async def begin(self, lane: Lane, now: datetime, until: datetime) -> MeterEvent | None:
+    async def begin(self, lane: Lane, now: datetime, until: datetime, *, past: Sequence[int] = ()) -> MeterEvent | None:
         """See ports.OutboxStore."""
         async with transaction(self._pool) as connection:
             held = await connection.execute(
@@ -78,8 +79,9 @@ class PostgresOutbox:
                 return None
             found = await connection.execute(
                 f"SELECT {EVENT_COLUMNS} FROM meter_events WHERE state = 'pending' AND customer_id = %s "
-                "AND event_name = %s ORDER BY id LIMIT 1 FOR UPDATE",
-                (lane.customer_id, lane.event_name),
+                "AND event_name = %s AND (due_at IS NULL OR due_at <= %s) AND id <> ALL(%s) "
+                "ORDER BY id LIMIT 1 FOR UPDATE",
+                (lane.customer_id, lane.event_name, now, list(past)),
             )
             row = await found.fetchone()
             if row is None:
@@ -131,6 +133,13 @@ class PostgresOutbox:
                 (reason, unknown, event.unknown_since, event.id),
             )
 
+    async def set_aside(self, event: MeterEvent, until: datetime) -> None:
+        """See ports.OutboxStore."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(
+                "UPDATE meter_events SET due_at = %s WHERE id = %s AND state = 'pending'", (until, event.id)
+            )
+
     async def release(self, lane: Lane, *, due_at: datetime, failures: int) -> None:
         """See ports.OutboxStore."""
         async with transaction(self._pool) as connection:
@@ -140,16 +149,20 @@ class PostgresOutbox:
                 (due_at, failures, lane.customer_id, lane.event_name, lane.lease_id),
             )
 
-    async def delivered_in(self, event: MeterEvent, since: datetime, until: datetime) -> int:
+    async def hour_of(self, event: MeterEvent, since: datetime, until: datetime, now: datetime) -> Hour:
         """See ports.OutboxStore."""
         async with transaction(self._pool) as connection:
             found = await connection.execute(
-                "SELECT coalesce(sum(value), 0) FROM meter_events WHERE state = 'delivered' AND customer_id = %s "
-                "AND event_name = %s AND window_start >= %s AND window_start < %s",
-                (event.customer_id, event.event_name, since, until),
+                "SELECT value, state = 'delivered' AND delivered_at < %s FROM meter_events WHERE customer_id = %s "
+                "AND event_name = %s AND window_start >= %s AND window_start < %s AND id <> %s "
+                "AND (state = 'delivered' OR unknown_since IS NOT NULL) ORDER BY id",
+                (now - ADDED_UP, event.customer_id, event.event_name, since, until, event.id),
             )
-            row = await found.fetchone()
-        return 0 if row is None else int(row[0])
+            rows = [(int(value), bool(surely)) for value, surely in await found.fetchall()]
+        return Hour(
+            surely=sum(value for value, surely in rows if surely),
+            perhaps=tuple(value for value, surely in rows if not surely),
+        )
 
     async def counts(self, now: datetime) -> Mapping[str, float]:
         """See ports.OutboxStore."""
@@ -187,7 +200,8 @@ class PostgresOutbox:
         """A dead letter waits to be sent again. None: there is no such dead letter."""
         async with transaction(self._pool) as connection:
             found = await connection.execute(
-                f"UPDATE meter_events SET state = 'pending' WHERE id = %s AND state = 'dead' RETURNING {EVENT_COLUMNS}",
+                f"UPDATE meter_events SET state = 'pending', due_at = NULL "
+                f"WHERE id = %s AND state = 'dead' RETURNING {EVENT_COLUMNS}",
                 (event_id,),
             )
             row = await found.fetchone()

@@ -3,7 +3,7 @@
 import hashlib
 from datetime import datetime, timedelta
 
-from crosslogic_billing.export.domain import Delivered, MeterEvent, Outcome, Rejected, Retry, Unit
+from crosslogic_billing.export.domain import Delivered, Hour, MeterEvent, Outcome, Rejected, Retry, Unit
 
 MAX_VALUE = 10**15 - 1
 """Stripe's values have 15 digits at most."""
@@ -11,9 +11,16 @@ OLDEST = timedelta(days=35)
 """Stripe refuses events with an earlier time."""
 TRUST_IDENTIFIER = timedelta(hours=20)
 """Stripe knows an identifier for 24 hours at least. Later than this an unknown outcome is settled by its summaries."""
+ADDED_UP = timedelta(hours=1)
+"""Stripe adds events up behind the answer; by then it surely has."""
+GIVE_UP = timedelta(days=30)
+"""An event of this age that still fails becomes a dead letter: five days are left in which Stripe would take it."""
 STEADY_S = 900.0
 """Once backoff has grown so far, there is an attempt every 15 minutes."""
 _BASE_S = 1.0
+_PATIENCE = 3
+_MOST_TRIES = 8
+_MOST_SUMS = 4_096
 _DUPLICATE_CODES = frozenset({"duplicate_meter_event"})
 _TOO_MANY = 429
 _CONFLICT = 409
@@ -63,14 +70,32 @@ def must_look_first(event: MeterEvent, now: datetime) -> bool:
     return event.unknown_since is not None and now - event.unknown_since > TRUST_IDENTIFIER
 
 
-def found_in(summary: float, delivered: int, value: int) -> bool | None:
-    """Whether an hour's sum at Stripe has the event besides what is known to be delivered. None: neither way fits."""
-    without, with_it = float(delivered), float(delivered + value)
-    if summary == without:
-        return False
-    if summary == with_it:
-        return True
-    return None
+def found_in(summary: float, hour: Hour, value: int) -> tuple[bool, bool]:
+    """Whether an hour's sum at Stripe can be explained with an event of this value in it, and whether without.
+
+    Both: it cannot be told. Neither: somebody else has told Stripe something.
+    """
+    sums = {hour.surely}
+    for other in hour.perhaps:
+        sums |= {known + other for known in sums}
+        if len(sums) > _MOST_SUMS:
+            return True, True
+    return any(float(known + value) == summary for known in sums), any(float(known) == summary for known in sums)
+
+
+def tries(failures: int) -> int:
+    """How many events of a lane are tried in a row though each fails.
+
+    At first one: nothing is known of Stripe but that it does not answer. A lane that has failed for long tries those
+    behind its first one as well, in case it is that event alone that Stripe cannot take. Never many: any of them
+    may be counted by Stripe without our knowing.
+    """
+    return 1 if failures < _PATIENCE else min(_MOST_TRIES, failures - _PATIENCE + 2)
+
+
+def give_up(event: MeterEvent, now: datetime) -> bool:
+    """Whether an event that has just failed is left to an operator."""
+    return event.window_start < now - GIVE_UP
 
 
 def outcome_of(status: int, code: str, message: str) -> Outcome:

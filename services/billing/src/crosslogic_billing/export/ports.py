@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from crosslogic_billing.export.domain import How, Lane, MeterEvent, Outcome, Unit
+from crosslogic_billing.export.domain import Hour, How, Lane, MeterEvent, Outcome, Unit
 
 
 class BillingSink(Protocol):
@@ -28,11 +28,11 @@ class OutboxStore(Protocol):
     async def lease(self, now: datetime, until: datetime, limit: int) -> Sequence[Lane]:
         """Lanes with something to send, due and not leased, leased from now on."""
 
-    async def begin(self, lane: Lane, now: datetime, until: datetime) -> MeterEvent | None:
-        """The lane's oldest pending event, about to be sent; the lease holds until then.
+    async def begin(self, lane: Lane, now: datetime, until: datetime, *, past: Sequence[int] = ()) -> MeterEvent | None:
+        """The lane's oldest pending event that is due and not one of `past`, about to be sent.
 
-        It is noted before it is sent: from here on Stripe may have it. The event is told with `unknown_since` as it was
-        before. None: there is none, or the lease was lost.
+        The lease holds until then. The event is noted before it is sent: from here on Stripe may have it.
+        It is told with `unknown_since` as it was before. None: there is none, or the lease was lost.
         """
 
     async def again(self, event: MeterEvent, now: datetime) -> MeterEvent:
@@ -47,11 +47,14 @@ class OutboxStore(Protocol):
     async def failed(self, event: MeterEvent, reason: str, *, unknown: bool) -> None:
         """It stays pending. Not `unknown`: Stripe does not have it from this attempt; before it, who knows."""
 
+    async def set_aside(self, event: MeterEvent, until: datetime) -> None:
+        """It waits by itself; others of its lane go past it."""
+
     async def release(self, lane: Lane, *, due_at: datetime, failures: int) -> None:
         """Ends a lease, unless it was lost."""
 
-    async def delivered_in(self, event: MeterEvent, since: datetime, until: datetime) -> int:
-        """What was delivered of the event's customer and meter with a time from `since` to before `until`, summed."""
+    async def hour_of(self, event: MeterEvent, since: datetime, until: datetime, now: datetime) -> Hour:
+        """What Stripe should have of the event's customer and meter from `since` to before `until`, without it."""
 
     async def counts(self, now: datetime) -> Mapping[str, float]:
         """`pending`, `dead`, `oldest_s`."""

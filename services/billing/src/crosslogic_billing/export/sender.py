@@ -71,21 +71,31 @@ class Sender:
         return len(lanes)
 
     async def _send_lane(self, lane: Lane) -> None:
-        failures = lane.failures
         if not await self._prepared(lane):
-            await self._release(lane, failures + 1)
+            await self._release(lane, lane.failures + 1)
             return
+        failures = lane.failures
+        stuck: list[MeterEvent] = []
         for _ in range(_EVENTS_A_LEASE):
             now = self._clock.now()
-            event = await self._outbox.begin(lane, now, now + LEASE)
+            event = await self._outbox.begin(lane, now, now + LEASE, past=[one.id for one in stuck])
             if event is None:
                 break
             outcome = await self._deliver(event, now)
             if isinstance(outcome, Retry):
-                failures += 1
-                break
-            failures = 0
-        await self._release(lane, failures)
+                stuck.append(event)
+                if not outcome.unknown or len(stuck) >= policy.tries(failures):
+                    break
+            else:
+                # Stripe answers: it is these events that it cannot take now. The others need not wait for them.
+                await self._set_aside(stuck)
+                stuck, failures = [], 0
+        await self._release(lane, failures + 1 if stuck else failures)
+
+    async def _set_aside(self, stuck: list[MeterEvent]) -> None:
+        for event in stuck:
+            wait = timedelta(seconds=policy.wait_s(event.attempts, self._draw()))
+            await self._outbox.set_aside(event, self._clock.now() + wait)
 
     async def _prepared(self, lane: Lane) -> bool:
         try:
@@ -108,7 +118,7 @@ class Sender:
     async def _deliver(self, event: MeterEvent, now: datetime) -> Outcome:
         outcome: Outcome
         if policy.must_look_first(event, now):
-            outcome = await self._looked_up(event)
+            outcome = self._or_given_up(event, await self._looked_up(event, now), now)
             if isinstance(outcome, Delivered | Rejected) or outcome.unknown:
                 await self._settle(event, outcome)
                 return outcome
@@ -117,8 +127,16 @@ class Sender:
         if policy.too_old(event, now):
             outcome = Rejected("older than 35 days: Stripe takes it no more; bill it by an invoice item")
         else:
-            outcome = await self._sink.send(event)
+            outcome = self._or_given_up(event, await self._sink.send(event), now)
         await self._settle(event, outcome)
+        return outcome
+
+    @staticmethod
+    def _or_given_up(event: MeterEvent, outcome: Outcome, now: datetime) -> Outcome:
+        if isinstance(outcome, Retry) and outcome.unknown and policy.give_up(event, now):
+            return Rejected(
+                f"not delivered in {policy.GIVE_UP.days} days, and Stripe takes it for 35: {outcome.reason}"
+            )
         return outcome
 
     async def _settle(self, event: MeterEvent, outcome: Outcome) -> None:
@@ -135,26 +153,32 @@ class Sender:
             level = self._log.error if outcome.ours else self._log.warning
             level("meter event not delivered", identifier=event.identifier, reason=outcome.reason)
 
-    async def _looked_up(self, event: MeterEvent) -> Outcome:
+    async def _looked_up(self, event: MeterEvent, now: datetime) -> Outcome:
         """Whether Stripe has an event whose outcome was never learnt, by the sum of its hour.
 
         A Retry that is not `unknown`: it does not.
         """
-        hour = _full_hour(event.window_start)
+        since = _full_hour(event.window_start)
         try:
             sums = await self._sink.summed(
-                customer_id=event.customer_id, event_name=event.event_name, since=hour, until=hour + _HOUR
+                customer_id=event.customer_id, event_name=event.event_name, since=since, until=since + _HOUR
             )
         except CodedError as error:
             return Retry(f"summaries not read: {error.private or error.public}"[:500], unknown=True)
-        known = await self._outbox.delivered_in(event, hour, hour + _HOUR)
-        has_it = policy.found_in(sums.get(hour, 0.0), known, event.value)
-        if has_it is None:
-            return Rejected(
-                f"unknown for more than 20 h, and Stripe's sum of its hour, {sums.get(hour, 0.0):.0f}, is neither "
-                f"{known} nor {known + event.value}"
-            )
-        return Delivered("in_summary") if has_it else Retry("Stripe's summary does not have it", unknown=False)
+        summary = sums.get(since, 0.0)
+        hour = await self._outbox.hour_of(event, since, since + _HOUR, now)
+        with_it, without = policy.found_in(summary, hour, event.value)
+        if with_it and without:
+            return Retry("Stripe's sum of its hour does not tell yet whether it is in it", unknown=True)
+        if with_it:
+            return Delivered("in_summary")
+        if without:
+            return Retry("Stripe's summary does not have it", unknown=False)
+        known = hour.surely + sum(hour.perhaps)
+        return Rejected(
+            f"unknown for more than 20 h, and Stripe's sum of its hour, {summary:.0f}, is neither {known} nor "
+            f"{known + event.value}" + (", nor any part of it" if hour.perhaps else "")
+        )
 
 
 def _full_hour(moment: datetime) -> datetime:
