@@ -13,6 +13,7 @@ import grpc.aio
 import msgspec
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from prometheus_client import CollectorRegistry
 
 from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
 from crosslogic.common.v1 import common_pb2 as common_pb
@@ -27,6 +28,7 @@ from crosslogic_gateway.failover import FailoverPolicy
 from crosslogic_gateway.http import RECEIVED_AT, REQUEST_ID, SHOWN_REQUEST_ID, error_response
 from crosslogic_gateway.prices import Prices
 from crosslogic_gateway.relay import RelayPool, Timeouts
+from crosslogic_gateway.serving_metrics import ServingMetrics
 
 CHAT = Api("/v1/chat/completions", pb.ENGINE_API_CHAT_COMPLETIONS)
 OPENING = b'{"id":"x"}'
@@ -156,6 +158,7 @@ class Fleet:
     attempts: Attempts
     url: str
     client: aiohttp.ClientSession
+    registry: CollectorRegistry
 
     async def post(self, *, stream: bool) -> aiohttp.ClientResponse:
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
@@ -183,6 +186,7 @@ async def fleet(
     by_name = {node.route.node_id: node for node in played}
     picks, kept = Picks(played), Kept()
     timeouts = timeouts or Timeouts()
+    registry = CollectorRegistry()
     relays = RelayPool(open_relay=lambda route: by_name[route.node_id], timeouts=timeouts)
     attempts = Attempts(
         picker=cast("Any", picks),
@@ -191,6 +195,7 @@ async def fleet(
         usage=cast("Any", kept),
         sealer=Sealer.from_base64(base64.b64encode(bytes(32)).decode()),
         timeouts=timeouts,
+        serving=ServingMetrics(registry),
         policy=policy,
         hedged_models=hedged_models,
     )
@@ -213,7 +218,7 @@ async def fleet(
     async with relays.running():
         await server.start_server()
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
-            yield Fleet(played, picks, kept, attempts, str(server.make_url("/")), client)
+            yield Fleet(played, picks, kept, attempts, str(server.make_url("/")), client, registry)
         await server.close()
 
 

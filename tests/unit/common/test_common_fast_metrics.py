@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from crosslogic_common.fast_metrics import FastCounter, FastHistogram
 
@@ -48,3 +49,26 @@ def test_two_metrics_of_one_name_are_refused() -> None:
     FastCounter("x", "Text.", registry=registry)
     with pytest.raises(ValueError, match="Duplicated"):
         FastCounter("x", "Text.", registry=registry)
+
+
+def test_counter_of_what_comes_and_goes_still_counts_what_is_new() -> None:
+    registry = CollectorRegistry()
+    counter = FastCounter("x", "Text.", ["node"], registry=registry, max_series=3, forgets=True)
+    for number in range(100):
+        counter.inc((str(number),))
+    assert {line for line in lines(registry) if line.startswith("x_total{")} == {
+        f'x_total{{node="{number}"}} 1.0' for number in (97, 98, 99)
+    }
+
+
+def test_slow_bucket_leads_to_the_trace_of_a_request_that_was_slow() -> None:
+    registry = CollectorRegistry()
+    histogram = FastHistogram("x_seconds", "Text.", ["who"], buckets=BUCKETS, registry=registry)
+    histogram.exemplify(("nobody",), 5.0, trace_id="aa", at_unix_s=1.0)
+    for value in (0.5, 5.0, 50.0):
+        histogram.observe(("a",), value)
+    histogram.exemplify(("a",), 5.0, trace_id="ab" * 16, at_unix_s=1_000.5)
+    text = generate_openmetrics(registry).decode()  # type: ignore[no-untyped-call]
+    assert f'x_seconds_bucket{{le="10.0",who="a"}} 2.0 # {{trace_id="{"ab" * 16}"}} 5.0 1000.5' in text
+    assert text.count("# {") == 1
+    assert 'x_seconds_bucket{le="10.0",who="a"} 2.0' in lines(registry)

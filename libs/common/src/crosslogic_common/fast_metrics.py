@@ -3,6 +3,9 @@
 prometheus_client takes a lock and finds a child by its labels for each observation, about 1 µs. These are plain numbers
 in a dictionary that the caller's one thread changes; a scrape, on another thread, copies them. The number of label sets
 is bounded: what comes after the last is counted under labels that are all `other`.
+
+A histogram can keep an exemplar a bucket, the trace of the latest sampled request that fell into it: only such requests
+pay for it.
 """
 
 from bisect import bisect_left
@@ -11,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 Labels = tuple[str, ...]
 MAX_SERIES = 5_000
@@ -27,10 +31,12 @@ class FastCounter(Collector):
         *,
         registry: CollectorRegistry,
         max_series: int = MAX_SERIES,
+        forgets: bool = False,
     ) -> None:
-        """`name` without `_total`."""
+        """`name` without `_total`. `forgets`: labels come and go, so the oldest make room for new ones."""
         self._name, self._text, self._labels = name, text, tuple(labels)
         self._max_series = max_series
+        self._forgets = forgets
         self._other = ("other",) * len(self._labels)
         self._values: dict[Labels, float] = {}
         registry.register(self)
@@ -41,6 +47,9 @@ class FastCounter(Collector):
         if labels in values:
             values[labels] += amount
         elif len(values) < self._max_series:
+            values[labels] = amount
+        elif self._forgets:
+            del values[next(iter(values))]
             values[labels] = amount
         else:
             values[self._other] = values.get(self._other, 0) + amount
@@ -81,6 +90,7 @@ class FastHistogram(Collector):
         self._other = ("other",) * len(self._labels)
         # Counts of each bucket, then of what is above the last; the sum at the end.
         self._values: dict[Labels, list[float]] = {}
+        self._exemplars: dict[tuple[Labels, int], Exemplar] = {}
         registry.register(self)
 
     def observe(self, labels: Labels, value: float) -> None:
@@ -90,6 +100,12 @@ class FastHistogram(Collector):
             counts = self._series(labels)
         counts[bisect_left(self._bounds, value)] += 1
         counts[-1] += value
+
+    def exemplify(self, labels: Labels, value: float, *, trace_id: str, at_unix_s: float) -> None:
+        """Notes the trace of a request whose `value` was observed under these labels."""
+        if labels in self._values:
+            found = Exemplar({"trace_id": trace_id}, value, at_unix_s)
+            self._exemplars[labels, bisect_left(self._bounds, value)] = found
 
     def _series(self, labels: Labels) -> list[float]:
         if len(self._values) >= self._max_series:
@@ -102,11 +118,12 @@ class FastHistogram(Collector):
         for labels, counts in list(self._values.items()):
             *each, above, total = tuple(counts)
             below = 0.0
-            buckets: list[tuple[str, float]] = []
-            for bound, count in zip(self._bounds, each, strict=True):
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            for index, count in enumerate((*each, above)):
                 below += count
-                buckets.append((str(float(bound)), below))
-            buckets.append(("+Inf", below + above))
+                bound = str(float(self._bounds[index])) if index < len(each) else "+Inf"
+                exemplar = self._exemplars.get((labels, index))
+                buckets.append((bound, below) if exemplar is None else (bound, below, exemplar))
             family.add_metric(labels, buckets, total)
         yield family
 

@@ -16,6 +16,11 @@ class LedgerMetrics:
             ["result"],
             registry=registry,
         )
+        self.created = Counter(
+            "usage_records_created",
+            "Usage records that became durable: gateways' own, and those made of a witness alone.",
+            registry=registry,
+        )
         self.corrected = Counter(
             "crosslogic_accountant_corrected", "Records that took a witness's place.", registry=registry
         )

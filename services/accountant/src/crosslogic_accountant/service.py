@@ -97,6 +97,7 @@ class AccountantService:
             elif answer.duplicate:
                 duplicates += 1
         self._metrics.records.labels("stored").inc(len(answers) - refused - duplicates)
+        self._metrics.created.inc(len(answers) - refused - duplicates)
         if duplicates:
             self._metrics.records.labels("duplicate").inc(duplicates)
         if refused:

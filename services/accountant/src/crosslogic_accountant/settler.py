@@ -57,6 +57,7 @@ class Settler:
             if done:
                 written += done
                 self._metrics.settled.inc(done)
+                self._metrics.created.inc(done)
                 self._log.warning("settled from witnesses", records=done)
         return written
 

@@ -49,6 +49,7 @@ from crosslogic_gateway.jobs import Api, Attempt, Job, Run
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.prices import Prices, Rate
 from crosslogic_gateway.relay import RelayPool, Timeouts
+from crosslogic_gateway.serving_metrics import ServingMetrics
 from crosslogic_gateway.settlement import Settlement, outcome_of
 from crosslogic_gateway.usage_outbox import UsageOutbox
 
@@ -67,6 +68,7 @@ class Attempts:
         usage: UsageOutbox,
         sealer: Sealer,
         timeouts: Timeouts,
+        serving: ServingMetrics,
         policy: FailoverPolicy | None = None,
         hedged_models: frozenset[str] = frozenset(),
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
@@ -76,7 +78,8 @@ class Attempts:
         self._prices = prices
         self._relays = relays
         self._sealer = sealer
-        self._settlement = Settlement(usage=usage)
+        self._settlement = Settlement(usage=usage, serving=serving)
+        self._serving = serving
         self._timeouts = timeouts
         self._hinter = Hinter()
         self._first_byte_timeout_ms = round(timeouts.first_byte_s * 1000)
@@ -165,6 +168,7 @@ class Attempts:
         except CodedError as error:
             if error.code is ErrorCode.NO_CAPACITY and error.retry_after_s is None:
                 error.retry_after_s = RETRY_AFTER_S
+            self._serving.failed(job.model.name, "no_node")
             raise
 
     def _open(self, run: Run, route: Route) -> Attempt:
@@ -199,6 +203,7 @@ class Attempts:
         run.attempt = attempt
         run.tried = (*run.tried, route.node_id)
         self.counts.attempts += 1
+        self._serving.sent(job.model.name, route.node_id)
         return attempt
 
     def _context(self, run: Run, route: Route) -> tuple[bytes, Rate]:
@@ -297,6 +302,8 @@ class Attempts:
     def _may_go_on(self, run: Run, route: Route, failed: FailedAttempt) -> None:
         """Returns when another node may be asked. Raises the attempt's error when not."""
         error, failure = failed.error, failed.failure
+        if failure is not Failure.FINAL:
+            self._serving.failed(run.job.model.name, failure.name.lower())
         if failed.blames_node:
             self._picker.reports.failed(route.node_id)
         now = self._loop.time()

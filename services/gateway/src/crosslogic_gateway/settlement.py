@@ -10,6 +10,7 @@ from crosslogic_common.logs import get_logger
 from crosslogic_common.wire import repeated_messages
 from crosslogic_gateway.answers import StreamedAnswer
 from crosslogic_gateway.jobs import Attempt, Run
+from crosslogic_gateway.serving_metrics import ServingMetrics
 from crosslogic_gateway.usage_outbox import UsageOutbox
 
 OutcomeValue: TypeAlias = "common_pb.Outcome.ValueType"
@@ -28,8 +29,9 @@ def outcome_of(error: CodedError) -> OutcomeValue:
 class Settlement:
     """Ends runs."""
 
-    def __init__(self, *, usage: UsageOutbox) -> None:
+    def __init__(self, *, usage: UsageOutbox, serving: ServingMetrics) -> None:
         self._usage = usage
+        self._serving = serving
         self._settling: set[asyncio.Task[None]] = set()
         self._log = get_logger(__name__)
 
@@ -41,6 +43,7 @@ class Settlement:
         run.recorded = True
         now = asyncio.get_running_loop().time()
         usage = attempt.answer.usage()
+        self._serving.ended(run, usage.prompt_tokens + usage.completion_tokens)
         rest = accountant_pb.UsageRecord(
             usage=usage,
             outcome=outcome,

@@ -32,7 +32,7 @@ from crosslogic_gateway.catalogue import Catalogue
 from crosslogic_gateway.edge import Edge, EdgePolicy
 from crosslogic_gateway.failover import FailoverPolicy
 from crosslogic_gateway.fleet_ties import running_relays
-from crosslogic_gateway.idempotency.answers import IdempotencyLimits
+from crosslogic_gateway.idempotency.answers import Idempotency, IdempotencyLimits
 from crosslogic_gateway.idempotency.store import RedisAnswers
 from crosslogic_gateway.idempotency.wiring import make_idempotency, open_answers
 from crosslogic_gateway.inference import Inference
@@ -43,6 +43,7 @@ from crosslogic_gateway.protocol import EdgeRunner
 from crosslogic_gateway.relay import Timeouts
 from crosslogic_gateway.request_metrics import AuthMetrics, RequestMetrics
 from crosslogic_gateway.running import Running
+from crosslogic_gateway.serving_metrics import ServingMetrics
 from crosslogic_gateway.settings import GatewaySettings
 from crosslogic_gateway.shedding.wiring import OverloadOptions, RunningOverload, running_overload
 from crosslogic_gateway.sources import IdentityPrincipals, SharedPrincipals, Watches
@@ -51,6 +52,8 @@ from crosslogic_gateway.usage_outbox import UsageOutbox
 PICK_STREAM = "/crosslogic.scheduler.v1.SchedulerService/PickStream"
 LANE_STREAM = "/crosslogic.scheduler.v1.SchedulerService/LaneStream"
 RECORD_STREAM = "/crosslogic.accountant.v1.AccountantService/RecordStream"
+HAND_OVER_S = 5.0
+"""What must still be billed has at least so long to be counted, and to reach the accountant."""
 
 
 async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Event, *, index: int = 0) -> None:
@@ -112,6 +115,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             usage=usage,
             sealer=Sealer.from_base64(settings.seal_key.reveal()),
             timeouts=timeouts,
+            serving=ServingMetrics(metrics.registry),
             policy=FailoverPolicy(
                 window_s=settings.failover_window_s,
                 budget_share=settings.retry_budget_percent / 100,
@@ -212,9 +216,8 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             await stop.wait()
             metrics.serving = False
             get_logger(__name__).info("stopping")
-        await idempotency.drain(settings.shutdown_grace_s)
-        await attempts.drain(settings.shutdown_grace_s)
-        await _hand_over(usage, settings.shutdown_grace_s)
+            until = asyncio.get_running_loop().time() + settings.shutdown_grace_s
+        await _finish(idempotency, attempts, usage, until)
 
 
 @contextlib.asynccontextmanager
@@ -233,6 +236,14 @@ async def _listening(app: web.Application, settings: GatewaySettings) -> AsyncIt
         await site.stop()
         await runner.finish(settings.shutdown_grace_s)
     await runner.cleanup()
+
+
+async def _finish(idempotency: Idempotency, attempts: Attempts, usage: UsageOutbox, until: float) -> None:
+    """What goes on behind answered requests ends, by the loop's clock `until` then at the latest."""
+    loop = asyncio.get_running_loop()
+    await idempotency.drain(max(until - loop.time(), 0.0))
+    await attempts.drain(max(until - loop.time(), HAND_OVER_S))
+    await _hand_over(usage, max(until - loop.time(), HAND_OVER_S))
 
 
 async def _hand_over(usage: UsageOutbox, grace_s: float) -> None:

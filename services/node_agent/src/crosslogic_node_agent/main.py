@@ -239,6 +239,7 @@ def _supervisor(
         measure=measurement.capacity,
         templates=templates,
         on_restart=metrics.engine_restarts.inc,
+        on_loaded=metrics.model_load_seconds.set,
     )
 
 

@@ -3,7 +3,7 @@
 from prometheus_client import Counter, Gauge, Histogram
 
 from crosslogic_common.metrics import Metrics
-from crosslogic_node_agent.domain import CallCounts, Ending, TokenCount
+from crosslogic_node_agent.domain import CallCounts, Ending, MachineState, TokenCount
 
 _BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -29,6 +29,22 @@ class AgentMetrics:
         self.engine_restarts = Counter(
             "crosslogic_node_engine_restarts", "Times the engine was started again.", registry=registry
         )
+        self.model_load_seconds = Gauge(
+            "crosslogic_node_model_load_seconds",
+            "What the engine's last start took, until it answered: mostly loading the model. 0: never started here.",
+            registry=registry,
+        )
+        self.gpu_temperature = Gauge(
+            "crosslogic_node_gpu_temperature_celsius", "The hottest accelerator. 0: none.", registry=registry
+        )
+        self.gpu_utilization = Gauge(
+            "crosslogic_node_gpu_utilization_ratio", "The busiest accelerator, 0 to 1.", registry=registry
+        )
+        self.vram_used = Gauge("crosslogic_node_vram_used_bytes", "Memory of accelerators in use.", registry=registry)
+        self.vram_total = Gauge("crosslogic_node_vram_total_bytes", "Memory of accelerators.", registry=registry)
+        self.disk_free = Gauge(
+            "crosslogic_node_disk_free_bytes", "Free space of the file system of the weights.", registry=registry
+        )
         self.witnesses_waiting = Gauge(
             "crosslogic_node_witnesses_waiting", "Witnesses that are not acknowledged yet.", registry=registry
         )
@@ -41,6 +57,14 @@ class AgentMetrics:
 
         self._lately = [0, 0, 0]
         self._first_bytes_s = 0.0
+
+    def machine(self, state: MachineState) -> None:
+        """How the machine is."""
+        self.gpu_temperature.set(state.gpu_temperature_celsius)
+        self.gpu_utilization.set(state.gpu_utilization)
+        self.vram_used.set(state.vram_used_bytes)
+        self.vram_total.set(state.vram_total_bytes)
+        self.disk_free.set(state.disk_free_bytes)
 
     def take_calls(self) -> CallCounts:
         """The calls that ended since the last look."""

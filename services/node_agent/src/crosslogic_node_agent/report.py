@@ -164,6 +164,7 @@ class Report:
         """Looks at the machine now."""
         self.machine = await asyncio.to_thread(self._machine.look)
         machine, calls = self.machine, self._metrics.take_calls()
+        self._metrics.machine(machine)
         before, self._metrics_load = self._metrics_load, self._load
         self._fresh_metrics = pb.NodeMetrics(
             gpu_utilization=machine.gpu_utilization,

@@ -45,11 +45,13 @@ class Supervisor:
         measure: Callable[[EngineFacts], Awaitable[Capacity]],
         templates: AnswerTemplates,
         on_restart: Callable[[], None],
+        on_loaded: Callable[[float], None] = lambda _seconds: None,
         backoff: Backoff | None = None,
     ) -> None:
         """`model` is the catalogue's name of what the engine serves.
 
-        Without a `command` the engine is started and stopped by somebody else and only watched.
+        Without a `command` the engine is started and stopped by somebody else and only watched. `on_loaded` is told the
+        seconds from an engine's start until it was well.
         """
         self._model = model
         self._command = command
@@ -58,6 +60,7 @@ class Supervisor:
         self._measure = measure
         self._templates = templates
         self._on_restart = on_restart
+        self._on_loaded = on_loaded
         self._backoff = backoff or Backoff(base_s=0.5, cap_s=60.0)
         self._log = get_logger(__name__)
         self.state = EngineState(EngineStatus.STARTING, "the engine is starting")
@@ -169,6 +172,7 @@ class Supervisor:
                 if loop.time() - started_at > self._patience.start_s:
                     return f"not well within {self._patience.start_s:g} s of its start: {error}"
             await asyncio.sleep(0.1)
+        self._on_loaded(loop.time() - started_at)
         await self._greet()
         well_at = loop.time()
         while True:

@@ -248,6 +248,8 @@ class Fleet:
             if notice.kind == pb.SPOT_NOTICE_KIND_UNSPECIFIED:
                 node.ClearField("spot_notice")
             else:
+                if notice.kind != node.spot_notice.kind:
+                    self._observations.spot_notice(notice)
                 node.spot_notice.CopyFrom(notice)
             news = True
         return news

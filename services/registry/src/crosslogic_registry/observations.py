@@ -4,7 +4,10 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_registry.domain import STATUSES, Status
+
+_SOURCES = frozenset({"aws", "gcp", "azure", "file", "signal"})
 
 
 class Observations:
@@ -14,6 +17,14 @@ class Observations:
         """Without a `registry` nobody sees them: for tests."""
         registry = registry if registry is not None else CollectorRegistry()
         self._nodes = Gauge("crosslogic_registry_nodes", "Nodes by status.", ["status"], registry=registry)
+        self._active = Gauge("nodes_active_total", "Nodes that serve.", registry=registry)
+        self._draining = Gauge("nodes_draining_total", "Nodes that finish what they have.", registry=registry)
+        self._spot_notices = Counter(
+            "crosslogic_registry_spot_notices",
+            "Notices of clouds that take a machine back, or may.",
+            ["source", "kind"],
+            registry=registry,
+        )
         self._unreachable = Gauge(
             "crosslogic_registry_unreachable_nodes", "Active nodes whose heartbeats do not come.", registry=registry
         )
@@ -41,4 +52,12 @@ class Observations:
         """How many nodes there are of each status, and how many active ones are not heard of."""
         for status in STATUSES:
             self._nodes.labels(status).set(by_status.get(status, 0))
+        self._active.set(by_status.get("active", 0))
+        self._draining.set(by_status.get("draining", 0))
         self._unreachable.set(unreachable)
+
+    def spot_notice(self, notice: pb.SpotNotice) -> None:
+        """A node told of a notice that it had not told of before."""
+        kind = "risk" if notice.kind == pb.SPOT_NOTICE_KIND_RISK else "termination"
+        # A node is not trusted to make labels.
+        self._spot_notices.labels(notice.source if notice.source in _SOURCES else "other", kind).inc()

@@ -4,8 +4,12 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from crosslogic_common.fast_metrics import FastHistogram
 from crosslogic_common.outliers import Reason
 from crosslogic_scheduler.fleet import FleetView, ViewEvents
+
+_DECISION_S = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class SchedulerMetrics:
@@ -16,6 +20,15 @@ class SchedulerMetrics:
         picks = Counter("crosslogic_scheduler_picks", "Picks by outcome.", ["outcome"], registry=registry)
         self.picked = picks.labels("picked")
         self.refused = picks.labels("refused")
+        self._decision = FastHistogram(
+            "crosslogic_scheduler_decision_seconds",
+            "Time to answer one message of picks.",
+            buckets=_DECISION_S,
+            registry=registry,
+        )
+        self._batch = FastHistogram(
+            "crosslogic_scheduler_pick_batch_size", "Picks a message.", buckets=_BATCH, registry=registry
+        )
         self._ejections = Counter(
             "crosslogic_scheduler_ejections", "Nodes ejected, by reason.", ["reason"], registry=registry
         )
@@ -25,6 +38,11 @@ class SchedulerMetrics:
             ["region"],
             registry=registry,
         )
+
+    def decided(self, picks: int, elapsed_s: float) -> None:
+        """A message of picks was answered."""
+        self._decision.observe((), elapsed_s)
+        self._batch.observe((), picks)
 
     @property
     def events(self) -> ViewEvents:

@@ -1,6 +1,7 @@
 """Protobuf to domain and back."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -73,6 +74,7 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
     def _pick_all(self, requests: Sequence[pb.PickRequest]) -> Sequence[Picked | CodedError]:
         if len(requests) > MAX_CALLS:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_CALLS} calls a message.")
+        began = time.perf_counter()
         answers: list[Picked | CodedError] = []
         refused = 0
         for request in requests:
@@ -84,6 +86,7 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         self._metrics.picked.inc(len(answers) - refused)
         if refused:
             self._metrics.refused.inc(refused)
+        self._metrics.decided(len(answers), time.perf_counter() - began)
         return answers
 
     def _pick(self, request: pb.PickRequest) -> Picked:
