@@ -27,6 +27,7 @@ from crosslogic_registry.fleet import Fleet
 from crosslogic_registry.gateways import Gateways
 from crosslogic_registry.joining import Joining
 from crosslogic_registry.leases import LeaseRounds, RedisLeases
+from crosslogic_registry.node_metrics import NodeMetricsCollector
 from crosslogic_registry.observations import Observations
 from crosslogic_registry.prober import GrpcProbe, Prober
 from crosslogic_registry.replicas import ReplicaNews
@@ -90,6 +91,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         if opened is None:
             return
         fleet, silence, gateways = opened
+        metrics.registry.register(NodeMetricsCollector(fleet))
         catalogue = Catalogue(store=store, dsn=dsn)
         await stack.enter_async_context(catalogue.running())
         channels = Channels(settings.tls)
