@@ -1,14 +1,16 @@
 """Who may call what, as a table that nobody changes by accident."""
 
 from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic.registry.v1 import upgrades_pb2 as upgrades_pb
 from crosslogic_common.grpc_server import method_names
 from crosslogic_common.settings import describe
-from crosslogic_registry.main import JOIN_RULES, JOIN_SERVICE, RULES, SERVICE
+from crosslogic_registry.main import JOIN_RULES, JOIN_SERVICE, RULES, SERVICE, UPGRADE_SERVICE
 from crosslogic_registry.settings import RegistrySettings
 
 
 def test_every_rpc_has_its_callers_and_no_rule_is_left_over() -> None:
-    assert set(RULES) == {f"/{SERVICE}/{method}" for method in method_names(pb, SERVICE)}
+    upgrades = {f"/{UPGRADE_SERVICE}/{method}" for method in method_names(upgrades_pb, UPGRADE_SERVICE)}
+    assert set(RULES) == upgrades | {f"/{SERVICE}/{method}" for method in method_names(pb, SERVICE)}
     assert set(JOIN_RULES) == {f"/{JOIN_SERVICE}/{method}" for method in method_names(pb, JOIN_SERVICE)}
 
 

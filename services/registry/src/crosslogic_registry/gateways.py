@@ -1,7 +1,7 @@
 """The gateway workers: where their tunnels are, and which nodes they hear."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
@@ -21,6 +21,8 @@ class Gateways:
         """`silence` hears what gateways say of nodes."""
         self._fleet = fleet
         self._silence = silence
+        self.also: Callable[[pb.NodeObservation], None] | None = None
+        """Who else hears it."""
         self._workers: dict[object, str] = {}
         self._elsewhere: tuple[str, ...] = ()
 
@@ -59,6 +61,8 @@ class Gateways:
         for seen in list(observations)[:MAX_OBSERVATIONS]:
             heard_s = (seen.heard_ms_ago_plus_one - 1) / 1000 if seen.heard_ms_ago_plus_one else None
             self._silence.observed(seen.node_id, heard_s, seen.succeeded, seen.failed)
+            if self.also is not None:
+                self.also(seen)
 
     def _tell(self) -> None:
         addresses = tuple(sorted({*self.own_tunnels, *self._elsewhere}))[:MAX_WORKERS]

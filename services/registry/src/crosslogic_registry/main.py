@@ -9,6 +9,8 @@ from opentelemetry import trace
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
+from crosslogic.registry.v1 import upgrades_pb2 as upgrades_pb
+from crosslogic.registry.v1 import upgrades_pb2_grpc as upgrades_rpc
 from crosslogic_common.clock import SystemClock
 from crosslogic_common.grpc_server import GrpcServer, read_settings, run_service
 from crosslogic_common.ids import Uuid7Source
@@ -36,10 +38,14 @@ from crosslogic_registry.settings import RegistrySettings
 from crosslogic_registry.silence_watch import SilenceWatch
 from crosslogic_registry.stopping import unless_stopping
 from crosslogic_registry.store import PostgresStore
+from crosslogic_registry.upgrades.service import Upgrades
+from crosslogic_registry.upgrades.servicer import ModelUpgradeServicer
+from crosslogic_registry.upgrades.store import PostgresUpgrades
 from crosslogic_registry.watchers import Watchers
 from crosslogic_registry.witnesses import AccountantWitnesses, WitnessForwarder
 
 SERVICE = "crosslogic.registry.v1.RegistryService"
+UPGRADE_SERVICE = "crosslogic.registry.v1.ModelUpgradeService"
 JOIN_SERVICE = "crosslogic.registry.v1.NodeJoinService"
 _NODE = frozenset({"node"})
 _ADMIN = frozenset({"service:gateway", "service:operator"})
@@ -65,6 +71,9 @@ RULES: dict[str, frozenset[str]] = {
         "ListModels": _WATCHER,
         "WatchModels": _WATCHER,
     }.items()
+} | {
+    f"/{UPGRADE_SERVICE}/{method}": _ADMIN
+    for method in ("CreateModelUpgrade", "GetModelUpgrade", "ListModelUpgrades", "RollBackModelUpgrade")
 }
 # Nodes are not trusted with more memory than their messages need, and strangers with next to none.
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
@@ -91,6 +100,14 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         if opened is None:
             return
         fleet, silence, gateways = opened
+        upgrades = Upgrades(
+            store=PostgresUpgrades(pool),
+            nodes=fleet,
+            clock=SystemClock(),
+            heartbeat_s=settings.heartbeat_interval_ms / 1000,
+        )
+        gateways.also = upgrades.observed
+        await stack.enter_async_context(upgrades.running())
         metrics.registry.register(NodeMetricsCollector(fleet))
         catalogue = Catalogue(store=store, dsn=dsn)
         await stack.enter_async_context(catalogue.running())
@@ -128,6 +145,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             settings=settings,
             servicer=servicer,
             join_servicer=NodeJoinServicer(joining),
+            upgrade_servicer=ModelUpgradeServicer(upgrades),
             metrics=metrics,
             stopping=stopping,
             tracer=tracer,
@@ -192,6 +210,7 @@ def _servers(
     settings: RegistrySettings,
     servicer: RegistryServicer,
     join_servicer: NodeJoinServicer,
+    upgrade_servicer: ModelUpgradeServicer,
     metrics: Metrics,
     stopping: asyncio.Event,
     tracer: trace.Tracer | None,
@@ -208,6 +227,11 @@ def _servers(
         max_request_bytes=MAX_REQUEST_BYTES,
     )
     server.add(pb, SERVICE, lambda target: rpc.add_RegistryServiceServicer_to_server(servicer, target))
+    server.add(
+        upgrades_pb,
+        UPGRADE_SERVICE,
+        lambda target: upgrades_rpc.add_ModelUpgradeServiceServicer_to_server(upgrade_servicer, target),
+    )
     join_server = GrpcServer(
         listen=settings.join_listen,
         tls=settings.tls,

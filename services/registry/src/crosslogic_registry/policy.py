@@ -13,6 +13,7 @@ MAX_MODELS = 10_000
 MAX_RATE = 1e12
 MAX_REASON_CHARS = 512
 MAX_NOTICE_CHARS = 64
+MAX_VERSION_CHARS = 100
 
 _NEXT: dict[Status, frozenset[Status]] = {
     "registering": frozenset({"warming", "active", "draining", "dead"}),
@@ -62,6 +63,10 @@ def check_facts(facts: pb.NodeFacts) -> pb.NodeFacts:
     )
     if any(text and not _NAME.fullmatch(text) for text in texts):
         raise _bad("facts", "must name engine, versions, GPU and cloud in at most 200 printable characters each")
+    if facts.model_version and not (
+        len(facts.model_version) <= MAX_VERSION_CHARS and _NAME.fullmatch(facts.model_version)
+    ):
+        raise _bad("facts.model_version", f"must have at most {MAX_VERSION_CHARS} printable characters")
     if facts.hourly_price_picodollars >= 2**63:
         raise _bad("facts.hourly_price_picodollars", "must be less than 2^63 pico-dollars")
     rates = (facts.max_tokens_per_sec, facts.prefill_tokens_per_sec, facts.decode_tokens_per_sec)
@@ -96,6 +101,11 @@ def check_notice(notice: pb.SpotNotice) -> pb.SpotNotice:
     if any(len(text) > MAX_NOTICE_CHARS or not (text + " ").isprintable() for text in (notice.source, notice.action)):
         raise _bad("spot_notice", f"must have at most {MAX_NOTICE_CHARS} printable characters in each text")
     return notice
+
+
+def is_name(text: str) -> bool:
+    """Whether a model may be named so."""
+    return _NAME.fullmatch(text) is not None
 
 
 def check_address(address: str, field: str) -> None:

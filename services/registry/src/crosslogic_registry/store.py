@@ -22,7 +22,7 @@ _IDS_A_NOTICE = 200  # a payload is at most 8,000 bytes
 
 _MODEL = (
     "name, family, context_length, vram_required_bytes, prompt_price_picodollars, completion_price_picodollars, "
-    "regions, created_at, deployments"
+    "regions, created_at, deployments, version_shares"
 )
 _NODE = "id, org_id, status, status_reason, drain_asked, facts, created_at, changed_at"
 
@@ -38,6 +38,7 @@ def _model(row: TupleRow) -> pb.Model:
         regions=row[6],
         create_time=timestamp(row[7]),
         deployments=[pb.Deployment(region=each["region"], strategy=each["strategy"]) for each in row[8]],
+        version_shares=[pb.VersionShare(version=each["version"], per_mille=each["per_mille"]) for each in row[9]],
     )
 
 
