@@ -74,7 +74,8 @@ class AdmissionScript:
             keys=[f"admission:{{{self._tag}}}"],
             args=[encode(config), encode([spec.packed for spec in specs]), encode(operations)],
         )
-        return cast("list[Any]", msgspec.msgpack.decode(cast("bytes", packed)))
+        results, totals = msgspec.msgpack.decode(cast("bytes", packed))
+        return [totals[-1 - result] if isinstance(result, int) and result < 0 else result for result in results]
 
     def seed(self, budgets: Mapping[str, int] | None = None, entries: Sequence[tuple[Any, ...]] = ()) -> Any:
         return self.run("seeder", (), [(SEED, list(entries), list((budgets or {}).items()))])[0]

@@ -51,6 +51,8 @@ class View:
     totals: Sequence[int] | None = None
     """As of the last answer: two numbers, then one a counter."""
     totals_at: float = 0.0
+    lines: str = ""
+    """The headers that tell of them."""
     growth: Sequence[int] | None = None
     """The answer before: what others use between two of this worker's requests."""
 
@@ -250,11 +252,18 @@ class Admission:
             return
         if result[0] != ADMITTED:
             raise self._refusal(ticket, view, result)
-        view.growth, view.totals, view.totals_at = view.totals, result, self._loop.time()
-        ticket.headers = view.headers.lines(result, first=2)
-        for budget, used in zip(spec.budgets, result[2 + len(spec.counters) :], strict=True):
-            self._alerts.seen(spec.org_id, budget, used)
+        if result is not view.totals:
+            self._told(view, result)
+        ticket.headers = view.lines
         self._goes_on(ticket)
+
+    def _told(self, view: View, totals: Result) -> None:
+        """Takes what Redis counts now. All that it let in under one spec in one call is told the same, once."""
+        view.growth, view.totals, view.totals_at = view.totals, totals, self._loop.time()
+        view.lines = view.headers.lines(totals, first=2)
+        spec = view.spec
+        for budget, used in zip(spec.budgets, totals[2 + len(spec.counters) :], strict=True):
+            self._alerts.seen(spec.org_id, budget, used)
 
     async def _ask(self, ticket: HeldTicket, make: Callable[[int], Operation]) -> Result:
         spec = ticket.spec

@@ -270,9 +270,12 @@ class ScriptPipe:
             self._failed(batch, reply)
             return
         if isinstance(reply, bytes):
-            for answer, result in zip(batch.answers, _decode(reply), strict=True):
-                if isinstance(answer, asyncio.Future) and not answer.done():
-                    answer.set_result(result)
+            results, totals = _decode(reply)
+            for answer, result in zip(batch.answers, results, strict=True):
+                if not isinstance(answer, _Unsent) and not answer.done():
+                    # What was admitted under one spec is told one thing, once.
+                    admitted = type(result) is int and result < 0
+                    answer.set_result(totals[-1 - result] if admitted else result)
         elif str(reply).startswith("NOSCRIPT"):
             # Redis was started anew or its scripts were flushed: told in full it is known again.
             link.send(self._in_full(batch), [partial(self._on_reply, link, batch)])

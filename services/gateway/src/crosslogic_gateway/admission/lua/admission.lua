@@ -15,8 +15,8 @@
 --          one number a kind and the concurrency, -1: none; a budget is [name, day|month, limit in nano-dollars]
 -- ARGV[3]  msgpack, operations; specs are counted from 0; times are microseconds of Redis' clock
 --            admit   [1, ticket, spec, prompt_tokens, completion_tokens, cost, forced]
---                     -> [1, now, total of each limited counter in order, then of each budget] or [0, layer, kind, limit, total, retry_after_us]
---                        or [2] (not seeded) or [3, layer, kind, limit] (larger than the limit) or [4, budget, limit, used]
+--                     -> -1 - spec, or [0, layer, kind, limit, total, retry_after_us], or [2] (not seeded), or
+--                        [3, layer, kind, limit] (larger than the limit), or [4, budget, limit, used]
 --            settle  [2, ticket, prompt_tokens, completion_tokens, cost] -> 1, or 0: no such ticket
 --            renew   [3] -> [worker, ...], those with a lease here
 --            charge  [4, spec, requests, tokens, cost] -> 1, or 0: not seeded
@@ -24,7 +24,8 @@
 --            give    [6, spec, requests, tokens, taken_at] -> 1
 --            seed    [7, [[layer, id, kind, age_us, amount], ...], [[key, nano-dollars], ...]] -> 1, or 0: was seeded
 --            reaped  [8, since_us, at most] -> [[ticket, microseconds since its worker was found dead], ...]
--- Result   msgpack, one entry an operation.
+-- Result   msgpack [one entry an operation, one entry a spec that was admitted (else 0)]; the latter is
+--          [1, now, total of each limited counter in order, then of each budget], as of the end of the batch
 
 local call = redis.call
 local pack, unpack_message = cmsgpack.pack, cmsgpack.unpack
@@ -52,20 +53,17 @@ end
 -- field a bucket; u, w, z: see `oversized`. Loaded once a batch, written once.
 
 local windows = {}
+local window_tables = {key = {}, env = {}, org = {}}
 
-local function window(layer, id, kind_index)
+local function load_window(layer, id, kind_index)
   local kind = kinds[kind_index]
   local name = kind[1] .. ':' .. tag .. ':' .. layer .. ':' .. id .. ':' .. kind[2]
-  local w = windows[name]
-  if w then
-    return w
-  end
   local width = kind[3] / kind[4]
   local bucket = floor(now / width)
   local first = bucket - kind[4]
   local bucket_field = digits(bucket)
   local found = call('HMGET', name, 't', 'o', 'l', bucket_field, 'u')
-  w = {bucket_field = bucket_field, name = name, width = width, count = kind[4], bucket = bucket, first = first, total = tonumber(found[1]) or 0,
+  local w = {bucket_field = bucket_field, name = name, width = width, count = kind[4], bucket = bucket, first = first, total = tonumber(found[1]) or 0,
        oldest = tonumber(found[2]), last = tonumber(found[3]), values = {[bucket] = tonumber(found[4]) or 0}, dirty = {},
        busy_until = tonumber(found[5]) or 0, length = kind[3]}
   w.stored_oldest, w.stored_last = w.oldest, w.last
@@ -88,21 +86,54 @@ local function window(layer, id, kind_index)
   return w
 end
 
-local function add(w, at, amount)
-  local bucket = math.min(floor(at / w.width), w.bucket)
-  if bucket < w.first or amount == 0 then
-    return
+local function window(layer, id, kind_index)
+  local its = window_tables[layer]
+  local of_id = its[id]
+  if not of_id then
+    of_id = {}
+    its[id] = of_id
   end
-  local before = w.values[bucket]
-  if not before then
-    before = tonumber(call('HGET', w.name, digits(bucket)) or 0)
+  local w = of_id[kind_index]
+  if not w then
+    w = load_window(layer, id, kind_index)
+    of_id[kind_index] = w
   end
-  local after = math.max(0, before + amount)
-  w.values[bucket] = after
-  w.total = math.max(0, w.total + after - before)
+  return w
+end
+
+-- Once for each bucket that a batch changes.
+local function touch(w, bucket)
+  if not w.values[bucket] then
+    w.values[bucket] = tonumber(call('HGET', w.name, digits(bucket)) or 0)
+  end
   w.dirty[bucket], w.changed = true, true
   w.last = math.max(w.last or bucket, bucket)
   w.oldest = math.min(w.oldest or bucket, bucket)
+end
+
+local function add(w, at, amount)
+  local bucket = w.bucket
+  if at ~= now then
+    local its = floor(at / w.width)
+    if its < bucket then
+      bucket = its
+    end
+  end
+  if amount == 0 or bucket < w.first then
+    return
+  end
+  if not w.dirty[bucket] then
+    touch(w, bucket)
+  end
+  local values = w.values
+  local before = values[bucket]
+  local after = before + amount
+  if after < 0 then
+    after = 0
+  end
+  values[bucket] = after
+  local total = w.total + after - before
+  w.total = total < 0 and 0 or total
 end
 
 -- When `amount` more will fit, in microseconds from now.
@@ -134,8 +165,10 @@ local function oversized(w, ticket, amount, limit)
   call('PEXPIRE', w.name, math.ceil((w.busy_until - now) / 1000) + 1000)
 end
 
-local function oversized_ended(layer, id, kind_index, ticket, share)
-  local w = window(layer, id, kind_index)
+local function oversized_ended(w, ticket, share)
+  if w.busy_until == 0 then
+    return false
+  end
   local found = call('HMGET', w.name, 'w', 'z', 'u')
   if found[1] ~= ticket then
     return false
@@ -257,6 +290,7 @@ local function counters_of(index)
           counter.name = concurrency_name(LAYERS[layer], id)
         else
           counter.window = window(LAYERS[layer], id, kind)
+          counter.tokens, counter.second = kinds[kind][5] == 1, kinds[kind][2] == 'second'
         end
         done.counters[#done.counters + 1] = counter
         done.masks[layer] = done.masks[layer] + bit_value
@@ -272,24 +306,45 @@ local function counters_of(index)
   return done
 end
 
--- What a ticket holds, changed by the tokens and the money it turned out to use.
-local function adjust(record, tokens, cost, places, ticket, share)
-  local org = string.sub(tag, 2, -2)
-  for layer, id in ipairs({record[2], record[3], org}) do
+-- The counters that a ticket holds something of: {name of the concurrency} or {window, whether its unit is a second}.
+local held_by_masks = {}
+
+local function held_counters(record)
+  local known = table.concat({record[2], record[3], record[6], record[7], record[8]}, ' ')
+  local held = held_by_masks[known]
+  if held then
+    return held
+  end
+  held = {}
+  for layer, id in ipairs({record[2], record[3], string.sub(tag, 2, -2)}) do
     local mask = record[5 + layer]
     for kind = 1, CONCURRENCY do
       if mask % 2 == 1 then
         if kind == CONCURRENCY then
-          if places ~= 0 then
-            change(concurrency_name(LAYERS[layer], id), places, DAY_MS)
-          end
+          held[#held + 1] = {name = concurrency_name(LAYERS[layer], id)}
         elseif kinds[kind][5] == 1 then
-          if not (share and kinds[kind][2] == 'second' and oversized_ended(LAYERS[layer], id, kind, ticket, share)) then
-            add(window(LAYERS[layer], id, kind), record[1], tokens)
-          end
+          held[#held + 1] = {window = window(LAYERS[layer], id, kind), second = kinds[kind][2] == 'second'}
         end
       end
       mask = floor(mask / 2)
+    end
+  end
+  held_by_masks[known] = held
+  return held
+end
+
+-- What a ticket holds, changed by the tokens and the money it turned out to use.
+local function adjust(record, tokens, cost, places, ticket, share)
+  local at = record[1]
+  local held = held_counters(record)
+  for i = 1, #held do
+    local c = held[i]
+    if c.name then
+      if places ~= 0 then
+        change(c.name, places, DAY_MS)
+      end
+    elseif not (c.second and oversized_ended(c.window, ticket, share)) then
+      add(c.window, at, tokens)
     end
   end
   if cost ~= 0 then
@@ -307,21 +362,21 @@ local new_tickets = {}
 local seeded = call('EXISTS', 'seeded:' .. tag) == 1
 
 local function refusal(counters, budgets, requests, tokens, cost)
-  for _, c in ipairs(counters) do
+  for i = 1, #counters do
+    local c = counters[i]
     if c.name then
       local used = number(c.name).value
       if used + 1 > c.limit then
         return {0, c.layer, c.kind, c.limit, used, 0}
       end
     else
-      local amount = kinds[c.kind][5] == 1 and tokens or requests
+      local amount = c.tokens and tokens or requests
       local w = c.window
       local large = amount > c.limit
-      if large and kinds[c.kind][2] ~= 'second' then
+      if large and not c.second then
         return {3, c.layer, c.kind, c.limit}
       end
-      local busy = now < w.busy_until
-      if busy or (large and w.total > 0) or (not large and w.total + amount > c.limit) then
+      if now < w.busy_until or w.total + amount > c.limit and (not large or w.total > 0) then
         return {0, c.layer, c.kind, c.limit, w.total, floor(fits_in(w, c.limit, math.min(amount, c.limit)))}
       end
     end
@@ -344,7 +399,8 @@ local function admit(op)
   if op[7] then
     -- It was let in already: Redis may have it, and must not count it twice.
     if call('HEXISTS', tickets_name, ticket) == 1 or call('HEXISTS', reaped_name, ticket) == 1 then
-      return {1, now}
+      prepared_spec.admitted = true
+      return -1 - op[3]
     end
   else
     if not seeded then
@@ -355,19 +411,18 @@ local function admit(op)
       return no
     end
   end
-  local result = {1, now}
-  for i, c in ipairs(prepared_spec.counters) do
+  local counters = prepared_spec.counters
+  for i = 1, #counters do
+    local c = counters[i]
     if c.name then
       change(c.name, 1, DAY_MS)
-      result[i + 2] = number(c.name).value
     else
-      local amount = kinds[c.kind][5] == 1 and tokens or 1
-      if amount > c.limit and kinds[c.kind][2] == 'second' then
+      local amount = c.tokens and tokens or 1
+      if amount > c.limit and c.second then
         oversized(c.window, ticket, amount, math.max(c.limit, 1))
       else
         add(c.window, now, amount)
       end
-      result[i + 2] = c.window.total
     end
   end
   if prepared_spec.holds then
@@ -377,23 +432,20 @@ local function admit(op)
       record[#record + 1] = b.name
       hold(b.name, cost)
     end
-    new_tickets[ticket] = pack(record)
+    new_tickets[ticket] = record
   end
-  for _, b in ipairs(prepared_spec.budgets) do
-    result[#result + 1] = number(b.name).value
-  end
-  return result
+  prepared_spec.admitted = true
+  return -1 - op[3]
 end
 
 local function settle(op)
   local ticket, prompt, completion, cost = op[2], op[3], op[4], op[5]
-  local packed = new_tickets[ticket]
   local places = -1
-  local record
-  if packed then
+  local record = new_tickets[ticket]
+  if record then
     new_tickets[ticket] = nil
   else
-    packed = call('HGET', tickets_name, ticket)
+    local packed = call('HGET', tickets_name, ticket)
     if packed then
       call('HDEL', tickets_name, ticket)
     else
@@ -404,8 +456,8 @@ local function settle(op)
       call('HDEL', reaped_name, ticket)
       places, record = 0, unpack_message(packed)[2]
     end
+    record = record or unpack_message(packed)
   end
-  record = record or unpack_message(packed)
   local held = record[4] + record[5]
   local share = held > 0 and math.min(1, (prompt + completion) / held) or 0
   adjust(record, prompt + completion - held, cost - record[9], places, ticket, share)
@@ -524,9 +576,24 @@ if next(new_tickets) then
   local fields = {}
   for ticket, record in pairs(new_tickets) do
     fields[#fields + 1] = ticket
-    fields[#fields + 1] = record
+    fields[#fields + 1] = pack(record)
   end
   call('HSET', tickets_name, unpack(fields))
   call('PEXPIRE', tickets_name, DAY_MS)
 end
-return pack(results)
+local totals = {}
+for index = 1, #specs do
+  local of = prepared[index - 1]
+  local told = 0
+  if of and of.admitted then
+    told = {1, now}
+    for i, c in ipairs(of.counters) do
+      told[i + 2] = c.name and number(c.name).value or c.window.total
+    end
+    for _, b in ipairs(of.budgets) do
+      told[#told + 1] = number(b.name).value
+    end
+  end
+  totals[index] = told
+end
+return pack({results, totals})
