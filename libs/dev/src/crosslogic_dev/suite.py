@@ -4,7 +4,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -51,6 +51,7 @@ class Suite:
     _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, init=False, repr=False)
     _stack: Stack | None = field(default=None, init=False, repr=False)
     _running: Running | None = field(default=None, init=False, repr=False)
+    _beside: dict[str, ProcessSpec] = field(default_factory=dict, init=False, repr=False)
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="cl-suite-")
@@ -171,13 +172,22 @@ class Suite:
             with self.operator() as client:
                 self._the_stack.wait_service(name, self._up.plan, client, self.admin)
 
+    def start_beside(self, name: str, other: str, **settings: str) -> None:
+        """Starts one more process of a service as `other`, with `settings` in place of some of its own.
+
+        It is known by that name from then on; nobody waits for it.
+        """
+        spec = self._spec(name)
+        self._beside[other] = replace(spec, name=other, environ={**spec.environ, **settings})
+        self._the_stack.table.start(self._beside[other])
+
     def restart(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Kills a process and starts it again."""
         self.kill(name, number)
         self.start(name)
 
     def _spec(self, name: str) -> ProcessSpec:
-        for spec in self._up.topology.specs():
+        for spec in (*self._up.topology.specs(), *self._beside.values()):
             if spec.name == name:
                 return spec
         raise DevError(f"There is no process {name}.")

@@ -2,14 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from crosslogic_common.errors import CodedError, ErrorCode, http_status, to_openai_body
 from crosslogic_gateway.http import SECURITY_HEADERS
+
+LINGER_S = 2.0
+"""How long a gateway that stops waits for one more request on a connection that was kept open."""
 
 
 class EdgeProtocol(RequestHandler):
@@ -58,6 +64,21 @@ class EdgeProtocol(RequestHandler):
         """Whether a request is being answered."""
         return self._request_in_progress
 
+    @property
+    def requests(self) -> int:
+        """How many came so far."""
+        return self._request_count
+
+    def end_with_next_answer(self) -> None:
+        """The next request that comes is still answered, and told that it was this connection's last.
+
+        An answer under way may have said already that the connection stays open: a client that then sends another
+        request must not find it closed.
+        """
+        factory = self._request_factory
+        if factory is not None:
+            self._request_factory = partial(_last_request, factory)
+
     def head_overdue(self, now: float, timeout_s: float) -> bool:
         """Whether a request's head has been under way for longer than `timeout_s`."""
         return self.head_since is not None and not self._request_in_progress and now - self.head_since > timeout_s
@@ -73,6 +94,13 @@ class EdgeProtocol(RequestHandler):
                 b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
             )
         self.force_close()
+
+
+def _last_request(
+    factory: Callable[..., BaseRequest], message: RawRequestMessage, payload: StreamReader, *rest: Any
+) -> BaseRequest:
+    """A request after whose answer the connection is closed, as the answer says."""
+    return factory(message._replace(should_close=True), payload, *rest)
 
 
 class EdgeServer(web.Server):
@@ -106,16 +134,27 @@ class EdgeRunner(web.AppRunner):
         )
 
     async def finish(self, grace_s: float) -> None:
-        """Closes idle connections and waits until the others are answered, at most `grace_s` seconds."""
+        """Ends the connections there are, in at most `grace_s` seconds.
+
+        What is being answered is answered. A connection that is kept open gets one more answer, which says that it was
+        the last; one on which nothing comes for LINGER_S is closed.
+        """
         server = self.server
         if server is None:
             return
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_s
-        server.pre_shutdown()
-        while loop.time() < until and any(
-            isinstance(connection, EdgeProtocol) and connection.busy for connection in server.connections
-        ):
+        for connection in _open_connections(server):
+            connection.end_with_next_answer()
+        idle: dict[EdgeProtocol, tuple[int, float]] = {}
+        while (left := _open_connections(server)) and loop.time() < until:
+            now = loop.time()
+            idle = {each: idle.get(each, (each.requests, now)) for each in left if not each.busy}
+            for each, (requests, since) in idle.items():
+                if each.requests != requests:
+                    idle[each] = (each.requests, now)
+                elif now - since >= min(LINGER_S, grace_s):
+                    each.force_close()
             await asyncio.sleep(0.02)
 
     @contextlib.asynccontextmanager
@@ -140,3 +179,11 @@ class EdgeRunner(web.AppRunner):
             for connection in server.connections:
                 if isinstance(connection, EdgeProtocol) and connection.head_overdue(now, self._head_timeout_s):
                     connection.refuse_slow_head()
+
+
+def _open_connections(server: web.Server) -> list[EdgeProtocol]:
+    return [
+        each
+        for each in server.connections
+        if isinstance(each, EdgeProtocol) and each.transport is not None and not each.transport.is_closing()
+    ]
