@@ -43,6 +43,7 @@ class Asked:
     longest_gap_s: float = 0.0
     longest_gap_until: float = 0.0
     """When the longest pause was over, on the monotonic clock as the other times."""
+    chunks_before_gap: int = 0
 
     @property
     def stream(self) -> bool:
@@ -145,6 +146,7 @@ async def _follow(answer: aiohttp.ClientResponse, asked: Asked) -> None:
         if now - asked.last_at > asked.longest_gap_s:
             asked.longest_gap_s = now - asked.last_at
             asked.longest_gap_until = now
+            asked.chunks_before_gap = asked.chunks
         asked.last_at = now
         if asked.done:
             asked.after_done += 1

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from crosslogic_node_agent.continuation import held_back
+from crosslogic_node_agent.resume_points import ResumePoints
 from crosslogic_sim_engine.choice import Choice
 from crosslogic_sim_engine.parsing import parse_generation
 
@@ -33,3 +35,20 @@ def undisturbed(api: ApiName, body: dict[str, Any]) -> Undisturbed:
     choice.run_to_end()
     text, ids = choice.take()
     return Undisturbed(text, tuple(ids), len(parsed.prompts[0]), choice.finish_reason or "")
+
+
+def said_again(api: ApiName, body: dict[str, Any], relayed_tokens: int) -> int:
+    """How many of the tokens that a client has are generated anew when its stream goes on at another node.
+
+    Those whose text the engine held back because a stop string could begin in it (ADR 19).
+    """
+    parsed = parse_generation(api, body, served=body["model"], context_tokens=CONTEXT_TOKENS)
+    choice = Choice(parsed, index=0, prompt_ids=parsed.prompts[0], seed=0, end_one_in=0)
+    points = ResumePoints(hold=held_back(body) or 0)
+    for _ in range(relayed_tokens):
+        if choice.finish_reason is not None:
+            break
+        choice.advance()
+        text, ids = choice.take()
+        points.took(len(ids), text)
+    return points.unsettled_tokens

@@ -1,8 +1,9 @@
 """Where the time goes while a stream stands still: by what its client saw, when nodes died, and the gateway's log.
 
 A stream's stall has four parts: the node is dead and nobody knows yet (`unseen_s`); tries of other nodes that failed as
-well (`retries_s`); the node that goes on with it reads the prompt again and makes a token (`resume_s`); and what of the
-token's own time had passed before the death, which is no stall.
+well (`retries_s`); the node that goes on says again what was held back for stop strings, a token's time for each token
+(`said_again_s`); and what else that node takes until its next token, at least until its engine's next step
+(`resume_s`). What of a token's own time had passed before the death is no stall.
 """
 
 import json
@@ -14,6 +15,7 @@ from datetime import datetime
 
 from benchmarks.measure import percentile
 from tests.chaos.clients import Asked
+from tests.chaos.oracle import said_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Stall:
     unseen_s: float
     retries_s: float
     retries: int
+    said_again_s: float
     resume_s: float
     before_first_byte: bool
     """The node died before the stream had begun."""
@@ -45,10 +48,13 @@ def percentiles(times: Iterable[float]) -> Percentiles:
     return Percentiles(*(percentile(ordered, share) for share in (0.5, 0.99, 1.0)))
 
 
-def stalls(asked: Sequence[Asked], failed_over: Collection[str], kills: Sequence[float], log: str) -> list[Stall]:
+def stalls(
+    asked: Sequence[Asked], failed_over: Collection[str], kills: Sequence[float], *, log: str, step_s: float
+) -> list[Stall]:
     """The longest pause of each stream that lost a node.
 
-    `kills` are when nodes were killed (monotonic, in order), `log` is what the gateway printed.
+    `kills` are when nodes were killed (monotonic, in order), `log` is what the gateway printed, `step_s` is a token's
+    time.
     """
     failures = _failures(log)
     found = []
@@ -62,6 +68,8 @@ def stalls(asked: Sequence[Asked], failed_over: Collection[str], kills: Sequence
             continue
         nth = bisect_right(kills, within[0])
         died_at = max(kills[nth - 1] if nth else since, since)
+        roles = each.api == "chat" and each.chunks_before_gap > 0
+        again_s = step_s * said_again(each.api, each.body, each.chunks_before_gap - roles)
         found.append(
             Stall(
                 request_id=each.request_id,
@@ -69,7 +77,8 @@ def stalls(asked: Sequence[Asked], failed_over: Collection[str], kills: Sequence
                 unseen_s=within[0] - died_at,
                 retries_s=within[-1] - within[0],
                 retries=len(within),
-                resume_s=until - within[-1],
+                said_again_s=again_s,
+                resume_s=until - within[-1] - again_s,
                 before_first_byte=since <= each.began_at,
             )
         )

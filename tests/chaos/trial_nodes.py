@@ -56,6 +56,8 @@ class Outcome:
     """Of the stalls: until the gateway knew that the node was dead."""
     retries: Percentiles
     """Of the stalls: other nodes that failed as well."""
+    said_again: Percentiles
+    """Of the stalls: text that was held back for stop strings is generated anew, a token's time for each token."""
     resume: Percentiles
     """Of the stalls: until the next token came from the node that went on."""
     processor_busy: float
@@ -90,9 +92,9 @@ async def run_trial(suite: Suite, trial: Trial, *, seed: int) -> Outcome:
     for each in corrupted[:5]:
         print(f"corrupted: {each.request_id} {each.faults()}", file=sys.stderr)
     hit = world.ledger.which_failed_over(each.request_id for each in asked)
-    where = stalls(asked, hit, kills, suite.log("gateway"))
-    _tell_worst(where)
     step_s = trial.step_ms / 1000
+    where = stalls(asked, hit, kills, log=suite.log("gateway"), step_s=step_s)
+    _tell_worst(where)
     return Outcome(
         requests=len(asked),
         tokens=sum(each.expected.tokens[1] for each in asked if each.complete),
@@ -108,6 +110,7 @@ async def run_trial(suite: Suite, trial: Trial, *, seed: int) -> Outcome:
         ),
         unseen=percentiles(each.unseen_s for each in where),
         retries=percentiles(each.retries_s for each in where),
+        said_again=percentiles(each.said_again_s for each in where),
         resume=percentiles(each.resume_s for each in where),
         processor_busy=processor_busy,
         gateway_busy=gateway_busy,
