@@ -23,6 +23,7 @@ def told_node(
     running: int = 0,
     beat: int = 1,
     health: int = 100,
+    version: str = "",
     status: pb.NodeStatus.ValueType = pb.NODE_STATUS_ACTIVE,
     notice: pb.SpotNoticeKind.ValueType = pb.SPOT_NOTICE_KIND_UNSPECIFIED,
 ) -> pb.Node:
@@ -38,6 +39,7 @@ def told_node(
             models=models,
             max_tokens_per_sec=1000,
             decode_tokens_per_sec=50,
+            model_version=version,
         ),
         load=pb.NodeLoad(current_tokens_per_sec=current, running=running),
     )
@@ -80,6 +82,11 @@ class World:
     def catalogue(self, *deployments: pb.Deployment, model: str = "llama") -> None:
         """How a model's nodes are to be chosen."""
         self.view.apply_catalogue([pb.Model(name=model, deployments=deployments)])
+
+    def serve(self, *model_versions: tuple[str, int], model: str = "llama") -> None:
+        """Which versions of a model serve, with how many of 1,000 requests."""
+        shares = [pb.VersionShare(version=version, per_mille=per_mille) for version, per_mille in model_versions]
+        self.view.apply_catalogue([pb.Model(name=model, version_shares=shares)])
 
     def pick(self, asked: Asked = Asked(), *, keep: bool = False) -> NodeState:  # noqa: B008  # frozen
         """A node; unless it is to `keep` it, the request is over at once."""

@@ -43,6 +43,8 @@ class NodeState:
     reachable: bool
     capacity: float
     """The most tokens per second that it can generate. More than 0."""
+    version: str = ""
+    """Of its models, as it names it."""
     load: float = 0.0
     """Tokens per second asked of it over the most it can generate; 1 is full. Grows by `step` with each pick."""
     step: float = 0.0

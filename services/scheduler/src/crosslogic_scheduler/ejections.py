@@ -8,6 +8,7 @@ from crosslogic_common.logs import get_logger
 from crosslogic_common.outliers import OutlierPolicy, PeerRecord, Phase, Reason, Seen
 from crosslogic_scheduler.domain import NodeState, Question, Tier
 from crosslogic_scheduler.index import ANYBODY, ANYWHERE, NodeIndex, Place, places
+from crosslogic_scheduler.versions import Wanted
 
 MIN_PEERS = 5
 """Nodes whose time to the first byte must be known before one of them can be called slow."""
@@ -65,7 +66,7 @@ class Ejections:
         if reason is not None and self._may_eject(node):
             self._eject(node, record, reason, now)
 
-    def trial(self, question: Question, region: str) -> NodeState | None:
+    def trial(self, question: Question, region: str, wanted: Wanted | None = None) -> NodeState | None:
         """The ejected node whose time is over and that this request may try. None: none.
 
         A request that failed elsewhere before tries none: it has few tries left.
@@ -78,7 +79,12 @@ class Ejections:
         if not candidates or question.excluded_node_ids:
             return None
         for node in candidates.values():
-            if node.reachable and node.org_id in (ANYBODY, question.org_id) and region in (ANYWHERE, node.region):
+            if (
+                node.reachable
+                and node.org_id in (ANYBODY, question.org_id)
+                and region in (ANYWHERE, node.region)
+                and (wanted is None or wanted.takes(node))
+            ):
                 record = self._records[node.id]
                 record.start_trial(self._policy, now)
                 self._close_half(node)

@@ -16,6 +16,7 @@ from crosslogic_scheduler.index import NodeIndex
 from crosslogic_scheduler.lanes.ports import NoRoomKnown, Room
 from crosslogic_scheduler.prefixes import PrefixIndex
 from crosslogic_scheduler.strategies import FULL, choose
+from crosslogic_scheduler.versions import Versions, Wanted
 
 NO_CAPACITY_RETRY_S = 1.0
 
@@ -54,6 +55,7 @@ class FleetView:
         self._events = events or ViewEvents()
         self._shares = Shares(share=failover_share)
         self._deployments = Deployments(code_of=regions.code)
+        self._versions = Versions()
         self._prefixes = PrefixIndex()
         self._nodes: dict[str, NodeState] = {}
         self._index = NodeIndex(strategy_of=self._deployments.strategy)
@@ -105,7 +107,9 @@ class FleetView:
                 self.known = True
 
     def apply_catalogue(self, models: Iterable[registry_pb.Model]) -> None:
-        """Takes the whole catalogue of models: how their nodes are chosen."""
+        """Takes the whole catalogue of models: how their nodes are chosen, and which versions serve."""
+        models = list(models)
+        self._versions.replace(models)
         if self._deployments.replace(models):
             self._index.refresh_strategies()
 
@@ -116,24 +120,26 @@ class FleetView:
             node.ended(seen.succeeded + seen.failed)
             self._ejections.take(node, seen)
 
-    def pick(self, question: Question) -> Picked:
+    def pick(self, question: Question, version: str | None = None) -> Picked:
         """The node for a request; from now on the request is part of its load.
 
-        Raises NO_CAPACITY; UNAVAILABLE before the fleet is known.
+        `version` is that of the nodes that began the stream which it goes on with; None: it begins here. Raises
+        NO_CAPACITY; UNAVAILABLE before the fleet is known.
         """
         if not self.known:
             raise CodedError(ErrorCode.UNAVAILABLE, private="the fleet is not known yet")
         region = self._codes.get(question.region, question.region)
         now = self._now()
-        node = self._ejections.trial(question, region) if len(self._ejections) else None
+        wanted = self._versions.wanted(question, version, self._draw)
+        node = self._ejections.trial(question, region, wanted) if len(self._ejections) else None
         region_failover = False
         if node is None:
-            node = self._at_home(question, region, now)
+            node = self._at_home(question, region, now, wanted)
         if node is None:
-            node = self._abroad(question, region, now)
+            node = self._abroad(question, region, now, wanted)
             region_failover = node is not None
         if node is None:
-            node = self._from_tier(Tier.SILENT, question, region, now)
+            node = self._from_tier(Tier.SILENT, question, region, now, wanted)
         if node is None:
             raise CodedError(ErrorCode.NO_CAPACITY, retry_after_s=NO_CAPACITY_RETRY_S)
         hashes = question.prefix_hashes
@@ -144,17 +150,19 @@ class FleetView:
         node.send(question.estimated_tokens - prompt_tokens, unread / node.prefill_tokens_per_sec, now)
         return node, region_failover
 
-    def _at_home(self, question: Question, region: str, now: float) -> NodeState | None:
+    def _at_home(self, question: Question, region: str, now: float, wanted: Wanted | None) -> NodeState | None:
         """A reachable node of the region."""
-        node = self._from_tier(Tier.SOUND, question, region, now)
+        node = self._from_tier(Tier.SOUND, question, region, now, wanted)
         if node is None:
-            return self._from_tier(Tier.SPARED, question, region, now)
-        if node.load + node.step > FULL and self._index.has_reserves:
-            return self._relief(node, question, region, now)
+            return self._from_tier(Tier.SPARED, question, region, now, wanted)
+        if node.load + node.step > FULL and (wanted is not None or self._index.has_reserves):
+            return self._relief(node, question, region, now, wanted)
         return node
 
-    def _from_tier(self, tier: Tier, question: Question, region: str, now: float) -> NodeState | None:
-        for pool in self._index.pools(tier, question.model, question.org_id, region):
+    def _from_tier(
+        self, tier: Tier, question: Question, region: str, now: float, wanted: Wanted | None
+    ) -> NodeState | None:
+        for pool in self._index.pools(tier, question.model, question.org_id, region, wanted):
             if question.reserved:
                 node = self.room.roomiest(pool.nodes, question.excluded_node_ids)
                 if node is not None:
@@ -164,15 +172,17 @@ class FleetView:
                 return self.room.unless_full(node, pool.nodes, question.excluded_node_ids)
         return None
 
-    def _relief(self, full: NodeState, question: Question, region: str, now: float) -> NodeState:
+    def _relief(self, full: NodeState, question: Question, region: str, now: float, wanted: Wanted | None) -> NodeState:
         """A less loaded node than one that is full, among those that are not the first choice.
 
+        The other version's sound nodes are the first of these while two versions serve.
         Nodes at risk take what would wait elsewhere. Silent ones do once more than half of a pool is silent: then it
         is likelier that the registry is cut off from them than that all of these died, and those left would be buried.
         """
         best = full
-        for tier in (Tier.SPARED, Tier.SILENT):
-            for pool in self._index.pools(tier, question.model, question.org_id, region):
+        two_versions = wanted is not None and len(wanted.versions) > 1 and not full.org_id
+        for tier in Tier if two_versions else (Tier.SPARED, Tier.SILENT):
+            for pool in self._index.pools(tier, question.model, question.org_id, region, wanted):
                 if tier is Tier.SILENT:
                     place = (question.model, region, pool.nodes[0].org_id)
                     sound = self._index.pool(Tier.SOUND, place)
@@ -183,7 +193,7 @@ class FleetView:
                     best = node
         return best
 
-    def _abroad(self, question: Question, region: str, now: float) -> NodeState | None:
+    def _abroad(self, question: Question, region: str, now: float, wanted: Wanted | None) -> NodeState | None:
         """A node of the region that takes this client over while its own is down.
 
         A region is down for a request when it has no reachable node that might serve it.
@@ -194,7 +204,7 @@ class FleetView:
         if any(
             True
             for tier in (Tier.SOUND, Tier.SPARED)
-            for _ in self._index.pools(tier, question.model, question.org_id, region)
+            for _ in self._index.pools(tier, question.model, question.org_id, region, wanted)
         ):
             return None
         if not question.excluded_node_ids:
@@ -203,7 +213,7 @@ class FleetView:
         target = next_region(client_key, fallback, self._shares.share)
         if target is None:
             return None
-        node = self._from_tier(Tier.SOUND, question, target, now)
+        node = self._from_tier(Tier.SOUND, question, target, now, wanted)
         if node is None or not (question.excluded_node_ids or self._shares.take(region, target, now)):
             return None
         self._events.failed_over(region)
@@ -267,6 +277,7 @@ class FleetView:
             models=frozenset(facts.models),
             reachable=node.reachable,
             capacity=policy.capacity_of(facts.max_tokens_per_sec),
+            version=facts.model_version,
             at_risk=node.spot_notice.kind == registry_pb.SPOT_NOTICE_KIND_RISK or policy.is_unwell(node.health_score),
             prefill_tokens_per_sec=prefill_tokens_per_sec,
         )
@@ -287,5 +298,6 @@ def _same_place(known: NodeState, fresh: NodeState) -> bool:
         and known.org_id == fresh.org_id
         and known.at_risk == fresh.at_risk
         and known.models == fresh.models
+        and known.version == fresh.version
         and known.prefill_tokens_per_sec == fresh.prefill_tokens_per_sec
     )

@@ -45,6 +45,7 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
             region=node.region,
             region_failover=region_failover,
             node_org_id=node.org_id,
+            model_version=node.version,
         )
 
     async def PickStream(  # type: ignore[override]  # it writes by itself and yields nothing
@@ -99,7 +100,7 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_REGIONS} regions can be allowed.")
         if len(request.prefix_hashes) > MAX_PREFIX_HASHES:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"At most {MAX_PREFIX_HASHES} hashes of the prompt.")
-        return self._view.pick(request)
+        return self._view.pick(request, request.model_version if request.HasField("model_version") else None)
 
 
 def _encode(answers: Sequence[tuple[int, Picked | CodedError]]) -> pb.PickStreamResponse:
@@ -117,6 +118,8 @@ def _encode(answers: Sequence[tuple[int, Picked | CodedError]]) -> pb.PickStream
             response.region = node.region
             if node.org_id:
                 response.node_org_id = node.org_id
+            if node.version:
+                response.model_version = node.version
             if region_failover:
                 response.region_failover = True
     return message
