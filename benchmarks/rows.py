@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks import accountant_records, picks_client
 from benchmarks.admission_rows import measure_admission
+from benchmarks.autoscale_rows import autoscale
 from benchmarks.load import WholeLoad, module_output, streams, whole_requests
 from benchmarks.measure import rss_bytes
 from benchmarks.pick_rows import strategies
@@ -33,10 +34,11 @@ class Lengths:
     replayed: int
     month_records: int
     resolves: int
+    autoscaled_h: float
 
 
-FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 5, 2.0, 200_000, 100_000, 40_000, 1_000_000, 4_000)
-QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 2, 1.0, 40_000, 5_000, 6_000, 100_000, 1_000)
+FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 5, 2.0, 200_000, 100_000, 40_000, 1_000_000, 4_000, 24.0)
+QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 2, 1.0, 40_000, 5_000, 6_000, 100_000, 1_000, 6.0)
 
 SuiteRow = Callable[[Stack, Lengths], Awaitable[list[Figure]]]
 
@@ -220,6 +222,11 @@ async def month(lengths: Lengths) -> list[Figure]:
     return await usage_month(lengths.month_records)
 
 
+async def autoscaled(lengths: Lengths) -> list[Figure]:
+    """The autoscaler's decisions on a simulated day, against an oracle's: no process, no network."""
+    return autoscale(hours=lengths.autoscaled_h)
+
+
 async def _pick(
     stack: Stack, lengths: Lengths, *, batch: int, messages_in_flight: int, measure_s: float
 ) -> dict[str, Any]:
@@ -285,4 +292,5 @@ ALONE_ROWS: Mapping[str, Callable[[Lengths], Awaitable[list[Figure]]]] = {
     "strategies": replayed,
     "usage_month": month,
     "resolve_keys": resolves,
+    "autoscale": autoscaled,
 }

@@ -1,0 +1,1 @@
+"""Deployments: how many machines a model has at a place, which, and why."""

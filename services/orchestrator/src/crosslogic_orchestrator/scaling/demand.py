@@ -1,0 +1,171 @@
+"""How many machines the load needs, signal by signal. Pure.
+
+Load is counted in Erlangs: requests that run at once, or would with room for them. Just so many places would leave half
+of all requests waiting; what is added grows with the root of the load, so that a large pool needs a smaller share of it
+(Halfin and Whitt, Heavy-traffic limits for queues with many exponential servers, Operations Research 29, 1981).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import takewhile
+from statistics import median
+
+from crosslogic_orchestrator.scaling.domain import Deployment, Member, Need, Point, Snapshot
+
+SAFETY = 1.3
+"""Places beyond the load, in roots of the load."""
+SMOOTH_S = 20.0
+"""Load is averaged over so long: single requests are no trend."""
+DRAIN_S = 60.0
+"""What waits is to be worked off within so long."""
+FULL = 0.95
+"""From here on the load that is seen is only what the machines can do."""
+GROWTH_WHEN_FULL = 1.5
+KV_FULL = 0.9
+_SEQUENCES = 16
+"""Where nobody says how many requests a machine runs at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What one machine of the deployment can do."""
+
+    tokens_per_s: float
+    """0: not known."""
+    places: int
+    """Requests at once."""
+
+    @property
+    def stream_tokens_per_s(self) -> float:
+        """Of one request, when the machine is full. 0: not known."""
+        return self.tokens_per_s / self.places
+
+
+def machine_of(snapshot: Snapshot, ready: Sequence[Member]) -> Machine:
+    """The middle one of those that serve; what was measured before where none does."""
+    measured = [member.load.capacity_tokens_per_s for member in ready if member.load.capacity_tokens_per_s > 0]
+    places = [member.load.max_sequences for member in ready if member.load.max_sequences > 0]
+    return Machine(
+        median(measured) if measured else snapshot.capacity_tokens_per_s,
+        round(median(places)) if places else snapshot.max_sequences or _SEQUENCES,
+    )
+
+
+def nodes_for(erlangs: float, machine: Machine, *, target: float) -> int:
+    """Machines that carry so much load without a queue worth mention."""
+    if erlangs <= 0:
+        return 0
+    places = max(erlangs + SAFETY * math.sqrt(erlangs), erlangs / target)
+    return max(1, math.ceil(places / machine.places - 1e-9))
+
+
+def point_of(snapshot: Snapshot, ready: Sequence[Member], machine: Machine) -> Point:
+    """The load as it is now."""
+    running = sum(member.load.running for member in ready)
+    tokens_per_s = sum(member.load.tokens_per_s for member in ready)
+    stream = machine.stream_tokens_per_s
+    waiting = sum(member.load.waiting for member in ready) + snapshot.held_requests
+    return Point(snapshot.now, max(float(running), tokens_per_s / stream if stream > 0 else 0.0), waiting, 0)
+
+
+def needs_of(
+    deployment: Deployment, snapshot: Snapshot, ready: Sequence[Member], points: Sequence[Point]
+) -> tuple[Need, ...]:
+    """What each signal asks for, floors first. `points` ends with the one of now."""
+    machine = machine_of(snapshot, ready)
+    target = deployment.target_utilisation
+    needs = [Need("min", deployment.min_nodes, f"`min_nodes` is {deployment.min_nodes}")]
+    needs += _reserved(snapshot, machine)
+    busy, growth = _trend(points, snapshot)
+    service_s = _service_s(snapshot, machine)
+    if busy > 0:
+        nodes = nodes_for(busy, machine, target=target)
+        needs.append(
+            Need(
+                "load", nodes, f"{busy:.1f} requests at once, {machine.places} on a machine, at most {target:.0%} busy"
+            )
+        )
+    waiting = points[-1].waiting
+    if waiting and (ready or busy > 0):
+        eta_s = _next_machine_s(snapshot)
+        expected = waiting + growth * eta_s
+        more = growth * service_s + expected * service_s / DRAIN_S
+        why = (
+            f"{waiting} requests wait, {growth:.1f} more a second; {expected:.0f} will when machines come in "
+            f"{eta_s:.0f} s, to be worked off within {DRAIN_S:g} s"
+        )
+        needs.append(Need("backlog", nodes_for(busy + more, machine, target=target), why))
+    elif waiting:
+        needs.append(Need("wake", 1, f"{waiting} requests are held at gateways and no node serves the model"))
+    needs += _forecast(snapshot, machine, target)
+    needs += _engines(deployment, ready, machine, waiting=waiting)
+    return tuple(needs)
+
+
+def _trend(points: Sequence[Point], snapshot: Snapshot) -> tuple[float, float]:
+    """Load, averaged, and by how many requests a second the queue grows."""
+    since = snapshot.now - timedelta(seconds=SMOOTH_S)
+    lately = list(takewhile(lambda point: point.at >= since, reversed(points)))[::-1]
+    busy = sum(point.busy for point in lately) / len(lately)
+    first = next((point for point in lately if snapshot.now - point.at <= timedelta(seconds=SMOOTH_S / 2)), lately[-1])
+    seconds = (lately[-1].at - first.at).total_seconds()
+    growth = (lately[-1].waiting - first.waiting) / seconds if seconds > 0 else 0.0
+    return busy, max(0.0, growth)
+
+
+def _next_machine_s(snapshot: Snapshot) -> float:
+    """When the first machine comes that is on its way, or would be if it were asked for now."""
+    ages = [(snapshot.now - member.since).total_seconds() for member in snapshot.members if member.phase == "launching"]
+    return max(0.0, snapshot.start_s - max(ages, default=0.0))
+
+
+def _service_s(snapshot: Snapshot, machine: Machine) -> float:
+    """How long a request runs on a machine that is full."""
+    stream = machine.stream_tokens_per_s
+    return snapshot.tokens_per_request / stream if stream > 0 else 1.0
+
+
+def _reserved(snapshot: Snapshot, machine: Machine) -> list[Need]:
+    sold = snapshot.reserved_tokens_per_s
+    if sold <= 0:
+        return []
+    if machine.tokens_per_s <= 0:
+        return [Need("reserved", 1, f"{sold:,.0f} tokens/s are sold; what a machine can do is not measured yet")]
+    nodes = math.ceil(sold / machine.tokens_per_s - 1e-9)
+    return [Need("reserved", nodes, f"{sold:,.0f} tokens/s are sold, {machine.tokens_per_s:,.0f} a machine")]
+
+
+def _forecast(snapshot: Snapshot, machine: Machine, target: float) -> list[Need]:
+    expected, stream = snapshot.forecast_tokens_per_s, machine.stream_tokens_per_s
+    if expected <= 0 or stream <= 0:
+        return []
+    nodes = nodes_for(expected / stream, machine, target=target)
+    return [Need("forecast", nodes, f"{expected:,.0f} tokens/s are usual at this hour")]
+
+
+def _engines(deployment: Deployment, ready: Sequence[Member], machine: Machine, *, waiting: int) -> list[Need]:
+    """What the engines say of themselves."""
+    if not ready:
+        return []
+    needs: list[Need] = []
+    kv = sum(member.load.kv_cache_usage for member in ready) / len(ready)
+    if kv > KV_FULL:
+        nodes = math.ceil(len(ready) * kv / (KV_FULL - 0.05))
+        needs.append(Need("kv_cache", nodes, f"{kv:.0%} of the KV cache is in use, at most {KV_FULL:.0%} is wanted"))
+    used = sum(member.load.running for member in ready) / (len(ready) * machine.places)
+    capacity = machine.tokens_per_s * len(ready)
+    if capacity > 0:
+        used = max(used, sum(member.load.tokens_per_s for member in ready) / capacity)
+    if used >= FULL and waiting:
+        nodes = math.ceil(len(ready) * GROWTH_WHEN_FULL)
+        needs.append(Need("saturated", nodes, f"the machines are {used:.0%} busy and requests wait"))
+    timed = [member.load.first_byte_ms for member in ready if member.load.first_byte_ms > 0]
+    slow = sum(timed) / len(timed) if timed else 0.0
+    # Slowness without load has another cause, and more machines would not cure it.
+    if slow > deployment.slo_first_token_ms / 2 and used > deployment.target_utilisation / 2:
+        nodes = math.ceil(len(ready) * 1.25)
+        why = f"the first token takes {slow:,.0f} ms on average; its p95 may be {deployment.slo_first_token_ms:,} ms"
+        needs.append(Need("first_token", nodes, why))
+    return needs
