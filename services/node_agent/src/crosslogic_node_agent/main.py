@@ -298,6 +298,7 @@ def _place(settings: NodeAgentSettings) -> Place:
         spot=settings.spot,
         hourly_price_picodollars=settings.hourly_price_picodollars,
         max_sequences=max_sequences_of(settings.engine_command),
+        model_version=settings.model_version,
     )
 
 

@@ -43,6 +43,7 @@ class Place:
     hourly_price_picodollars: int = 0
     max_sequences: int = 0
     """Requests that the engine was told to run at once. 0: not known."""
+    model_version: str = ""
 
 
 def max_sequences_of(command: Sequence[str]) -> int:
@@ -128,6 +129,7 @@ class Report:
             hourly_price_picodollars=place.hourly_price_picodollars,
             tunnel=not place.address,
             max_sequences=place.max_sequences,
+            model_version=place.model_version,
         )
 
     def spot_notice(self) -> pb.SpotNotice | None:

@@ -133,6 +133,11 @@ class NodeAgentSettings(Settings):
     )
     region: str = setting("CROSSLOGIC_REGION", parse=filled, doc="region of this machine, for example `us-east`")
     model: str = setting("CROSSLOGIC_MODEL", parse=filled, doc="the catalogue's name of the model that is served")
+    model_version: str = setting(
+        "CROSSLOGIC_MODEL_VERSION",
+        default="",
+        doc="its version, any text of at most 100 characters; empty: none, which is a version too",
+    )
     engine_url: EngineAddress = setting(
         "CROSSLOGIC_ENGINE_URL", parse=EngineAddress.parse, doc="the engine: http://host:port or unix:/path"
     )
