@@ -58,7 +58,7 @@ class EngineApi:
         connection: EngineConnection | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                connection = await self._pool.connect()
+                connection = await self._pool.connect(shared=False)
                 fetch = _Fetch()
                 connection.send(request_bytes(method, path, body), fetch)
                 answer = await fetch.done

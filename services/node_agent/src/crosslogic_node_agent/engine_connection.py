@@ -178,12 +178,16 @@ class EnginePool:
             connection.abort()
         return None
 
-    async def connect(self) -> EngineConnection:
-        """A new connection. Raises OSError or TimeoutError."""
+    async def connect(self, *, shared: bool = True) -> EngineConnection:
+        """A new connection. Raises OSError or TimeoutError.
+
+        One that is not `shared` is its caller's alone: it never waits among the others for the next request, which its
+        caller, who still holds it, would end unawares.
+        """
         loop = asyncio.get_running_loop()
 
         def make() -> EngineConnection:
-            return EngineConnection(self._put_back)
+            return EngineConnection(self._put_back if shared else EngineConnection.abort)
 
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             if self._address.socket_path:
