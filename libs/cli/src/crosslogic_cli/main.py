@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from crosslogic_cli.commands import certs, doctor, fleet, tenants, top, usage
+from crosslogic_cli.commands import certs, doctor, fleet, model_store, tenants, top, usage
 from crosslogic_cli.config import read_config
 from crosslogic_cli.failure import CliError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     "`~/.config/crosslogic/config.toml`. After `make up`: `set -a; . .run/env; set +a`.\n\n"
     "Exit codes: 1 refused or failed, 2 wrong use, 3 not reachable, 4 not allowed, 5 not found.",
 )
+model_store.add_to(fleet.models)
 for commands in (
     tenants.orgs,
     tenants.envs,

@@ -1,0 +1,165 @@
+"""`crosslogic models upload` and what else looks at the model store."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from crosslogic_cli.context import client_of, config_of
+from crosslogic_cli.failure import CliError
+from crosslogic_cli.output import show_one, show_rows
+from crosslogic_model_store.errors import ModelStoreError
+from crosslogic_model_store.hub import Hub
+from crosslogic_model_store.local_model import LocalModel, OnBytes, find_files, read_model
+from crosslogic_model_store.manifest import Manifest
+from crosslogic_model_store.place import place_from
+from crosslogic_model_store.upload import Uploader
+
+_MIB = 2**20
+_VERSION = (
+    ("revision", "revision"),
+    ("bytes", "size_bytes"),
+    ("parameters", "parameters"),
+    ("dtype", "dtype"),
+    ("context", "context_length"),
+    ("licence", "licence"),
+    ("source", "source"),
+)
+
+
+def add_to(models: typer.Typer) -> None:
+    """Adds the commands to the group `models`."""
+    models.command("upload")(upload)
+    models.command("stored")(stored)
+
+
+def upload(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="a folder, or a hub id (`owner/name`)")],
+    name: Annotated[str, typer.Option(help="the model's name in the store; empty: the folder's or the id's")] = "",
+    licence: Annotated[str, typer.Option(help="for example apache-2.0; empty: what the model's card says")] = "",
+    hub_revision: Annotated[str, typer.Option(help="branch, tag or commit at the hub")] = "main",
+    cache: Annotated[Path | None, typer.Option(help="where files of a hub are kept; none: a temporary folder")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="parts on their way at a time")] = 8,
+    part_mib: Annotated[int, typer.Option(min=5, max=1024, help="least size of a part, in MiB")] = 16,
+    register: Annotated[bool, typer.Option(help="tell the catalogue of the version")] = True,
+) -> None:
+    """Bring a model's weights into object storage.
+
+    Only safetensors, configurations and tokenizers are taken. Run again after it was interrupted, it sends what is
+    missing; once the version is there, nothing. The bucket: `R2_ACCOUNT_ID` (or `S3_ENDPOINT`, `S3_REGION`),
+    `R2_ACCESS_KEY_ID`, `R2_SECRET_ACCESS_KEY`, `R2_BUCKET_NAME`.
+    """
+    as_json = config_of(context).as_json
+    with _refusals(), _bars(hidden=as_json) as bars:
+        place = place_from(os.environ)
+        with _local(model, hub_revision, cache, bars) as (folder, source):
+            local = _read(folder, name or _name(model), source, licence, bars)
+            bar = _bar(bars, "upload", local.manifest.size_bytes)
+            uploader = Uploader(place, workers=workers, least_part_bytes=part_mib * _MIB, on_bytes=bar)
+            new = uploader.upload(local)
+    if register:
+        with client_of(context) as client:
+            path = "/admin/model-versions"
+            client.call("POST", path, body={"manifest": local.manifest.to_json().decode()})
+    row = {
+        **_row(local.manifest),
+        "files": len(local.manifest.files),
+        "left_out": list(local.left_out),
+        "uploaded": new,
+        "registered": register,
+    }
+    show_one(row, as_json=as_json)
+
+
+def stored(context: typer.Context, model: str) -> None:
+    """List the versions of a model that are whole in object storage."""
+    with _refusals():
+        found = Uploader(place_from(os.environ)).versions(model)
+    show_rows([_row(manifest) for manifest in found], _VERSION, as_json=config_of(context).as_json)
+
+
+def _row(manifest: Manifest) -> dict[str, object]:
+    facts = manifest.facts
+    return {
+        "model": manifest.model,
+        "revision": manifest.revision,
+        "size_bytes": manifest.size_bytes,
+        "parameters": facts.parameters,
+        "dtype": facts.dtype,
+        "context_length": facts.context_length,
+        "licence": facts.licence,
+        "chat_template": facts.chat_template,
+        "source": manifest.source,
+    }
+
+
+def _read(folder: Path, name: str, source: str, licence: str, bars: Progress) -> LocalModel:
+    wanted, _ = find_files(folder)
+    bar = _bar(bars, "checksums", sum((folder / path).stat().st_size for path in wanted))
+    return read_model(folder, name, source=source, licence=licence, on_bytes=bar)
+
+
+def _name(model: str) -> str:
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+@contextmanager
+def _local(model: str, hub_revision: str, cache: Path | None, bars: Progress) -> Iterator[tuple[Path, str]]:
+    """The folder of the model, and where it is from. One of a hub is fetched first."""
+    if Path(model).is_dir():
+        yield Path(model), ""
+        return
+    hub = Hub(endpoint=os.environ.get("HF_ENDPOINT", ""), token=os.environ.get("HF_TOKEN", ""))
+    try:
+        found = hub.look_up(model, revision=hub_revision)
+        with tempfile.TemporaryDirectory(prefix="crosslogic-hub-") as temporary:
+            folder = (cache or Path(temporary)) / model.replace("/", "--")
+            folder.mkdir(parents=True, exist_ok=True)
+            hub.fetch(found, folder, on_bytes=_bar(bars, "fetch", sum(found.sizes.values())))
+            yield folder, found.source
+    finally:
+        hub.close()
+
+
+@contextmanager
+def _bars(*, hidden: bool) -> Iterator[Progress]:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=hidden,
+    ) as bars:
+        yield bars
+
+
+def _bar(bars: Progress, words: str, total_bytes: int) -> OnBytes:
+    task: TaskID = bars.add_task(words, total=total_bytes)
+    return lambda count: bars.advance(task, count)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except ModelStoreError as error:
+        raise CliError(str(error)) from None
+    except OSError as error:
+        raise CliError(f"{error.filename or 'the disk'}: {error.strerror}") from None

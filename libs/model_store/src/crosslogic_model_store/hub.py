@@ -1,0 +1,135 @@
+"""A model of a hub, fetched into a folder before it is uploaded.
+
+The hub is HF_ENDPOINT or the default, the token HF_TOKEN. Only files of a model are asked for. A file that
+was begun is gone on with, one that is whole is left as it is; the commit is found out first, so that all are of one.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+
+from crosslogic_model_store.errors import ModelStoreError
+from crosslogic_model_store.selection import is_wanted
+
+DEFAULT_HUB: Final = "https://huggingface.co"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+_CARD: Final = "README.md"
+_BLOCK_BYTES: Final = 2**20
+_ATTEMPTS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A model as the hub lists it."""
+
+    name: str
+    commit: str
+    sizes: Mapping[str, int]
+    """Bytes by path; of the files that are fetched."""
+
+    @property
+    def source(self) -> str:
+        """For the manifest."""
+        return f"{self.name}@{self.commit}"
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether it reads as `owner/name`."""
+    return _ID.fullmatch(text) is not None
+
+
+class Hub:
+    """A hub of models. A context manager would be too much: `close` when done."""
+
+    def __init__(self, *, endpoint: str = "", token: str = "", transport: httpx.BaseTransport | None = None) -> None:
+        """`endpoint` is the hub's address; empty: the default."""
+        self._endpoint = (endpoint or DEFAULT_HUB).rstrip("/")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(headers=headers, follow_redirects=True, timeout=60.0, transport=transport)
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self._http.close()
+
+    def look_up(self, name: str, *, revision: str = "main") -> HubModel:
+        """A model's files. Raises ModelStoreError."""
+        if not is_hub_id(name):
+            raise ModelStoreError(f"{name!r} is neither a folder nor a hub id (`owner/name`).")
+        address = f"{self._endpoint}/api/models/{name}/revision/{quote(revision, safe='')}"
+        said = self._json(address, {"blobs": "true"})
+        commit = said.get("sha")
+        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+            raise ModelStoreError(f"The hub names no commit of {name}.")
+        sizes = {
+            each["rfilename"]: each.get("size") or 0
+            for each in said.get("siblings", ())
+            if is_wanted(each["rfilename"]) or each["rfilename"] == _CARD
+        }
+        return HubModel(name, commit, sizes)
+
+    def fetch(self, model: HubModel, folder: Path, *, on_bytes: Callable[[int], None] = lambda _bytes: None) -> None:
+        """Brings all files into `folder`. Raises ModelStoreError."""
+        for path, size in model.sizes.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_file() and (not size or target.stat().st_size == size):
+                on_bytes(target.stat().st_size)
+                continue
+            self._fetch_one(model, path, target, on_bytes)
+
+    def _fetch_one(self, model: HubModel, path: str, target: Path, on_bytes: Callable[[int], None]) -> None:
+        # The commit is in the name: half of another commit's file must not be gone on with.
+        part = target.with_name(f"{target.name}.{model.commit[:12]}.part")
+        address = f"{self._endpoint}/{model.name}/resolve/{model.commit}/{quote(path)}"
+        on_bytes(part.stat().st_size if part.exists() else 0)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._append(address, part, on_bytes)
+                break
+            except httpx.TransportError as error:
+                if attempt == _ATTEMPTS:
+                    raise ModelStoreError(f"The hub broke off while it sent {path}: {error}. Run it again.") from None
+        size = model.sizes[path]
+        if size and part.stat().st_size != size:
+            part.unlink()
+            raise ModelStoreError(f"The hub sent another length of {path} than it lists: run it again.")
+        part.replace(target)
+
+    def _append(self, address: str, part: Path, on_bytes: Callable[[int], None]) -> None:
+        begun = part.stat().st_size if part.exists() else 0
+        headers = {"Range": f"bytes={begun}-"} if begun else {}
+        with self._http.stream("GET", address, headers=headers) as answer:
+            if begun and answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return
+            _check(answer)
+            whole = begun and answer.status_code != httpx.codes.PARTIAL_CONTENT
+            if whole:
+                on_bytes(-begun)
+            with part.open("wb" if whole else "ab") as opened:
+                for block in answer.iter_raw(_BLOCK_BYTES):
+                    opened.write(block)
+                    on_bytes(len(block))
+
+    def _json(self, address: str, query: Mapping[str, str]) -> dict[str, Any]:
+        try:
+            answer = self._http.get(address, params=query)
+        except httpx.TransportError as error:
+            raise ModelStoreError(f"The hub does not answer: {error}") from None
+        _check(answer)
+        found = answer.json()
+        return found if isinstance(found, dict) else {}
+
+
+def _check(answer: httpx.Response) -> None:
+    if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        raise ModelStoreError("The hub does not let you: set HF_TOKEN, and accept the model's terms on its page.")
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        raise ModelStoreError("The hub has no such model or revision, or hides it: set HF_TOKEN.")
+    if answer.is_error:
+        raise ModelStoreError(f"The hub answers {answer.status_code}.")

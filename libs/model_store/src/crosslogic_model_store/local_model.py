@@ -1,0 +1,142 @@
+"""A model's folder on this machine, before it is uploaded."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from crosslogic_model_store.errors import ModelStoreError
+from crosslogic_model_store.facts import ModelFacts, facts_of
+from crosslogic_model_store.manifest import MAX_FILES, FileEntry, Manifest, check_name, revision_of
+from crosslogic_model_store.safetensors_header import read_totals
+from crosslogic_model_store.selection import WEIGHTS_SUFFIX, is_wanted
+
+_READ_BYTES: Final = 4 * 2**20
+_MAX_JSON_BYTES: Final = 200 * 2**20
+_LICENCE = re.compile(r"^license:\s*[\"']?([A-Za-z0-9][A-Za-z0-9._+ -]{0,99})[\"']?\s*$", re.MULTILINE)
+
+OnBytes = Callable[[int], None]
+Identity = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A folder that was looked through and hashed."""
+
+    folder: Path
+    manifest: Manifest
+    left_out: tuple[str, ...]
+    """Files that are no part of a model: code, pickles, pictures."""
+    identities: Mapping[str, Identity]
+    """What each file was before it was hashed, by its path: one that is another by now was not."""
+
+
+def find_files(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths below `folder`: those that belong to the model, and those that stay behind. Raises ModelStoreError."""
+    if not folder.is_dir():
+        raise ModelStoreError(f"{folder} is no folder.")
+    paths = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    wanted = [path for path in paths if is_wanted(path)]
+    if len(wanted) > MAX_FILES:
+        raise ModelStoreError(f"{folder} has more than {MAX_FILES} files of a model.")
+    _check_complete(folder, wanted)
+    return wanted, [path for path in paths if path not in set(wanted)]
+
+
+def describe(folder: Path, wanted: Sequence[str], *, licence: str = "") -> ModelFacts:
+    """What the model is. Raises ModelStoreError."""
+    config = _json(folder / "config.json")
+    weights = read_totals(folder / path for path in wanted if path.endswith(WEIGHTS_SUFFIX))
+    tokenizer = _json(folder / "tokenizer_config.json") if "tokenizer_config.json" in wanted else {}
+    template = bool(tokenizer.get("chat_template")) or any(path.startswith("chat_template.") for path in wanted)
+    return facts_of(config, weights, licence=licence or _licence(folder), chat_template=template)
+
+
+def read_model(
+    folder: Path,
+    name: str,
+    *,
+    source: str = "",
+    licence: str = "",
+    workers: int = 4,
+    on_bytes: OnBytes = lambda _bytes: None,
+) -> LocalModel:
+    """Looks a folder through and hashes it; `on_bytes` is told from several threads. Raises ModelStoreError."""
+    check_name(name)
+    wanted, left_out = find_files(folder)
+    facts = describe(folder, wanted, licence=licence)
+    identities = {path: identity_of(folder / path) for path in wanted}
+    with ThreadPoolExecutor(workers) as pool:
+        entries = tuple(pool.map(lambda path: _entry(folder, path, on_bytes), wanted))
+    manifest = Manifest(
+        model=name, revision=revision_of(entries), files=entries, facts=facts, source=source or folder.resolve().name
+    )
+    return LocalModel(folder, manifest, tuple(left_out), identities)
+
+
+def identity_of(file: Path) -> Identity:
+    """Changes when somebody writes to the file or puts another in its place."""
+    stat = file.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def sha256_of(file: Path, on_bytes: OnBytes = lambda _bytes: None) -> str:
+    """The SHA-256 of a file, as hex."""
+    digest, buffer = hashlib.sha256(), bytearray(_READ_BYTES)
+    with file.open("rb", buffering=0) as opened:
+        while count := opened.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+            on_bytes(count)
+    return digest.hexdigest()
+
+
+def _entry(folder: Path, path: str, on_bytes: OnBytes) -> FileEntry:
+    file = folder / path
+    return FileEntry(path, file.stat().st_size, sha256_of(file, on_bytes))
+
+
+def _check_complete(folder: Path, wanted: Sequence[str]) -> None:
+    if "config.json" not in wanted:
+        raise ModelStoreError(f"{folder} has no config.json: it is no model's folder.")
+    if not any(path.endswith(WEIGHTS_SUFFIX) for path in wanted):
+        raise ModelStoreError(f"{folder} has no safetensors. Pickled weights are not taken: convert them first.")
+    for path in wanted:
+        if path.endswith(".json") and not path.endswith(".index.json"):
+            _json(folder / path)
+    for index in (path for path in wanted if path.endswith(".safetensors.index.json")):
+        shards = _json(folder / index).get("weight_map")
+        named = set(shards.values()) if isinstance(shards, Mapping) else {None}
+        missing = sorted(str(shard) for shard in named if str(Path(index).parent / str(shard)) not in wanted)
+        if missing:
+            raise ModelStoreError(f"{index} names files that are not there: {', '.join(missing[:3])}.")
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    if file.stat().st_size > _MAX_JSON_BYTES:
+        raise ModelStoreError(f"{file.name} is too long to be read.")
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError:
+        raise ModelStoreError(f"{file.name} is not JSON.") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _licence(folder: Path) -> str:
+    """What the model's card says at its head."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return ""
+    with card.open(errors="replace") as opened:
+        head = opened.read(20_000)
+    if not head.startswith("---"):
+        return ""
+    found = _LICENCE.search(head.split("\n---", 1)[0])
+    return found.group(1).strip() if found else ""
