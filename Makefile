@@ -94,6 +94,10 @@ chaos: venv ## break things on purpose (EXPERIMENTS=1,3 SEEDS=20 FIRST_SEED=0 SI
 trial-nodes: venv ## 500 streams on 20 nodes, one of which dies every 5 s for 5 minutes (TRIAL_ARGS="--seconds 60")
 	@$(run) tests.chaos.trial_nodes $(TRIAL_ARGS)
 
+.PHONY: trial-rolling
+trial-rolling: venv ## every process is replaced twice under 100 requests/s; 4 minutes (TRIAL_ARGS="--rounds 1")
+	@$(run) tests.chaos.trial_rolling $(TRIAL_ARGS)
+
 .PHONY: storm
 storm: venv ## requests over dying processes: does everybody count the same? (REQUESTS=5000 SEED=1)
 	@$(run) tests.storm --requests "$(or $(REQUESTS),5000)" --seed "$(or $(SEED),1)"

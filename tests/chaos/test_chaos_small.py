@@ -1,4 +1,4 @@
-"""A small part of `make chaos` and of `make trial-nodes`, for every change."""
+"""A small part of `make chaos`, `make trial-nodes` and `make trial-rolling`, for every change."""
 
 import random
 from collections.abc import Iterator
@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from crosslogic_dev.suite import Suite
+from crosslogic_dev.topology import SERVICES
+from tests.chaos import trial_rolling
 from tests.chaos.catalogue import AS_TESTS, EXPERIMENTS
 from tests.chaos.clients import Client
 from tests.chaos.trial_nodes import Trial, run_trial
 from tests.chaos.world import STEP_MS, World, chaos_suite
 
 SIZE = 0.05
+ROLLING = trial_rolling.Trial(rate=25.0, rounds=1, pre_stop_s=0.5, pause_s=0.3)
 TRIAL = Trial(nodes=3, streams=24, seconds=6.0, kill_every_s=2.0, step_ms=STEP_MS, tokens=60)
 
 
@@ -33,6 +36,14 @@ async def test_nodes_die_one_after_the_other_and_no_stream_fails_or_differs(suit
     assert (outcome.failed, outcome.corrupted) == (0, 0)
     assert outcome.kills >= 2
     assert outcome.failed_over > 0, "the nodes that died had nothing to do"
+
+
+async def test_everything_is_replaced_under_load_and_no_request_fails(suite: Suite) -> None:
+    groups = [SERVICES, ("gateway",), ("node_agent-1",)]
+    outcome = await trial_rolling.run_trial(suite, ROLLING, groups, seed=3)
+    assert (outcome.failed, outcome.corrupted) == (0, 0)
+    assert outcome.gone_after_s.keys() == {*SERVICES, "gateway", "node_agent-1"}
+    assert outcome.requests > 50
 
 
 def test_experiments_that_are_tests_are_there() -> None:

@@ -3,7 +3,8 @@ notice.
 
 As Kubernetes does it: a gateway leaves the balancer first (its preStop), then gets SIGTERM, and its successor gets
 connections once it is ready. The services of the control plane, which have replicas there, have none here: each is
-away until its successor runs. Nodes get SIGTERM with streams under way. Whoever is not gone 30 s after SIGTERM failed.
+away until its successor runs. Nodes get SIGTERM with streams under way. A process that is not gone 30 s after SIGTERM
+has failed.
 """
 
 import argparse
@@ -77,15 +78,23 @@ class _Front:
     """host:port of each gateway."""
 
 
-async def run_trial(suite: Suite, trial: Trial, *, seed: int) -> Outcome:
-    """Runs it on a suite that is up. Raises AssertionError when a bill is wrong or a process does not end in time."""
+def everything(nodes: int) -> list[tuple[str, ...]]:
+    """All processes, each by itself."""
+    return [(name,) for name in (*SERVICES, *GATEWAYS, *(f"node_agent-{number}" for number in range(1, nodes + 1)))]
+
+
+async def run_trial(suite: Suite, trial: Trial, groups: Sequence[Sequence[str]], *, seed: int) -> Outcome:
+    """Runs it on a suite that is up; the processes of a group are replaced at the same time.
+
+    Raises AssertionError when a bill is wrong or a process does not end in time.
+    """
     outcome = Outcome()
     asked: list[Asked] = []
     async with _two_gateways(suite) as front:
         async with Client(suite, base_url=f"http://127.0.0.1:{front.balancer.port}") as client:
             world = World(suite, client, random.Random(seed), tokens=trial.tokens)
             outcome.began_at = time.monotonic()
-            replaced = asyncio.create_task(_replace_all(world, trial, front, outcome))
+            replaced = asyncio.create_task(_replace_all(world, trial, groups, front, outcome))
             await _load(world, asked, trial, replaced)
             await replaced
             outcome.per_second = len(asked) / (time.monotonic() - outcome.began_at)
@@ -148,31 +157,36 @@ async def _load(world: World, asked: list[Asked], trial: Trial, until: "asyncio.
     await asyncio.gather(*running)
 
 
-async def _replace_all(world: World, trial: Trial, front: _Front, outcome: Outcome) -> None:
-    nodes = [f"node_agent-{number}" for number in world.node_numbers()]
+async def _replace_all(
+    world: World, trial: Trial, groups: Sequence[Sequence[str]], front: _Front, outcome: Outcome
+) -> None:
     for _ in range(trial.rounds):
-        for name in (*SERVICES, *GATEWAYS, *nodes):
+        for group in groups:
             await asyncio.sleep(trial.pause_s)
-            if name in front.gateways:
-                front.balancer.remove(front.gateways[name])
-                await asyncio.sleep(trial.pre_stop_s)
-            told = time.monotonic()
-            await asyncio.to_thread(world.suite.kill, name, signal.SIGTERM)
-            gone = time.monotonic() - told
-            assert gone <= GRACE_S, f"{name} was still there {gone:.0f} s after SIGTERM"
-            await asyncio.to_thread(world.suite.start, name)
-            if name in front.gateways:
-                await asyncio.to_thread(_wait_ready, front.gateways[name])
-                front.balancer.add(front.gateways[name])
-            if name in nodes:
-                # The next node goes when this one works again, as a disruption budget has it.
-                await asyncio.to_thread(world.wait_active)
-            away = time.monotonic() - told
-            at = told - outcome.began_at
-            print(f"{at:.1f} s: {name} told; gone after {gone:.1f} s, back after {away:.1f} s", file=sys.stderr)
-            outcome.gone_after_s[name] = round(max(gone, outcome.gone_after_s.get(name, 0.0)), 2)
-            outcome.away_s[name] = round(max(away, outcome.away_s.get(name, 0.0)), 2)
+            await asyncio.gather(*(_replace(world, trial, name, front, outcome) for name in group))
     await asyncio.sleep(trial.pause_s)
+
+
+async def _replace(world: World, trial: Trial, name: str, front: _Front, outcome: Outcome) -> None:
+    if name in front.gateways:
+        front.balancer.remove(front.gateways[name])
+        await asyncio.sleep(trial.pre_stop_s)
+    told = time.monotonic()
+    await asyncio.to_thread(world.suite.kill, name, signal.SIGTERM)
+    gone = time.monotonic() - told
+    assert gone <= GRACE_S, f"{name} was still there {gone:.0f} s after SIGTERM"
+    await asyncio.to_thread(world.suite.start, name)
+    if name in front.gateways:
+        await asyncio.to_thread(_wait_ready, front.gateways[name])
+        front.balancer.add(front.gateways[name])
+    if name.startswith("node_agent"):
+        # The next node goes when this one works again, as a disruption budget has it.
+        await asyncio.to_thread(world.wait_active)
+    away = time.monotonic() - told
+    at = told - outcome.began_at
+    print(f"{at:.1f} s: {name} told; gone after {gone:.1f} s, back after {away:.1f} s", file=sys.stderr)
+    outcome.gone_after_s[name] = round(max(gone, outcome.gone_after_s.get(name, 0.0)), 2)
+    outcome.away_s[name] = round(max(away, outcome.away_s.get(name, 0.0)), 2)
 
 
 def _wait_ready(target: str) -> None:
@@ -198,7 +212,7 @@ def main() -> int:
     seed = options.pop("seed")
     trial = Trial(**options)
     with chaos_suite(nodes=trial.nodes, step_ms=trial.step_ms) as suite:
-        outcome = asyncio.run(run_trial(suite, trial, seed=seed))
+        outcome = asyncio.run(run_trial(suite, trial, everything(trial.nodes), seed=seed))
     print(json.dumps(asdict(outcome), indent=2))
     return 1 if outcome.failed or outcome.corrupted else 0
 
