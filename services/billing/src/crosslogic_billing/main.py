@@ -19,6 +19,9 @@ from crosslogic_billing.export.outbox_store import PostgresOutbox
 from crosslogic_billing.export.sender import Sender
 from crosslogic_billing.export.stripe_sink import StripeSink, Tax, stripe_client
 from crosslogic_billing.housekeeping import forget_daily
+from crosslogic_billing.machines.reader import MachineReader
+from crosslogic_billing.machines.registry import RegistryNodes
+from crosslogic_billing.machines.store import PostgresMachines
 from crosslogic_billing.metrics import BillingMetrics
 from crosslogic_billing.posting.poster import AccountantMoney, Poster
 from crosslogic_billing.posting.store import PostgresTransfers
@@ -142,8 +145,16 @@ def _use_cases(world: World) -> UseCases:
         sink=world.sink,
         clock=world.clock,
         new_id=world.ids.next_text,
+        on_report=world.metrics.reconciled,
     )
     world.jobs.append(("reconciliation", reconciler.run))
+    machines = PostgresMachines(pool)
+    reader = MachineReader(
+        nodes=RegistryNodes(channels=world.channels, target=settings.registry_target),
+        store=machines,
+        clock=world.clock,
+    )
+    world.jobs.append(("machines", reader.run))
     return UseCases(
         prices=PriceBook(store=PostgresPrices(pool, new_id=world.ids.next_text), clock=world.clock),
         accounts=Accounts(store=PostgresAccounts(pool), clock=world.clock, stripe=world.sink),
@@ -151,6 +162,7 @@ def _use_cases(world: World) -> UseCases:
         reconciler=reconciler,
         views=Views(
             store=PostgresViews(pool),
+            machines=machines,
             invoices=PostgresWebhooks(pool),
             usage=AccountantUsage(channels=world.channels, target=settings.accountant_target),
             clock=world.clock,

@@ -33,6 +33,11 @@ class BillingMetrics:
         self._oldest = Gauge(
             "billing_outbox_oldest_seconds", "How long the oldest pending meter event has waited.", registry=registry
         )
+        self._unexplained = Gauge(
+            "billing_reconciliation_unexplained",
+            "Differences of the last reconciliation that nothing explains.",
+            registry=registry,
+        )
         self._webhooks = Counter(
             "billing_webhooks",
             "Webhooks, by result: handled, repeated, refused, failed, ignored.",
@@ -66,6 +71,10 @@ class BillingMetrics:
         self._outbox.labels("pending").set(pending)
         self._outbox.labels("dead").set(dead)
         self._oldest.set(oldest_s)
+
+    def reconciled(self, unexplained: int) -> None:
+        """A reconciliation ended."""
+        self._unexplained.set(unexplained)
 
     def webhook(self, result: str) -> None:
         """A webhook came."""

@@ -46,6 +46,20 @@ class UsageOutbox:
         return len(self._waiting) + len(self._sent)
 
     @property
+    def next_id(self) -> int:
+        """Number of the next record; they rise by 1."""
+        return self._next_id
+
+    @property
+    def oldest_id(self) -> int | None:
+        """Number of the oldest record that is not yet durable. For scrapes: also from another thread."""
+        try:
+            return min((next(iter(each)) for each in (self._sent, self._waiting) if each), default=None)
+        except (RuntimeError, StopIteration):
+            # It changed under way: it moves.
+            return None
+
+    @property
     def full(self) -> bool:
         """No further request may be served until the accountant has caught up."""
         return len(self) >= self._max_records

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import time
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -37,6 +38,7 @@ from crosslogic_gateway.idempotency.store import RedisAnswers
 from crosslogic_gateway.idempotency.wiring import make_idempotency, open_answers
 from crosslogic_gateway.inference import Inference
 from crosslogic_gateway.keys import KeyCache
+from crosslogic_gateway.outbox_age import OutboxAge
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.prices import Prices, PriceWatch
 from crosslogic_gateway.protocol import EdgeRunner
@@ -291,8 +293,10 @@ def _gauges(
     running: Running,
     abuse: AbuseWatch,
 ) -> None:
+    age = OutboxAge(usage, time.monotonic)
     for name, text, read in (
         ("crosslogic_usage_outbox_records", "Usage records that are not durable yet.", lambda: len(usage)),
+        ("crosslogic_usage_outbox_oldest_seconds", "How long the oldest of them has waited.", age.seconds),
         ("crosslogic_usage_refused", "Usage records that the accountant refused for good.", lambda: usage.refused),
         ("crosslogic_keys_stale", "Answers from keys kept while identity was away.", lambda: keys.stale_answers),
         ("crosslogic_picks_from_memory", "Picks made while the scheduler was away.", lambda: picker.picked_from_memory),

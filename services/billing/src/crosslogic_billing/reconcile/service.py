@@ -44,13 +44,18 @@ class Reconciler:
         sink: BillingSink | None,
         clock: Clock,
         new_id: Callable[[], str],
+        on_report: Callable[[int], None] = lambda _unexplained: None,
     ) -> None:
-        """Without a `sink` nothing is exported, and nothing is compared with the provider."""
+        """Without a `sink` nothing is exported, and nothing is compared with the provider.
+
+        `on_report` is told of each report's unexplained lines.
+        """
         self._store = store
         self._totals = totals
         self._sink = sink
         self._clock = clock
         self._new_id = new_id
+        self._on_report = on_report
         self._log = get_logger(__name__)
 
     async def run(self) -> None:
@@ -94,6 +99,7 @@ class Reconciler:
             unexplained=sum(line.unexplained for line in lines),
         )
         await self._store.add(report)
+        self._on_report(report.unexplained)
         level = self._log.error if report.unexplained else self._log.info
         level("reconciled", from_day=str(from_day), to_day=str(to_day), unexplained=report.unexplained)
         return report
