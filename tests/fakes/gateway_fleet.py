@@ -126,14 +126,17 @@ class Picks:
     nodes: list[Node]
     reports: Reports = field(default_factory=Reports)
     excluded: list[tuple[str, ...]] = field(default_factory=list)
+    versions: list[str | None] = field(default_factory=list)
+    """Of the streams that were to go on."""
     wait: Callable[[], Any] | None = None
 
-    async def pick(self, *, excluded: tuple[str, ...] = (), **_: Any) -> Route:
+    async def pick(self, *, excluded: tuple[str, ...] = (), version: str | None = None, **_: Any) -> Route:
         self.excluded.append(excluded)
+        self.versions.append(version)
         if self.wait is not None:
             await self.wait()
         for node in self.nodes:
-            if node.route.node_id not in excluded:
+            if node.route.node_id not in excluded and version in (None, node.route.version):
                 return node.route
         raise CodedError(ErrorCode.NO_CAPACITY)
 

@@ -56,6 +56,16 @@ def test_data_that_must_stay_in_its_region_is_sent_to_no_node_known_from_request
     assert routes.next(("model", "org", "", ("local",)), ()) is None
 
 
+def test_a_stream_goes_on_at_its_own_version_also_from_memory() -> None:
+    routes = LastKnownRoutes(clock=ManualClock())
+    for node_id, version in (("a", "v1"), ("b", "v2"), ("c", "v2")):
+        routes.remember(PLACE, pb.PickResponse(node_id=node_id, address="h:1", model_version=version))
+    assert {route.node_id for _ in range(4) if (route := routes.next(PLACE, ("b",), version="v2"))} == {"c"}
+    assert routes.next(PLACE, ("b", "c"), version="v2") is None
+    routes.remember(PLACE, pb.PickResponse(node_id="c", address="h:1", model_version="v1"))
+    assert routes.next(PLACE, ("b",), version="v2") is None
+
+
 def test_somebody_who_was_never_here_is_served_by_nodes_for_all_in_the_same_region_only() -> None:
     routes = LastKnownRoutes(clock=ManualClock())
     routes.remember(("model", "org", "eu", ()), picked("shared"))

@@ -23,16 +23,17 @@ def test_node_is_told_as_heard_only_when_it_was_heard_since_the_last_time() -> N
 
 def test_outcomes_are_summed_and_told_once_also_of_a_node_that_was_never_heard() -> None:
     told = link({})
-    told.note(scheduler_pb.NodeOutcomes(node_id="a", succeeded=3))
-    told.note(scheduler_pb.NodeOutcomes(node_id="a", failed=2))
+    told.note(scheduler_pb.NodeOutcomes(node_id="a", succeeded=3, first_byte_us_total=5_000), 2)
+    told.note(scheduler_pb.NodeOutcomes(node_id="a", succeeded=1, failed=2, first_byte_us_total=1_000), 1)
     [seen] = told.observations(1.0)
-    assert (seen.node_id, seen.succeeded, seen.failed, seen.heard_ms_ago_plus_one) == ("a", 3, 2, 0)
+    assert (seen.node_id, seen.succeeded, seen.failed, seen.heard_ms_ago_plus_one) == ("a", 4, 2, 0)
+    assert (seen.first_byte_us_total, seen.first_bytes) == (6_000, 3)
     assert told.observations(2.0) == []
 
 
 def test_what_waits_for_a_registry_that_is_away_is_bounded() -> None:
     told = link({str(number): float(number + 1) for number in range(2 * MAX_OBSERVATIONS)})
     for number in range(2 * MAX_OBSERVATIONS):
-        told.note(scheduler_pb.NodeOutcomes(node_id=f"x{number}", failed=1))
+        told.note(scheduler_pb.NodeOutcomes(node_id=f"x{number}", failed=1), 0)
     assert len(told.observations(1e6)) == MAX_OBSERVATIONS
     assert len(told._told_heard) == MAX_OBSERVATIONS

@@ -164,6 +164,8 @@ class Attempts:
                 prompt_tokens=len(job.raw) // 4,
                 excluded=(*run.tried, *(route.node_id for route in unreached)) if unreached else run.tried,
                 hints=self._hinter.hints(job.request.headers, principal, job.model, job.raw, reserved=job.reserved),
+                # Another version would go on with other tokens.
+                version=run.attempt.route.version if run.relayed is not None and run.attempt is not None else None,
             )
         except CodedError as error:
             if error.code is ErrorCode.NO_CAPACITY and error.retry_after_s is None:

@@ -110,3 +110,5 @@ class Route:
     """The region that was asked for is down: this one serves in its place."""
     org_id: str = ""
     """The only organisation that the node serves. Empty: any."""
+    version: str = ""
+    """Of the model there, as the node names it."""

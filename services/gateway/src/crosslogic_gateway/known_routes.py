@@ -47,8 +47,12 @@ class LastKnownRoutes:
             or route.region != picked.region
             or route.region_failover != picked.region_failover
             or route.org_id != picked.node_org_id
+            or route.version != picked.model_version
         ):
-            route = Route(node_id, picked.address, picked.region, picked.region_failover, picked.node_org_id)
+            route = Route(
+                *(node_id, picked.address, picked.region, picked.region_failover, picked.node_org_id),
+                version=picked.model_version,
+            )
         now = self._clock.monotonic()
         routes[node_id] = (route, now)
         if len(routes) > MAX_ROUTES_A_PLACE:
@@ -74,22 +78,27 @@ class LastKnownRoutes:
             self._places.popitem(last=False)
         return routes
 
-    def next(self, place: Place, excluded: Iterable[str], session_key: int = 0) -> Route | None:
+    def next(
+        self, place: Place, excluded: Iterable[str], session_key: int = 0, version: str | None = None
+    ) -> Route | None:
         """A route for `place`: each in its turn, a session's always the same. None: none is known.
+
+        `version` is that of the stream which it goes on with; None: any.
 
         Ejected nodes are passed over, but never more than half of those known; those of another region come last. Where
         nothing is known of `place`, nodes that serve everybody in its region do.
         """
-        return self._next(place, excluded, session_key) or self._next(_shared(place), excluded, session_key)
+        found = self._next(place, excluded, session_key, version)
+        return found or self._next(_shared(place), excluded, session_key, version)
 
-    def _next(self, place: Place, excluded: Iterable[str], session_key: int) -> Route | None:
+    def _next(self, place: Place, excluded: Iterable[str], session_key: int, version: str | None) -> Route | None:
         routes = self._places.get(place)
         if routes is None:
             return None
         oldest_allowed = self._clock.monotonic() - self._max_age_s
         for node_id in [node_id for node_id, (_, seen_at) in routes.items() if seen_at < oldest_allowed]:
             del routes[node_id]
-        known = [route for route, _ in routes.values()]
+        known = [route for route, _ in routes.values() if version is None or route.version == version]
         for group in (
             [route for route in known if not route.region_failover],
             [route for route in known if route.region_failover],

@@ -24,6 +24,8 @@ class _Untold:
     failed: int = 0
     failed_in_a_row: int = 0
     first_byte_s: float = 0.0
+    first_bytes: int = 0
+    """Successes of which the time to the first byte is known."""
 
 
 class NodeReports:
@@ -37,15 +39,17 @@ class NodeReports:
         self._untold: dict[str, _Untold] = {}
         self._records: OrderedDict[str, PeerRecord] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
-        self.also: Callable[[scheduler_pb.NodeOutcomes], None] | None = None
-        """Who else is told of one node's outcomes; must not block."""
+        self.also: Callable[[scheduler_pb.NodeOutcomes, int], None] | None = None
+        """Who else is told of one node's outcomes, and in how many the first byte's time is known; must not block."""
 
     def succeeded(self, node_id: str, first_byte_s: float) -> None:
         """The node answered, its first byte after `first_byte_s` seconds (0: not known)."""
         gathered = self._gathered(node_id)
         gathered.succeeded += 1
         gathered.failed_in_a_row = 0
-        gathered.first_byte_s += first_byte_s
+        if first_byte_s > 0.0:
+            gathered.first_byte_s += first_byte_s
+            gathered.first_bytes += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TELL_EVERY_S, self._tell_all)
 
@@ -92,7 +96,7 @@ class NodeReports:
         self._note(told)
         self._tell(told)
         if self.also is not None:
-            self.also(told)
+            self.also(told, gathered.first_bytes)
 
     def _note(self, told: scheduler_pb.NodeOutcomes) -> None:
         """Keeps a record of nodes that failed; one that never did needs none."""

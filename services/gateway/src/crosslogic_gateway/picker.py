@@ -86,15 +86,17 @@ class Picker:
         prompt_tokens: int = 0,
         excluded: tuple[str, ...] = (),
         hints: PickHints = NO_HINTS,
+        version: str | None = None,
     ) -> Route:
         """The node that takes the request. Raises NO_CAPACITY when there is none.
 
         `estimated_tokens` are the prompt's and the most that may be generated, `prompt_tokens` the prompt's alone.
+        `version` is that of the nodes that began the stream which it goes on with; None: it begins here.
         """
         tokens = (estimated_tokens, prompt_tokens)
         place = (model, org_id, region, hints.allowed_regions)
-        if excluded or hints.personal or self._caller.in_flight:
-            return await self._ask(place, tokens, excluded, hints)
+        if excluded or hints.personal or version is not None or self._caller.in_flight:
+            return await self._ask(place, tokens, excluded, hints, version)
         now = self._clock.monotonic()
         ready = self._ready.get(place)
         if ready is None:
@@ -108,29 +110,34 @@ class Picker:
                 return route
         return await self._ask(place, tokens, excluded, hints)
 
-    async def _ask(self, place: Place, tokens: _Tokens, excluded: tuple[str, ...], hints: PickHints) -> Route:
+    async def _ask(
+        self, place: Place, tokens: _Tokens, excluded: tuple[str, ...], hints: PickHints, version: str | None = None
+    ) -> Route:
         if self._hangs_until:
             now = self._clock.monotonic()
-            if now < self._hangs_until and (route := self._from_memory(place, excluded, hints)):
+            if now < self._hangs_until and (route := self._from_memory(place, excluded, hints, version)):
                 return route
             # One request finds out whether it still hangs; the others need not wait with it.
             self._hangs_until = now + PICK_TIMEOUT_S + HANGS_S
         try:
-            picked = await self._caller.call(_request(place, tokens, excluded, hints), timeout_s=PICK_TIMEOUT_S)
+            request = _request(place, tokens, excluded, hints, version)
+            picked = await self._caller.call(request, timeout_s=PICK_TIMEOUT_S)
         except CodedError as error:
             if error.code not in (ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.OVERLOADED):
                 raise
             if error.code is ErrorCode.TIMEOUT:
                 self._hangs_until = self._clock.monotonic() + HANGS_S
-            route = self._from_memory(place, excluded, hints)
+            route = self._from_memory(place, excluded, hints, version)
             if route is None:
                 raise CodedError(ErrorCode.NO_CAPACITY, private=f"no route in memory and {error.private}") from None
             return route
         self._hangs_until = 0.0
         return self._last_known.remember(place, picked)
 
-    def _from_memory(self, place: Place, excluded: tuple[str, ...], hints: PickHints) -> Route | None:
-        route = self._last_known.next(place, excluded, hints.session_key)
+    def _from_memory(
+        self, place: Place, excluded: tuple[str, ...], hints: PickHints, version: str | None
+    ) -> Route | None:
+        route = self._last_known.next(place, excluded, hints.session_key, version)
         if route is not None:
             self.picked_from_memory += 1
         return route
@@ -156,7 +163,7 @@ class Picker:
                 ready.route, ready.at = route, self._clock.monotonic()
 
 
-def _request(place: Place, tokens: _Tokens, excluded: tuple[str, ...], hints: PickHints) -> bytes:
+def _request(place: Place, tokens: _Tokens, excluded: tuple[str, ...], hints: PickHints, version: str | None) -> bytes:
     """A PickRequest, serialised."""
     model, org_id, region, allowed_regions = place
     request = scheduler_pb.PickRequest(
@@ -177,6 +184,8 @@ def _request(place: Place, tokens: _Tokens, excluded: tuple[str, ...], hints: Pi
         request.session_key = hints.session_key
         request.prefix_hashes.extend(hints.prefix_hashes)
         request.reserved = hints.reserved
+    if version is not None:
+        request.model_version = version
     return request.SerializeToString()
 
 

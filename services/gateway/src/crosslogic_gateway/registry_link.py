@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import NamedTuple
 
 import grpc.aio
 
@@ -17,6 +18,18 @@ from crosslogic_common.tls import Channels
 MAX_OBSERVATIONS = 4_096
 LEAST_PAUSE_S = 0.2
 ANSWER_S = 15.0
+
+
+class _Seen(NamedTuple):
+    """What became of requests on one node, not told yet."""
+
+    succeeded: int = 0
+    failed: int = 0
+    first_byte_us: int = 0
+    first_bytes: int = 0
+
+
+_NOTHING = _Seen()
 
 
 class RegistryLink:
@@ -39,7 +52,7 @@ class RegistryLink:
         self._tunnel_address = tunnel_address
         self._heard = heard
         self._told_heard: dict[str, float] = {}
-        self._outcomes: dict[str, tuple[int, int]] = {}
+        self._outcomes: dict[str, _Seen] = {}
         self._log = get_logger(__name__)
 
     @contextlib.asynccontextmanager
@@ -53,13 +66,22 @@ class RegistryLink:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    def note(self, outcomes: scheduler_pb.NodeOutcomes) -> None:
-        """What became of requests on a node; told with the next message."""
+    def note(self, outcomes: scheduler_pb.NodeOutcomes, first_bytes: int) -> None:
+        """What became of requests on a node; told with the next message.
+
+        Of `first_bytes` of them the time to the first byte is known.
+        """
         known = self._outcomes.get(outcomes.node_id)
-        if known is None and len(self._outcomes) >= MAX_OBSERVATIONS:
-            return
-        succeeded, failed = known or (0, 0)
-        self._outcomes[outcomes.node_id] = (succeeded + outcomes.succeeded, failed + outcomes.failed)
+        if known is None:
+            if len(self._outcomes) >= MAX_OBSERVATIONS:
+                return
+            known = _NOTHING
+        self._outcomes[outcomes.node_id] = _Seen(
+            known.succeeded + outcomes.succeeded,
+            known.failed + outcomes.failed,
+            known.first_byte_us + outcomes.first_byte_us_total,
+            known.first_bytes + first_bytes,
+        )
 
     def observations(self, now: float) -> list[pb.NodeObservation]:
         """What there is to tell since the last time."""
@@ -68,14 +90,16 @@ class RegistryLink:
         self._told_heard = dict(list((self._told_heard | heard).items())[-MAX_OBSERVATIONS:])
         told = []
         for node_id in list(heard | outcomes)[:MAX_OBSERVATIONS]:
-            succeeded, failed = outcomes.get(node_id, (0, 0))
+            seen = outcomes.get(node_id, _NOTHING)
             at = heard.get(node_id)
             told.append(
                 pb.NodeObservation(
                     node_id=node_id,
                     heard_ms_ago_plus_one=0 if at is None else max(round((now - at) * 1000), 0) + 1,
-                    succeeded=succeeded,
-                    failed=failed,
+                    succeeded=seen.succeeded,
+                    failed=seen.failed,
+                    first_byte_us_total=seen.first_byte_us,
+                    first_bytes=seen.first_bytes,
                 )
             )
         return told
