@@ -11,7 +11,7 @@ from crosslogic_registry.members import Member
 
 MAX_NODES_SHOWN = 2_000
 """Of a larger fleet those are shown that are least well."""
-_LABELS = ("node",)
+_LABELS = ("node", "region")
 
 
 class NodeMetricsCollector(Collector):
@@ -35,7 +35,7 @@ class NodeMetricsCollector(Collector):
         cache = self._family("node_kv_cache_usage_ratio", "Share of an engine's key-value cache in use.")
         waiting = self._family("node_requests_waiting", "Requests that wait inside a node's engine.")
         for member in shown:
-            labels = (member.node.id,)
+            labels = (member.node.id, member.node.facts.region)
             metrics = member.node.metrics
             health.add_metric(labels, member.node.health_score)
             age.add_metric(labels, self._age_s(member))
