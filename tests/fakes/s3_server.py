@@ -67,7 +67,7 @@ def _address(process: "subprocess.Popen[bytes]", ready: Path, log: Path) -> str:
 
 
 def _serve(ready: Path) -> None:
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)

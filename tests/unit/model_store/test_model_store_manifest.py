@@ -8,7 +8,7 @@ import pytest
 
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.local_model import read_model
-from crosslogic_model_store.manifest import FileEntry, Manifest, folder_name, parse_manifest, revision_of
+from crosslogic_model_store.manifest import FileEntry, folder_name, parse_manifest, revision_of
 from tests.fakes.small_models import make_model, write_safetensors
 
 
@@ -96,10 +96,6 @@ def test_a_manifest_cannot_make_a_node_write_elsewhere_or_fetch_code(tmp_path: P
         parse_manifest(forged.to_json())
 
 
-def _said(manifest: Manifest) -> dict:
-    return json.loads(manifest.to_json())
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -114,7 +110,7 @@ def _said(manifest: Manifest) -> dict:
     ],
 )
 def test_a_manifest_that_lies_is_refused(tmp_path: Path, field: str, value: object) -> None:
-    said = _said(read_model(make_model(tmp_path / "m"), "tiny").manifest)
+    said = json.loads(read_model(make_model(tmp_path / "m"), "tiny").manifest.to_json())
     said[field] = value
     with pytest.raises(ModelStoreError):
         parse_manifest(json.dumps(said).encode())
