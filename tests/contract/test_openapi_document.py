@@ -70,6 +70,7 @@ def test_the_paths_that_the_issue_promises_are_there(document: dict[str, Any]) -
         GET /admin/regions
         GET /admin/nodes
         POST /admin/nodes/{id}/drain
+        GET /admin/nodes/{id}/logs
         POST /admin/nodes/join-tokens
         GET /admin/usage
         GET /admin/usage/records
@@ -126,6 +127,7 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
             "name": "m", "context_length": 8, "input_usd_per_million": "0.05", "output_usd_per_million": "1",
         },
         "replaceDeployments": {"deployments": [{"region": "in-mumbai", "strategy": "round_robin"}]},
+        "createModelUpgrade": {"to_version": "v2"},
         "createJoinToken": {},
         "createPlan": {"name": "gold", "priority": "high", "key_limits": {"requests_per_second": 5}},
         "updatePlan": {"org_limits": {"tokens_per_day": 10}, "max_output_tokens": None},
@@ -167,6 +169,8 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
             matches(document, content["schema"], given)
         if operation.name in ("createOrg", "createEnvironment", "createKey", "createOrgUser", "createBudget"):
             ids[operation.name.removeprefix("create").removeprefix("Org").lower() or "org"] = given["id"]
+        if operation.name == "createModelUpgrade":
+            ids["upgrade"] = given["id"]
 
 
 async def test_errors_are_what_the_document_says(admin: AdminClient, document: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from tests.fakes.admin_billing import FakeBilling
 from tests.fakes.admin_budgets import FakeBudgets
 from tests.fakes.admin_orchestrator import FakeOrchestrator
 from tests.fakes.admin_stub import FakeStub
+from tests.fakes.admin_upgrades import FakeUpgrades
 
 AdminClient = TestClient[web.Request, web.Application]
 TOKEN = "operators-only-token"
@@ -312,6 +313,14 @@ class FakeRegistry(FakeStub):
         node.status = registry_pb.NODE_STATUS_DRAINING
         return registry_pb.DrainNodeResponse(node=node)
 
+    def ListNodeLogs(self, request: Any) -> Any:
+        _known({self.node.id: self.node}, request.node_id)
+        line = registry_pb.NodeLogLine(
+            source=registry_pb.LOG_SOURCE_ENGINE, level=registry_pb.LOG_LEVEL_ERROR, time=NOW, text="out of memory"
+        )
+        new = request.cursor != "7-0" and line.level >= request.least_level
+        return registry_pb.ListNodeLogsResponse(lines=[line] if new else [], cursor="7-0", dropped=3)
+
     def CreateJoinToken(self, request: Any) -> Any:
         return registry_pb.CreateJoinTokenResponse(join_token="cljt_once", expire_time=NOW)
 
@@ -373,6 +382,7 @@ class Neighbours:
         self.registry = FakeRegistry()
         self.accountant = FakeAccountant()
         self.budgets = FakeBudgets()
+        self.upgrades = FakeUpgrades()
         self.orchestrator = FakeOrchestrator()
         self.billing = FakeBilling()
         self.deps = AdminDeps(
@@ -382,6 +392,7 @@ class Neighbours:
             orchestrator=lambda: self.orchestrator,  # type: ignore[arg-type,return-value]
             billing=lambda: self.billing,  # type: ignore[arg-type,return-value]
             budgets=lambda: self.budgets,  # type: ignore[arg-type,return-value]
+            upgrades=lambda: self.upgrades,  # type: ignore[arg-type,return-value]
             admin_token=Secret(token),
             timeout_s=3.0,
         )

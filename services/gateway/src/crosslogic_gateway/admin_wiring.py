@@ -13,12 +13,14 @@ from crosslogic.billing.v1 import billing_pb2_grpc as billing_rpc
 from crosslogic.identity.v1 import identity_pb2_grpc as identity_rpc
 from crosslogic.orchestrator.v1 import orchestrator_pb2_grpc as orchestrator_rpc
 from crosslogic.registry.v1 import registry_pb2_grpc as registry_rpc
+from crosslogic.registry.v1 import upgrades_pb2_grpc as upgrades_rpc
 from crosslogic_common.clock import Clock
 from crosslogic_common.tls import Channels
 from crosslogic_gateway.admin import AdminDeps, make_admin_routes
 from crosslogic_gateway.admin.billing_stub import BillingStub
 from crosslogic_gateway.admin.budget_stub import BudgetStub
 from crosslogic_gateway.admin.deps import AccountantStub, IdentityStub, OrchestratorStub, RegistryStub
+from crosslogic_gateway.admin.upgrade_stub import UpgradeStub
 from crosslogic_gateway.idempotency.ports import AnswersOnce
 from crosslogic_gateway.oidc.wiring import open_oidc
 from crosslogic_gateway.settings import GatewaySettings
@@ -42,6 +44,9 @@ def admin_deps(settings: GatewaySettings, channels: Channels) -> AdminDeps:
         budgets=lambda: cast(
             "BudgetStub",
             budgets_rpc.BudgetServiceStub(channels.service("accountant", settings.accountant_target)),
+        ),
+        upgrades=lambda: cast(
+            "UpgradeStub", upgrades_rpc.ModelUpgradeServiceStub(channels.service("registry", settings.registry_target))
         ),
         admin_token=settings.admin_token,
         regions=settings.regions,

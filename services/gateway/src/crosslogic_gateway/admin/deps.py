@@ -17,6 +17,7 @@ from crosslogic_gateway.idempotency.ports import AnswersOnce
 if TYPE_CHECKING:
     from crosslogic_gateway.admin.billing_stub import BillingStub
     from crosslogic_gateway.admin.budget_stub import BudgetStub
+    from crosslogic_gateway.admin.upgrade_stub import UpgradeStub
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Response_co = TypeVar("Response_co", covariant=True)
@@ -142,6 +143,8 @@ class RegistryStub(Protocol):
     @property
     def DrainNode(self) -> Rpc[registry_pb.DrainNodeRequest, registry_pb.DrainNodeResponse]: ...  # noqa: D102
     @property
+    def ListNodeLogs(self) -> Rpc[registry_pb.ListNodeLogsRequest, registry_pb.ListNodeLogsResponse]: ...  # noqa: D102
+    @property
     def CreateJoinToken(self) -> Rpc[registry_pb.CreateJoinTokenRequest, registry_pb.CreateJoinTokenResponse]: ...  # noqa: D102
 
 
@@ -206,6 +209,8 @@ class AdminDeps:
     """None: money is not looked at from here."""
     budgets: "Callable[[], BudgetStub] | None" = None
     """None: budgets are not kept from here."""
+    upgrades: "Callable[[], UpgradeStub] | None" = None
+    """None: models are not upgraded from here."""
     admin_token: Secret = field(repr=False)
     """Empty: every request is refused."""
     regions: RegionTable = field(default_factory=default_regions)

@@ -15,6 +15,7 @@ from crosslogic_gateway.admin.operation import Operation, route_of
 from crosslogic_gateway.admin.people_operations import PEOPLE_OPERATIONS
 from crosslogic_gateway.admin.placement_operations import PLACEMENT_OPERATIONS
 from crosslogic_gateway.admin.tenant_operations import TENANT_OPERATIONS
+from crosslogic_gateway.admin.upgrade_operations import UPGRADE_OPERATIONS
 
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
     *TENANT_OPERATIONS,
@@ -44,6 +45,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
         answer=schemas.ModelList,
     ),
     *PLACEMENT_OPERATIONS,
+    *UPGRADE_OPERATIONS,
     Operation(
         method="GET",
         path="/admin/nodes",
