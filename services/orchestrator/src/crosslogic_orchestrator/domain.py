@@ -8,7 +8,7 @@ from typing import Literal
 JobKind = Literal["launch", "terminate"]
 JobStatus = Literal["running", "succeeded", "failed"]
 InstanceState = Literal["launching", "active", "terminating", "terminated", "lost"]
-MachineState = Literal["absent", "pending", "running", "gone"]
+MachineState = Literal["absent", "pending", "running", "failed", "gone"]
 NodeStatus = Literal["registering", "warming", "active", "draining", "dead"]
 
 
@@ -94,8 +94,9 @@ class Machine:
 
     name: str
     state: MachineState
+    """`failed`: its making went wrong, and what there is of it must be deleted."""
     detail: str = ""
-    """In words, for people: what it waits for, or why it is gone."""
+    """In words, for people: what it waits for, or why it failed or is gone."""
     hourly_price_picodollars: int = 0
 
 

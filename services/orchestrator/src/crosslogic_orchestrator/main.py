@@ -24,6 +24,8 @@ from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.policy import Limits
 from crosslogic_orchestrator.ports import Provider
 from crosslogic_orchestrator.providers.local import LocalProvider, LocalSettings
+from crosslogic_orchestrator.providers.skypilot_link import WorkerLink
+from crosslogic_orchestrator.providers.skypilot_wiring import clouds, worker_environ
 from crosslogic_orchestrator.service import OrchestratorService
 from crosslogic_orchestrator.servicer import OrchestratorServicer
 from crosslogic_orchestrator.settings import OrchestratorSettings
@@ -58,7 +60,9 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
         pool = await stack.enter_async_context(open_pool(dsn, schema=SCHEMA, max_size=settings.pool_size))
         store = PostgresStore(pool, dsn=dsn)
         fleet = RegistryFleet(channels=channels, target=settings.registry_target, changed=wake)
-        providers = _providers(settings)
+        link = WorkerLink(settings.skypilot_worker, worker_environ(settings, os.environ))
+        await stack.enter_async_context(link.running())
+        providers = _providers(settings, link)
         limits = Limits(provision_s=settings.provision_s, load_s=settings.load_s)
         changes = JobChanges(wake=wake)
         worker = Worker(store=store, fleet=fleet, providers=providers, clock=clock, limits=limits, metrics=own_metrics)
@@ -102,8 +106,8 @@ async def _running(loops: list[Coroutine[Any, Any, None]]) -> AsyncIterator[None
                 task.cancel()
 
 
-def _providers(settings: OrchestratorSettings) -> dict[str, Provider]:
-    providers: dict[str, Provider] = {}
+def _providers(settings: OrchestratorSettings, link: WorkerLink) -> dict[str, Provider]:
+    providers: dict[str, Provider] = clouds(settings, link) if settings.skypilot_worker else {}
     if settings.local_path is not None:
         local = LocalSettings(
             folder=settings.local_path, agent_environ=settings.local_environ, max_machines=settings.local_max

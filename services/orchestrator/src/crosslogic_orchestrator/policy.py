@@ -16,8 +16,6 @@ class Limits:
     """From the request to the agent's joining."""
     load_s: float = 3_600.0
     """From the joining to the first served request: weights, warm-up and measurement together."""
-    ended_s: float = 900.0
-    """Until a machine that was to be deleted must be gone; then people are told, and it is tried on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +91,8 @@ def _launch(job: Job, machine: Machine, node: NodeView | None, *, waited_s: floa
     if job.step in (Step.TASK_WRITTEN, Step.REQUESTED):
         # A machine that is there was asked for by whoever held this job before.
         return Request() if machine.state == "absent" else Reach(Step.PROVISIONING, machine.detail)
+    if machine.state == "failed":
+        return GiveUp(f"The machine could not be made. {machine.detail}".strip())
     if machine.state in ("gone", "absent"):
         return GiveUp(f"The machine went away while it was made. {machine.detail}".strip())
     if node is None:

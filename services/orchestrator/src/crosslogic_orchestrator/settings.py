@@ -1,25 +1,14 @@
 """The orchestrator's settings."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from crosslogic_common.settings import Secret, integer, number, secret_setting, setting
-from crosslogic_common.standard_settings import StandardSettings
-
-
-def _environ(text: str) -> dict[str, str]:
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        raise ValueError("must be a JSON object of texts") from None
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise ValueError("must be a JSON object of texts")
-    return found
+from crosslogic_orchestrator.cloud_settings import CloudSettings, texts
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrchestratorSettings(StandardSettings):
+class OrchestratorSettings(CloudSettings):
     """Read from the environment once, at start."""
 
     database_url: Secret = secret_setting("DATABASE_URL", doc="PostgreSQL, as a libpq address")
@@ -54,7 +43,7 @@ class OrchestratorSettings(StandardSettings):
     local_environ: dict[str, str] = setting(
         "CROSSLOGIC_LOCAL_AGENT_ENV",
         default="{}",
-        parse=_environ,
+        parse=texts,
         doc="JSON object: settings of every agent that `local` starts; `{port}` in them is its engine's port",
     )
     local_max: int = setting(

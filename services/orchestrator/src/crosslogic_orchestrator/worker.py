@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 
 from crosslogic_common.clock import Clock
@@ -21,14 +20,6 @@ _AWAY_S = 1.0
 _RETRY_S = 5.0
 _CALL_S = 600.0
 """How long one call to a provider may take: a cloud that hangs must not hold a job for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a decision was made from."""
-
-    machine: Machine
-    node: NodeView | None
 
 
 class Worker:
@@ -89,8 +80,8 @@ class Worker:
             raise ProviderError(f"There is no provider {job.instance.spec.provider} any more.", temporary=True)
         name = job.instance.id
         async with asyncio.timeout(_CALL_S):
-            seen = _Seen(await provider.find(name), self._fleet.node(name))
-            decision = policy.decide(job, seen.machine, seen.node, now=self._clock.now(), limits=self._limits)
+            machine, node = await provider.find(name), self._fleet.node(name)
+            decision = policy.decide(job, machine, node, now=self._clock.now(), limits=self._limits)
             match decision:
                 case policy.Write():
                     task = await provider.task_for(job.instance.spec, name)
@@ -106,12 +97,12 @@ class Worker:
                 case policy.Reach(step, detail):
                     await self._reach(job, step, detail=detail)
                 case policy.Wait(seconds, detail):
-                    await self._rest(job, seconds, detail, seen.node)
+                    await self._rest(job, seconds, detail, node)
                 case policy.GiveUp(error):
                     self._log.warning("launch fails", job_id=job.id, reason=error)
                     await self._store.give_up(job, error, now=self._clock.now())
                 case policy.End():
-                    await self._end(job, seen.machine)
+                    await self._end(job, machine)
 
     async def _request(self, job: Job, provider: Provider) -> None:
         if job.step < Step.REQUESTED:

@@ -1,0 +1,1 @@
+"""Speaks to SkyPilot for the orchestrator, from SkyPilot's own environment."""
