@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -41,7 +43,8 @@ def suite(stripe: StripeProcess) -> Iterator[Suite]:
         "CROSSLOGIC_CLOSE_DELAY_S": "0.5",
         "CROSSLOGIC_PAYMENT_GRACE_S": "0",
     }
-    with simulated(settings={"billing": billing}) as started:
+    machine = {"CROSSLOGIC_HOURLY_PRICE_USD": "3600", "CROSSLOGIC_SPOT": "1"}
+    with simulated(settings={"billing": billing, "node_agent": machine}) as started:
         yield started
 
 
@@ -130,6 +133,24 @@ def test_a_request_is_priced_by_the_book_settled_exported_and_reconciled(
         "SignOffReconciliation", pb.SignOffReconciliationRequest(id=report.id, signed_by="ada", note="fine")
     )
     assert signed.reconciliation.signed_by == "ada"
+
+
+def test_what_machines_cost_is_known_without_anybody_telling_billing(suite: Suite) -> None:
+    def finops() -> Mapping[str, Any]:
+        this_hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        times = [(this_hour + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:00:00Z") for hours in (-1, 1)]
+        return suite.admin.ask("GET", f"/admin/finops?from_time={times[0]}&to_time={times[1]}").body
+
+    ask(suite, 1)
+    assert wait_until(lambda: Decimal(finops()["total"]["cost_usd"]) > 0, timeout_s=60), finops()
+    assert wait_until(lambda: finops()["total"]["tokens"] > 0, timeout_s=60), finops()
+    found = finops()
+    (spot,) = found["markets"]
+    assert (spot["name"], spot["cost_usd"]) == ("spot", found["total"]["cost_usd"])
+    (model,) = [row for row in found["models"] if row["name"] == suite.model_name]
+    assert Decimal(model["cost_usd_per_million_tokens"]) > 0
+    # A dollar a second: the model's tokens do not earn it.
+    assert Decimal(model["margin_usd"]) < 0
 
 
 def test_an_unpaid_invoice_suspends_the_tenant_and_a_paid_one_lets_it_in_again(

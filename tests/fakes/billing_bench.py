@@ -124,6 +124,7 @@ async def _emptied(pool: Pool) -> None:
     async with pool.connection() as connection:
         await connection.execute(
             "TRUNCATE accounts, account_terms, window_usage, org_months, month_usage, month_exports, meter_events, "
-            "meter_lanes, meters, transfers"
+            "meter_lanes, meters, transfers, machine_costs"
         )
         await connection.execute("UPDATE ledger_cursor SET sequence = 0")
+        await connection.execute("UPDATE machine_cursor SET read_at = NULL")

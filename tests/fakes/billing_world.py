@@ -51,6 +51,7 @@ class Billing:
                 "CROSSLOGIC_SHUTDOWN_GRACE_S": "5",
                 "CROSSLOGIC_ACCOUNTANT_TARGET": "127.0.0.1:1",
                 "CROSSLOGIC_IDENTITY_TARGET": "127.0.0.1:1",
+                "CROSSLOGIC_REGISTRY_TARGET": "127.0.0.1:1",
                 "DATABASE_URL": pg_url,
                 **settings,
             }

@@ -10,7 +10,9 @@ import pytest
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.paging import LEAST_ID
 from crosslogic_common.postgres import migrate, open_pool
+from crosslogic_registry.lives import PostgresLives
 from crosslogic_registry.store import NODES_CHANNEL, PostgresStore
 from tests.contract.registry_store_suite import RegistryStoreSuite, WholeStore, change, join, new_token, now
 
@@ -40,6 +42,24 @@ async def test_every_step_of_a_nodes_life_is_on_record_with_its_reason(pg_url: s
             ("active", "measured"),
             ("dead", "silent"),
         ]
+
+
+async def test_what_a_machine_costs_can_be_reckoned_of_nodes_that_are_long_gone(pg_url: str, store: WholeStore) -> None:
+    gone, there = await join(store), await join(store)
+    told = {node.id: pb.NodeFacts(region="us-east", hourly_price_picodollars=7) for node in (gone, there)}
+    await store.save([change(gone, "active", "measured"), change(there, "active", "measured")], told, origin="here")
+    await store.save([change(gone, "dead", "silent")], {}, origin="here")
+    async with open_pool(pg_url, schema="registry", max_size=2) as pool:
+        lives = PostgresLives(pool)
+        mine = [node for node in await lives.page(after=LEAST_ID, since=None, limit=1_000) if node.node_id in told]
+        assert {node.node_id: [life.ends is None for life in node.lives] for node in mine} == {
+            gone.id: [False],
+            there.id: [True],
+        }
+        assert all(node.facts == told[node.node_id] for node in mine)
+        later = await lives.page(after=LEAST_ID, since=now() + timedelta(minutes=1), limit=1_000)
+        assert gone.id not in {node.node_id for node in later}
+        assert there.id in {node.node_id for node in later}
 
 
 async def test_a_thousand_changes_reach_the_other_replicas_in_notices_that_fit(pg_url: str, store: WholeStore) -> None:

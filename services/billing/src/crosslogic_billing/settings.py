@@ -46,6 +46,7 @@ class BillingSettings(StandardSettings):
     )
     accountant_target: str = setting("CROSSLOGIC_ACCOUNTANT_TARGET", parse=address, doc="host:port of the accountant")
     identity_target: str = setting("CROSSLOGIC_IDENTITY_TARGET", parse=address, doc="host:port of identity")
+    registry_target: str = setting("CROSSLOGIC_REGISTRY_TARGET", parse=address, doc="host:port of the registry")
     window_s: int = setting(
         "CROSSLOGIC_WINDOW_S",
         default="60",

@@ -29,6 +29,7 @@ from crosslogic_registry.fleet import Fleet
 from crosslogic_registry.gateways import Gateways
 from crosslogic_registry.joining import Joining
 from crosslogic_registry.leases import LeaseRounds, RedisLeases
+from crosslogic_registry.lives import PostgresLives
 from crosslogic_registry.node_metrics import NodeMetricsCollector
 from crosslogic_registry.observations import Observations
 from crosslogic_registry.prober import GrpcProbe, Prober
@@ -61,6 +62,7 @@ RULES: dict[str, frozenset[str]] = {
         "WitnessStream": _NODE,
         "WatchNodes": _WATCHER,
         "ListNodes": _ADMIN,
+        "ListNodeLives": frozenset({"service:billing", "service:operator"}),
         "DrainNode": _LAUNCHER,
         "ResumeNode": _ADMIN,
         "CommandNode": frozenset({"service:operator"}),
@@ -135,6 +137,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             fleet=fleet,
             commands=NodeCommands(fleet=fleet, ids=ids),
             gateways=gateways,
+            lives=PostgresLives(pool),
             joining=joining,
             catalogue=catalogue,
             witnesses=witnesses,

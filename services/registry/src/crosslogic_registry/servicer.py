@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from crosslogic_registry.domain import STATUS_TO_PB
 from crosslogic_registry.fleet import Fleet, batches
 from crosslogic_registry.gateways import REPORT_EVERY_MS, Gateways
 from crosslogic_registry.joining import Joining
+from crosslogic_registry.lives import PostgresLives
 from crosslogic_registry.session import HeartbeatSession
 from crosslogic_registry.stopping import unless_stopping
 from crosslogic_registry.watchers import MAX_NODES_A_MESSAGE, Watcher
@@ -57,6 +59,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         witnesses: WitnessForwarder,
         commands: NodeCommands,
         gateways: Gateways,
+        lives: PostgresLives,
         stopping: asyncio.Event,
         heartbeat_interval_ms: int,
     ) -> None:
@@ -66,6 +69,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self._witnesses = witnesses
         self._commands = commands
         self._gateways = gateways
+        self._lives = lives
         self._stopping = stopping
         self._heartbeat_interval_ms = heartbeat_interval_ms
 
@@ -120,6 +124,24 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         limit = page_limit(request.page_size)
         found = self._fleet.page(page_start(request.page_token), limit + 1)
         return pb.ListNodesResponse(nodes=found[:limit], next_page_token=page_token([node.id for node in found], limit))
+
+    async def ListNodeLives(self, request: pb.ListNodeLivesRequest, context: Context) -> pb.ListNodeLivesResponse:
+        limit = page_limit(request.page_size)
+        since = request.since_time.ToDatetime(tzinfo=UTC) if request.HasField("since_time") else None
+        found = await self._lives.page(after=page_start(request.page_token), since=since, limit=limit + 1)
+        return pb.ListNodeLivesResponse(
+            lives=[
+                pb.NodeLife(
+                    node_id=node.node_id,
+                    facts=node.facts,
+                    start_time=timestamp(life.begins),
+                    end_time=None if life.ends is None else timestamp(life.ends),
+                )
+                for node in found[:limit]
+                for life in node.lives
+            ],
+            next_page_token=page_token([node.node_id for node in found], limit),
+        )
 
     async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
         return pb.DrainNodeResponse(node=await self._fleet.drain(request.node_id))

@@ -5,6 +5,7 @@ from datetime import date, datetime, timedelta
 
 from crosslogic_billing.export.domain import MeterEvent
 from crosslogic_billing.export.stripe_sink import Invoice
+from crosslogic_billing.machines.store import PostgresMachines
 from crosslogic_billing.prices.domain import PriceVersion
 from crosslogic_billing.prices.policy import DEFAULT_CATEGORY, MAX_PRICE_PICODOLLARS
 from crosslogic_billing.rating import policy as rating
@@ -41,6 +42,7 @@ class Views:
         self,
         *,
         store: PostgresViews,
+        machines: PostgresMachines,
         invoices: PostgresWebhooks,
         usage: AccountantUsage,
         clock: Clock,
@@ -48,6 +50,7 @@ class Views:
         close_delay_s: float,
     ) -> None:
         self._store = store
+        self._machines = machines
         self._invoices = invoices
         self._usage = usage
         self._clock = clock
@@ -129,7 +132,7 @@ class Views:
         )
 
     async def set_machine(self, machine: Machine) -> Machine:
-        """Sets what a machine costs. Raises INVALID_ARGUMENT."""
+        """Sets what a machine costs, in the place of what its node says. Raises INVALID_ARGUMENT."""
         for field, text in (("node_id", machine.node_id), ("region", machine.region), ("gpu_type", machine.gpu_type)):
             if len(text) > _MAX_CHARS or (text and not text.isprintable()):
                 raise _invalid(field, f"must have at most {_MAX_CHARS} printable characters")
@@ -141,7 +144,7 @@ class Views:
             raise _invalid("hourly_picodollars", "is more than a million dollars, or there are more than 1,000 GPUs")
         if machine.ends is not None and machine.ends <= machine.begins:
             raise _invalid("to_time", "must be after `from_time`")
-        await self._store.set_machine(machine)
+        await self._machines.set_by_hand(machine)
         return machine
 
     async def finops(self, since: datetime, until: datetime) -> Finops:

@@ -77,28 +77,6 @@ class PostgresViews:
             )
             return [event_of(row) for row in await found.fetchall()]
 
-    async def set_machine(self, machine: Machine) -> None:
-        """Keeps what a machine costs; one of the same node and start is replaced."""
-        async with transaction(self._pool) as connection:
-            await connection.execute(
-                "INSERT INTO machine_costs (node_id, from_time, to_time, region, gpu_type, gpu_count, spot, "
-                "hourly_picodollars, models) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
-                "ON CONFLICT (node_id, from_time) DO UPDATE SET to_time = excluded.to_time, region = excluded.region, "
-                "gpu_type = excluded.gpu_type, gpu_count = excluded.gpu_count, spot = excluded.spot, "
-                "hourly_picodollars = excluded.hourly_picodollars, models = excluded.models",
-                (
-                    machine.node_id,
-                    machine.begins,
-                    machine.ends,
-                    machine.region,
-                    machine.gpu_type,
-                    machine.gpu_count,
-                    machine.spot,
-                    machine.hourly_picodollars,
-                    list(machine.models),
-                ),
-            )
-
     async def machines(self, since: datetime, until: datetime, limit: int) -> list[Machine]:
         """Machines that ran within a time."""
         async with transaction(self._pool) as connection:

@@ -141,6 +141,11 @@ class RegistryServiceStub(object):
                 request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodesResponse.FromString,
                 _registered_method=True)
+        self.ListNodeLives = channel.unary_unary(
+                '/crosslogic.registry.v1.RegistryService/ListNodeLives',
+                request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLivesRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLivesResponse.FromString,
+                _registered_method=True)
         self.DrainNode = channel.unary_unary(
                 '/crosslogic.registry.v1.RegistryService/DrainNode',
                 request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.DrainNodeRequest.SerializeToString,
@@ -232,6 +237,14 @@ class RegistryServiceServicer(object):
 
     def ListNodes(self, request, context):
         """Lists nodes, oldest first. Callers: gateway, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNodeLives(self, request, context):
+        """Lists from when to when nodes were there, those that are gone too, by node and time: for whoever reckons what machines
+        cost. Callers: billing, operator. Reads only. Errors: INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -343,6 +356,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListNodes,
                     request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodesRequest.FromString,
                     response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodesResponse.SerializeToString,
+            ),
+            'ListNodeLives': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodeLives,
+                    request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLivesRequest.FromString,
+                    response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLivesResponse.SerializeToString,
             ),
             'DrainNode': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainNode,
@@ -531,6 +549,33 @@ class RegistryService(object):
             '/crosslogic.registry.v1.RegistryService/ListNodes',
             crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodesRequest.SerializeToString,
             crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodeLives(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.registry.v1.RegistryService/ListNodeLives',
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLivesRequest.SerializeToString,
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLivesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -97,6 +97,10 @@ class RegistryServiceStub:
     """
     ListNodes: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListNodesRequest, _registry_pb2.ListNodesResponse]
     """Lists nodes, oldest first. Callers: gateway, operator."""
+    ListNodeLives: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListNodeLivesRequest, _registry_pb2.ListNodeLivesResponse]
+    """Lists from when to when nodes were there, those that are gone too, by node and time: for whoever reckons what machines
+    cost. Callers: billing, operator. Reads only. Errors: INVALID_ARGUMENT.
+    """
     DrainNode: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DrainNodeRequest, _registry_pb2.DrainNodeResponse]
     """Takes a node out of picking; what runs on it finishes. Callers: gateway, orchestrator, operator. Safe to repeat.
     Errors: NOT_FOUND.
@@ -157,6 +161,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     ListNodes: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListNodesRequest, _registry_pb2.ListNodesResponse]  # type: ignore[assignment]
     """Lists nodes, oldest first. Callers: gateway, operator."""
+    ListNodeLives: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListNodeLivesRequest, _registry_pb2.ListNodeLivesResponse]  # type: ignore[assignment]
+    """Lists from when to when nodes were there, those that are gone too, by node and time: for whoever reckons what machines
+    cost. Callers: billing, operator. Reads only. Errors: INVALID_ARGUMENT.
+    """
     DrainNode: _aio.UnaryUnaryMultiCallable[_registry_pb2.DrainNodeRequest, _registry_pb2.DrainNodeResponse]  # type: ignore[assignment]
     """Takes a node out of picking; what runs on it finishes. Callers: gateway, orchestrator, operator. Safe to repeat.
     Errors: NOT_FOUND.
@@ -244,6 +252,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListNodesResponse, _abc.Awaitable[_registry_pb2.ListNodesResponse]]:
         """Lists nodes, oldest first. Callers: gateway, operator."""
+
+    @_abc_1.abstractmethod
+    def ListNodeLives(
+        self,
+        request: _registry_pb2.ListNodeLivesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListNodeLivesResponse, _abc.Awaitable[_registry_pb2.ListNodeLivesResponse]]:
+        """Lists from when to when nodes were there, those that are gone too, by node and time: for whoever reckons what machines
+        cost. Callers: billing, operator. Reads only. Errors: INVALID_ARGUMENT.
+        """
 
     @_abc_1.abstractmethod
     def DrainNode(

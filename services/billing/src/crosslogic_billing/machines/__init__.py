@@ -1,0 +1,1 @@
+"""What machines cost, from whoever knows how long they ran."""
