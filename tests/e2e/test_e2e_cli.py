@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crosslogic_dev.suite import Suite
+from crosslogic_dev.waiting import wait_until
 
 
 def crosslogic(suite: Suite, *arguments: str, home: Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -57,6 +58,17 @@ def test_tables_for_people(suite: Suite, tmp_path: Path) -> None:
     assert "active" in listed.stdout
     assert "1 nodes" in crosslogic(suite, "top", "--once", home=tmp_path).stdout
     assert suite.model_name in crosslogic(suite, "models", "list", home=tmp_path).stdout
+
+
+def test_what_a_node_logged_is_read_by_an_operator(suite: Suite, tmp_path: Path) -> None:
+    node = next(each["id"] for each in said(suite, "nodes", "list", home=tmp_path) if each["status"] == "active")
+
+    def shipped() -> bool:
+        shown = crosslogic(suite, "nodes", "logs", node, "--source", "agent", home=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        return '"event": "engine ready"' in shown.stdout
+
+    assert wait_until(shipped, timeout_s=30)
 
 
 def test_failures_are_one_line_and_a_code_of_their_own(suite: Suite, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
+import grpc
+import grpc.aio
 import pytest
 
 from crosslogic.registry.v1 import registry_pb2 as pb
@@ -46,6 +48,36 @@ async def test_a_scheduler_at_one_replica_sees_a_node_that_streams_at_the_other(
                 while not drained:
                     drained = (await stream.read()).drain
         await watch.until(lambda nodes: not nodes[node.id].reachable, timeout_s=8)
+
+
+async def test_what_a_node_logs_at_one_replica_is_read_at_the_other(suite: RegistrySuite) -> None:
+    async with suite.running(0), suite.running(1):
+        node = await suite.join(replica=0)
+        async with node.streaming() as stream:
+            for number in range(3):
+                said = heartbeat()
+                said.logs.dropped = number
+                said.logs.lines.add(source=pb.LOG_SOURCE_AGENT, level=pb.LOG_LEVEL_INFO, text=f"agent {number}")
+                said.logs.lines.add(source=pb.LOG_SOURCE_ENGINE, level=pb.LOG_LEVEL_ERROR, text=f"engine {number}")
+                await stream.write(said)
+                await stream.read()
+            reader = suite.stub(replica=1)
+            all_of_it = pb.ListNodeLogsRequest(node_id=node.id)
+            async with asyncio.timeout(5):
+                while len((answer := await reader.ListNodeLogs(all_of_it)).lines) < 6:
+                    await asyncio.sleep(0.01)
+            assert [line.text for line in answer.lines][:3] == ["agent 0", "engine 0", "agent 1"]
+            assert answer.dropped == 2
+            grave = pb.ListNodeLogsRequest(node_id=node.id, least_level=pb.LOG_LEVEL_WARNING)
+            assert [line.text for line in (await reader.ListNodeLogs(grave)).lines] == [f"engine {n}" for n in range(3)]
+            since = pb.ListNodeLogsRequest(node_id=node.id, cursor=answer.cursor)
+            assert not (await reader.ListNodeLogs(since)).lines
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await reader.ListNodeLogs(pb.ListNodeLogsRequest(node_id=node.id, cursor="- + x"))
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await reader.ListNodeLogs(pb.ListNodeLogsRequest(node_id=str(uuid4())))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_node_behind_nat_at_one_replica_hears_of_a_gateway_at_the_other(suite: RegistrySuite) -> None:

@@ -253,6 +253,19 @@ async def test_nodes_are_listed_and_drained(admin: AdminClient, neighbours: Neig
     await refused(admin, "POST", "/admin/nodes/nope/drain", 404)
 
 
+async def test_a_nodes_log_is_read_on_from_a_cursor(admin: AdminClient, neighbours: Neighbours) -> None:
+    logs = f"/admin/nodes/{neighbours.registry.node.id}/logs"
+    async with admin.get(logs, params={"level": "warning", "source": "engine"}) as answer:
+        page = await answer.json()
+    (line,) = page["data"]
+    assert (line["level"], line["source"], line["text"], page["dropped"]) == ("error", "engine", "out of memory", 3)
+    assert neighbours.registry.asked[-1].source == 2  # the engine's
+    async with admin.get(logs, params={"cursor": page["cursor"]}) as answer:
+        assert (await answer.json())["data"] == []
+    await refused(admin, "GET", "/admin/nodes/nope/logs", 404)
+    await refused(admin, "GET", f"{logs}?level=loud", 400)
+
+
 async def test_a_join_token_for_an_org_that_does_not_exist_is_refused(admin: AdminClient) -> None:
     assert (await made(admin, "/admin/nodes/join-tokens", {}))["join_token"] == "cljt_once"
     error = await refused(admin, "POST", "/admin/nodes/join-tokens", 400, json={"org_id": "nope"})

@@ -21,7 +21,7 @@ signs = st.builds(
     temperature_celsius=st.integers(0, 200),
     oom_recent=st.integers(0, 100),
     restarts_recent=st.integers(0, 100),
-    vram_fragmentation=st.floats(0, 1),
+    memory_fragmentation=st.none() | st.floats(0, 1),
 )
 
 
@@ -59,7 +59,7 @@ def test_well_node_has_100_and_each_sign_takes_its_part() -> None:
     assert after(temperature_celsius=95) == 80
     assert after(oom_recent=1) == 85
     assert after(restarts_recent=2) == 80
-    assert after(vram_fragmentation=0.81) == 90
+    assert after(memory_fragmentation=0.81) == 90
 
 
 def test_few_calls_say_nothing_of_errors() -> None:

@@ -13,6 +13,7 @@ from crosslogic_common.errors import from_rpc_error
 from crosslogic_common.logs import get_logger
 from crosslogic_common.tls import Channels
 from crosslogic_node_agent.commands import Commands
+from crosslogic_node_agent.log_buffer import LogBuffer
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.node_life import NodeLife
 from crosslogic_node_agent.report import Report
@@ -46,8 +47,12 @@ class Heartbeat:
         channels: Channels,
         registry_target: str,
         metrics: AgentMetrics,
+        logs: LogBuffer | None = None,
     ) -> None:
-        """`on_tunnels` is told the addresses of the gateways' tunnels; it must not block."""
+        """`on_tunnels` is told the addresses of the gateways' tunnels; it must not block.
+
+        Of `logs` each heartbeat carries a batch.
+        """
         self._report = report
         self._supervisor = supervisor
         self._life = life
@@ -56,6 +61,7 @@ class Heartbeat:
         self._channels = channels
         self._target = registry_target
         self._metrics = metrics
+        self._logs = logs
         self._told_facts: pb.NodeFacts | None = None
         self._told_notice: pb.SpotNotice | None = None
         self._interval_s = _FIRST_INTERVAL_S
@@ -122,7 +128,7 @@ class Heartbeat:
                 self._life.changed.clear()
                 self._commands.changed.clear()
                 leaving, told_drain = self._life.draining and not told_drain, self._life.draining
-                await call.write(self._message(None if leaving else await self._load()))
+                await self._write(call, self._message(None if leaving else await self._load()))
                 await self._pause(reading)
                 if loop.time() - self._answered_at > max(_ANSWER_S, 3 * self._interval_s):
                     raise TimeoutError
@@ -134,6 +140,14 @@ class Heartbeat:
             if reading is not None:
                 reading.cancel()
             call.cancel()
+
+    async def _write(self, call: "HeartbeatCall", message: pb.HeartbeatStreamRequest) -> None:
+        last, batch = (0, None) if self._logs is None else self._logs.batch()
+        if batch is not None:
+            message.logs.CopyFrom(batch)
+        await call.write(message)
+        if self._logs is not None:
+            self._logs.shipped(last)
 
     async def _read(self, call: "HeartbeatCall", backoff: Backoff) -> None:
         """Takes answers and orders until the registry ends the stream. Raises what ended it."""

@@ -33,6 +33,8 @@ from crosslogic_node_agent.engine_process import EngineCommand
 from crosslogic_node_agent.enrolment import Renewal, join
 from crosslogic_node_agent.heartbeat import Heartbeat
 from crosslogic_node_agent.identity import IdentityFiles
+from crosslogic_node_agent.log_buffer import LogBuffer
+from crosslogic_node_agent.log_shipping import LogShipping
 from crosslogic_node_agent.logs_command import LogCollector
 from crosslogic_node_agent.machine import LocalMachine
 from crosslogic_node_agent.measure import Measurement
@@ -76,6 +78,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         tracer = stack.enter_context(tracing("node_agent"))
+        logs = await _logs(stack, settings, agent_metrics)
         pool = EnginePool(settings.engine_url)
         stack.callback(pool.close)
         api = EngineApi(pool)
@@ -106,6 +109,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
             channels=channels,
             registry_target=settings.registry_target,
             metrics=agent_metrics,
+            logs=logs,
         )
         await stack.enter_async_context(heartbeat.running())
         outbox = WitnessOutbox(
@@ -138,6 +142,22 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
     # After the goodbye: from now on the machine may be taken at any moment.
     await spot.acknowledge()
     return RESTART_EXIT_CODE if restart.is_set() else 0
+
+
+async def _logs(
+    stack: contextlib.AsyncExitStack, settings: NodeAgentSettings, metrics: AgentMetrics
+) -> LogBuffer | None:
+    """What is shipped of the logs. None: nothing."""
+    if settings.ship_logs == "off":
+        return None
+    shipping = LogShipping(least=settings.ship_logs, engine_log=_engine_log(settings))
+    metrics.log_lines_dropped.set_function(lambda: shipping.buffer.dropped)
+    await stack.enter_async_context(shipping.running())
+    return shipping.buffer
+
+
+def _engine_log(settings: NodeAgentSettings) -> Path:
+    return settings.engine_log_file or settings.state_dir / "engine.log"
 
 
 async def _report(
@@ -219,7 +239,7 @@ def _supervisor(
         command = EngineCommand(
             arguments=settings.engine_command,
             environment={**(OFFLINE_ENGINE if settings.air_gapped else {}), **settings.engine_env},
-            log_file=settings.engine_log_file or settings.state_dir / "engine.log",
+            log_file=_engine_log(settings),
             pid_file=settings.engine_pid_file or settings.state_dir / "engine.pid",
             mark=_mark(settings.state_dir / "engine.mark"),
         )
@@ -263,7 +283,7 @@ def _carriers(settings: NodeAgentSettings, renewal: Renewal, updates: Updates | 
     """What the registry may tell this agent to do."""
     carriers: dict[str, Carry] = {}
     logs = LogCollector(
-        {registry_pb.LOG_SOURCE_ENGINE: settings.engine_log_file or settings.state_dir / "engine.log"}
+        {registry_pb.LOG_SOURCE_ENGINE: _engine_log(settings)}
         | ({registry_pb.LOG_SOURCE_AGENT: settings.log_file} if settings.log_file else {})
     )
 

@@ -51,6 +51,11 @@ class AgentMetrics:
         self.witnesses_lost = Counter(
             "crosslogic_node_witnesses_lost", "Witnesses that the full spool could not take.", registry=registry
         )
+        self.log_lines_dropped = Gauge(
+            "crosslogic_node_log_lines_dropped",
+            "Log lines since the start that more came of than could be shipped.",
+            registry=registry,
+        )
         self.registry_connected = Gauge(
             "crosslogic_node_registry_connected", "1 while the heartbeat stream is open.", registry=registry
         )

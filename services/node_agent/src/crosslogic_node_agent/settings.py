@@ -250,6 +250,13 @@ class NodeAgentSettings(Settings):
         parse=optional_path,
         doc="where this agent's own output is kept (by systemd, say), for operators who ask for it; empty: nowhere",
     )
+    ship_logs: str = setting(
+        "CROSSLOGIC_SHIP_LOGS",
+        default="info",
+        parse=one_of("off", "debug", "info", "warning", "error"),
+        doc="lines of the agent's and the engine's logs as grave as this or graver go to the registry, for operators; "
+        "off: none leave the machine unless an operator asks for them",
+    )
     weights_dir: Path | None = setting(
         "CROSSLOGIC_WEIGHTS_DIR",
         default="",

@@ -39,7 +39,8 @@ class Signs:
     oom_recent: int = 0
     """Times that memory ran out within the last ten minutes."""
     restarts_recent: int = 0
-    vram_fragmentation: float = 0.0
+    memory_fragmentation: float | None = None
+    """None: nothing measures it, which is no sign of anything."""
 
 
 def score(signs: Signs, silence: Silence) -> int:
@@ -53,7 +54,7 @@ def score(signs: Signs, silence: Silence) -> int:
     lost += _ramp(signs.temperature_celsius, WARM_CELSIUS, HOT_CELSIUS, 20.0)
     lost += min(15.0 * signs.oom_recent, 30.0)
     lost += min(10.0 * signs.restarts_recent, 30.0)
-    lost += 10.0 if signs.vram_fragmentation > FRAGMENTED else 0.0
+    lost += 10.0 if signs.memory_fragmentation is not None and signs.memory_fragmentation > FRAGMENTED else 0.0
     return max(0, BEST - round(lost))
 
 

@@ -6,6 +6,7 @@ import os
 from importlib.resources import files
 
 from opentelemetry import trace
+from redis.asyncio import Redis
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
@@ -30,6 +31,7 @@ from crosslogic_registry.gateways import Gateways
 from crosslogic_registry.joining import Joining
 from crosslogic_registry.leases import LeaseRounds, RedisLeases
 from crosslogic_registry.lives import PostgresLives
+from crosslogic_registry.node_logs import NodeLogs
 from crosslogic_registry.node_metrics import NodeMetricsCollector
 from crosslogic_registry.observations import Observations
 from crosslogic_registry.prober import GrpcProbe, Prober
@@ -67,6 +69,7 @@ RULES: dict[str, frozenset[str]] = {
         "ResumeNode": _ADMIN,
         "CommandNode": frozenset({"service:operator"}),
         "ListNodeEvents": _ADMIN,
+        "ListNodeLogs": _ADMIN,
         "GatewayStream": frozenset({"service:gateway"}),
         "CreateModel": _ADMIN,
         "ReplaceDeployments": _ADMIN,
@@ -101,7 +104,9 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         opened = await unless_stopping(_open_fleet(stack, settings, store, origin, observations), stop)
         if opened is None:
             return
-        fleet, silence, gateways = opened
+        fleet, silence, gateways, redis = opened
+        logs = NodeLogs(redis=redis, observations=observations)
+        await stack.enter_async_context(logs.running())
         upgrades = Upgrades(
             store=PostgresUpgrades(pool),
             nodes=fleet,
@@ -137,6 +142,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             fleet=fleet,
             commands=NodeCommands(fleet=fleet, ids=ids),
             gateways=gateways,
+            logs=logs,
             lives=PostgresLives(pool),
             joining=joining,
             catalogue=catalogue,
@@ -168,8 +174,8 @@ async def _open_fleet(
     store: PostgresStore,
     origin: str,
     observations: Observations,
-) -> tuple[Fleet, SilenceWatch, Gateways]:
-    """The fleet as last known, with everything that keeps it up to date."""
+) -> tuple[Fleet, SilenceWatch, Gateways, Redis | None]:
+    """The fleet as last known, with everything that keeps it up to date; and Redis, where there is one."""
     clock = SystemClock()
     silence = Silence(
         suspect_s=settings.suspect_s,
@@ -199,13 +205,14 @@ async def _open_fleet(
     await stack.enter_async_context(news.running())
     watch = SilenceWatch(fleet=fleet, clock=clock, silence=silence, observations=observations)
     gateways = Gateways(fleet=fleet, silence=watch)
+    redis = None
     if settings.redis_url:
         redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
         book = RedisLeases(redis, ttl_s=settings.unhealthy_s)
         rounds = LeaseRounds(fleet=fleet, book=book, observations=observations, gateways=gateways, origin=origin)
         await stack.enter_async_context(rounds.running())
     await stack.enter_async_context(watch.running())
-    return fleet, watch, gateways
+    return fleet, watch, gateways, redis
 
 
 def _servers(

@@ -125,7 +125,9 @@ class Member:
                 temperature_celsius=metrics.gpu_temperature_celsius,
                 oom_recent=self.ooms.count,
                 restarts_recent=self.restarts.count,
-                vram_fragmentation=metrics.vram_fragmentation,
+                memory_fragmentation=(
+                    metrics.memory_fragmentation if metrics.HasField("memory_fragmentation") else None
+                ),
             ),
             silence,
         )

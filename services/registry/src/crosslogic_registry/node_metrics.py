@@ -45,7 +45,8 @@ class NodeMetricsCollector(Collector):
                 temperature.add_metric(labels, metrics.gpu_temperature_celsius)
                 used.add_metric(labels, metrics.vram_used_bytes)
                 total.add_metric(labels, metrics.vram_total_bytes)
-                fragmentation.add_metric(labels, metrics.vram_fragmentation)
+            if metrics.HasField("memory_fragmentation"):
+                fragmentation.add_metric(labels, metrics.memory_fragmentation)
         return (health, age, temperature, used, total, fragmentation, cache, waiting)
 
     def describe(self) -> Iterable[Metric]:

@@ -44,6 +44,9 @@ class Observations:
         self.witnesses = Counter(
             "crosslogic_registry_witnesses", "Witnesses by what became of them.", ["result"], registry=registry
         )
+        self.log_lines_dropped = Counter(
+            "crosslogic_registry_log_lines_dropped", "Log lines of nodes that could not be kept.", registry=registry
+        )
         self.waiting_witnesses = Gauge(
             "crosslogic_registry_waiting_witnesses", "Witnesses that wait for the accountant.", registry=registry
         )

@@ -86,7 +86,7 @@ def check_load(load: pb.NodeLoad) -> pb.NodeLoad:
 
 def check_metrics(metrics: pb.NodeMetrics) -> pb.NodeMetrics:
     """Metrics that a score can be made of: no NaN, shares that are shares. Raises INVALID_ARGUMENT."""
-    for field in ("gpu_utilization", "vram_fragmentation", "prefix_cache_hit_rate"):
+    for field in ("gpu_utilization", "memory_fragmentation", "prefix_cache_hit_rate"):
         if not 0 <= getattr(metrics, field) <= 1:
             raise _bad(f"metrics.{field}", "must be 0 to 1")
     if not 0 <= metrics.tokens_per_sec <= MAX_RATE:

@@ -23,6 +23,7 @@ from crosslogic_registry.fleet import Fleet, batches
 from crosslogic_registry.gateways import REPORT_EVERY_MS, Gateways
 from crosslogic_registry.joining import Joining
 from crosslogic_registry.lives import PostgresLives
+from crosslogic_registry.node_logs import NodeLogs
 from crosslogic_registry.session import HeartbeatSession
 from crosslogic_registry.stopping import unless_stopping
 from crosslogic_registry.watchers import MAX_NODES_A_MESSAGE, Watcher
@@ -59,6 +60,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         witnesses: WitnessForwarder,
         commands: NodeCommands,
         gateways: Gateways,
+        logs: NodeLogs,
         lives: PostgresLives,
         stopping: asyncio.Event,
         heartbeat_interval_ms: int,
@@ -69,6 +71,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self._witnesses = witnesses
         self._commands = commands
         self._gateways = gateways
+        self._logs = logs
         self._lives = lives
         self._stopping = stopping
         self._heartbeat_interval_ms = heartbeat_interval_ms
@@ -95,6 +98,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
                 drain = self._fleet.hear(node_id, session, heartbeat)
                 if heartbeat.outcomes:
                     self._commands.take(node_id, heartbeat.outcomes)
+                if heartbeat.HasField("logs"):
+                    self._logs.take(node_id, heartbeat.logs)
                 await session.answer(drain=drain)
         finally:
             session.end()
@@ -165,6 +170,12 @@ class RegistryServicer(rpc.RegistryServiceServicer):
                 for event in found[:limit]
             ],
             next_page_token=wrap(str(found[limit - 1].number)) if len(found) > limit else "",
+        )
+
+    async def ListNodeLogs(self, request: pb.ListNodeLogsRequest, context: Context) -> pb.ListNodeLogsResponse:
+        await self._fleet.member(request.node_id)
+        return await self._logs.read(
+            request.node_id, cursor=request.cursor, least_level=request.least_level, source=request.source
         )
 
     async def GatewayStream(  # type: ignore[override]

@@ -1,5 +1,7 @@
 """Models, nodes and machines."""
 
+import contextlib
+import time
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +13,9 @@ from rich.text import Text
 from crosslogic_cli.context import client_of, config_of, confirm, group
 from crosslogic_cli.failure import CliError
 from crosslogic_cli.output import console, show_json, show_one, show_rows
+
+FOLLOW_EVERY_S = 1.0
+"""How often new lines are asked for; nodes ship them with their heartbeats."""
 
 models = group(
     "models",
@@ -94,6 +99,34 @@ def drain_node(context: typer.Context, node: str) -> None:
     """Take a node out of picking; what runs on it finishes."""
     with client_of(context) as client:
         show_one(client.call("POST", f"/admin/nodes/{node}/drain"), as_json=config_of(context).as_json)
+
+
+@nodes.command("logs")
+def node_logs(
+    context: typer.Context,
+    node: str,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with what comes, until interrupted")] = False,
+    level: Annotated[str, typer.Option(help="debug, info, warning or error, and graver")] = "debug",
+    source: Annotated[str, typer.Option(help="agent or engine; empty: both")] = "",
+) -> None:
+    """Show what a node's agent and engine logged lately."""
+    as_json = config_of(context).as_json
+    query = {"level": level, "source": source, "cursor": ""}
+    with client_of(context) as client, contextlib.suppress(KeyboardInterrupt):
+        while True:
+            page = client.call("GET", f"/admin/nodes/{node}/logs", query=query)
+            query["cursor"] = page["cursor"]
+            for line in page["data"]:
+                if as_json:
+                    show_json(line)
+                else:
+                    # As it is: what a node says is no markup.
+                    console().print(Text(f"{line['time']} {line['level']:7} {line['source']:6} {line['text']}"))
+            if not follow:
+                break
+            time.sleep(FOLLOW_EVERY_S)
+    if page["dropped"] and not as_json:
+        console().print(Text(f"the agent has dropped {page['dropped']} lines since its start", style="yellow"))
 
 
 @nodes.command("token")

@@ -4,7 +4,7 @@ from typing import Any
 
 from aiohttp import web
 
-from crosslogic_gateway.admin import fleet, schemas, usage
+from crosslogic_gateway.admin import fleet, node_logs, schemas, usage
 from crosslogic_gateway.admin.access import ANYBODY, Access, of_query
 from crosslogic_gateway.admin.auth import AdminGate
 from crosslogic_gateway.admin.billing_operations import BILLING_OPERATIONS
@@ -68,6 +68,17 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
         answer=schemas.JoinToken,
         status=201,
         errors=(415,),
+    ),
+    Operation(
+        method="GET",
+        path="/admin/nodes/{id}/logs",
+        name="listNodeLogs",
+        summary="List the last lines that a node's agent and engine logged; ask again with the cursor for what follows",
+        tag="Nodes",
+        handle=node_logs.list_node_logs,
+        query=node_logs.NodeLogsQuery,
+        answer=node_logs.NodeLogs,
+        errors=(404,),
     ),
     Operation(
         method="POST",

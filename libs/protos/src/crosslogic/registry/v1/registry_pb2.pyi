@@ -19,6 +19,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _NodeStatus:
@@ -80,6 +85,38 @@ SPOT_NOTICE_KIND_RISK: SpotNoticeKind.ValueType  # 1
 SPOT_NOTICE_KIND_TERMINATION: SpotNoticeKind.ValueType  # 2
 """The cloud takes the machine: it drains, hands over what does not end in time, and leaves."""
 Global___SpotNoticeKind: _TypeAlias = SpotNoticeKind  # noqa: Y015
+
+class _LogLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LogLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LogLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOG_LEVEL_UNSPECIFIED: _LogLevel.ValueType  # 0
+    """Not stated: as INFO."""
+    LOG_LEVEL_DEBUG: _LogLevel.ValueType  # 1
+    """For whoever looks for a fault."""
+    LOG_LEVEL_INFO: _LogLevel.ValueType  # 2
+    """What happens in the usual course."""
+    LOG_LEVEL_WARNING: _LogLevel.ValueType  # 3
+    """Something is not as it should be; work goes on."""
+    LOG_LEVEL_ERROR: _LogLevel.ValueType  # 4
+    """Something failed."""
+
+class LogLevel(_LogLevel, metaclass=_LogLevelEnumTypeWrapper):
+    """How grave a line of a log is."""
+
+LOG_LEVEL_UNSPECIFIED: LogLevel.ValueType  # 0
+"""Not stated: as INFO."""
+LOG_LEVEL_DEBUG: LogLevel.ValueType  # 1
+"""For whoever looks for a fault."""
+LOG_LEVEL_INFO: LogLevel.ValueType  # 2
+"""What happens in the usual course."""
+LOG_LEVEL_WARNING: LogLevel.ValueType  # 3
+"""Something is not as it should be; work goes on."""
+LOG_LEVEL_ERROR: LogLevel.ValueType  # 4
+"""Something failed."""
+Global___LogLevel: _TypeAlias = LogLevel  # noqa: Y015
 
 class _LogSource:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -322,6 +359,7 @@ class NodeMetrics(_message.Message):
     FAILED_CALLS_FIELD_NUMBER: _builtins.int
     FIRST_BYTE_MS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_SEC_FIELD_NUMBER: _builtins.int
+    MEMORY_FRAGMENTATION_FIELD_NUMBER: _builtins.int
     gpu_utilization: _builtins.float
     """The most utilised accelerator's share of time in use, 0 to 1. 0: none."""
     gpu_temperature_celsius: _builtins.int
@@ -330,8 +368,16 @@ class NodeMetrics(_message.Message):
     """Memory in use on all accelerators together, in bytes."""
     vram_total_bytes: _builtins.int
     """Memory of all accelerators together, in bytes. 0: none."""
-    vram_fragmentation: _builtins.float
-    """Share of the engine's reserved memory that holds nothing and cannot be given to requests, 0 to 1. 0: not known."""
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def vram_fragmentation(self) -> _builtins.float:
+        """Not filled any more: its 0 could not tell none from not known. See `memory_fragmentation`."""
+
+    @vram_fragmentation.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def vram_fragmentation(self, value: _builtins.float) -> None:
+        """Not filled any more: its 0 could not tell none from not known. See `memory_fragmentation`."""
+
     prefix_cache_hit_rate: _builtins.float
     """Share of prompt tokens found in the engine's prefix cache since the metrics before, 0 to 1."""
     oom_count: _builtins.int
@@ -348,6 +394,10 @@ class NodeMetrics(_message.Message):
     """Mean time to the first byte of those that answered, in milliseconds. 0: none did."""
     tokens_per_sec: _builtins.float
     """Tokens generated per second since the metrics before."""
+    memory_fragmentation: _builtins.float
+    """Share of the memory that the engine has reserved which holds nothing and cannot be given to requests, 0 to 1. Unset:
+    nothing measures it. That is so of vLLM: its cache is paged, and what its allocator holds it tells nobody.
+    """
     def __init__(
         self,
         *,
@@ -364,12 +414,15 @@ class NodeMetrics(_message.Message):
         failed_calls: _builtins.int = ...,
         first_byte_ms: _builtins.int = ...,
         tokens_per_sec: _builtins.float = ...,
+        memory_fragmentation: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_fragmentation", b"_memory_fragmentation", "memory_fragmentation", b"memory_fragmentation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "disk_free_bytes", b"disk_free_bytes", "disk_total_bytes", b"disk_total_bytes", "failed_calls", b"failed_calls", "first_byte_ms", b"first_byte_ms", "gpu_temperature_celsius", b"gpu_temperature_celsius", "gpu_utilization", b"gpu_utilization", "oom_count", b"oom_count", "prefix_cache_hit_rate", b"prefix_cache_hit_rate", "tokens_per_sec", b"tokens_per_sec", "vram_fragmentation", b"vram_fragmentation", "vram_total_bytes", b"vram_total_bytes", "vram_used_bytes", b"vram_used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_fragmentation", b"_memory_fragmentation", "calls", b"calls", "disk_free_bytes", b"disk_free_bytes", "disk_total_bytes", b"disk_total_bytes", "failed_calls", b"failed_calls", "first_byte_ms", b"first_byte_ms", "gpu_temperature_celsius", b"gpu_temperature_celsius", "gpu_utilization", b"gpu_utilization", "memory_fragmentation", b"memory_fragmentation", "oom_count", b"oom_count", "prefix_cache_hit_rate", b"prefix_cache_hit_rate", "tokens_per_sec", b"tokens_per_sec", "vram_fragmentation", b"vram_fragmentation", "vram_total_bytes", b"vram_total_bytes", "vram_used_bytes", b"vram_used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__memory_fragmentation: _TypeAlias = _typing.Literal["memory_fragmentation"]  # noqa: Y015
+    _WhichOneofArgType__memory_fragmentation: _TypeAlias = _typing.Literal["_memory_fragmentation", b"_memory_fragmentation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_fragmentation) -> _WhichOneofReturnType__memory_fragmentation | None: ...
 
 Global___NodeMetrics: _TypeAlias = NodeMetrics  # noqa: Y015
 
@@ -456,6 +509,70 @@ class NodeCommand(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___NodeCommand: _TypeAlias = NodeCommand  # noqa: Y015
+
+@_typing.final
+class NodeLogLine(_message.Message):
+    """A line of a node's log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    source: Global___LogSource.ValueType
+    """Whose log."""
+    level: Global___LogLevel.ValueType
+    """How grave it is."""
+    text: _builtins.str
+    """The line, without what ends it, keys and tokens taken out. At most 2,048 bytes; longer ones are cut."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the agent took it."""
+
+    def __init__(
+        self,
+        *,
+        source: Global___LogSource.ValueType = ...,
+        level: Global___LogLevel.ValueType = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "source", b"source", "text", b"text", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeLogLine: _TypeAlias = NodeLogLine  # noqa: Y015
+
+@_typing.final
+class NodeLogs(_message.Message):
+    """Lines that an agent ships."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    dropped: _builtins.int
+    """Lines that the agent has dropped since its start because more came than it could ship."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeLogLine]:
+        """Oldest first. At most 128, and 16 KiB of text."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[Global___NodeLogLine] | None = ...,
+        dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeLogs: _TypeAlias = NodeLogs  # noqa: Y015
 
 @_typing.final
 class ReloadCertificate(_message.Message):
@@ -829,6 +946,7 @@ class HeartbeatStreamRequest(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     SPOT_NOTICE_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    LOGS_FIELD_NUMBER: _builtins.int
     status: Global___NodeStatus.ValueType
     """What the agent says of itself: WARMING, ACTIVE, DRAINING or DEAD (goodbye)."""
     status_reason: _builtins.str
@@ -853,6 +971,10 @@ class HeartbeatStreamRequest(_message.Message):
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeCommandOutcome]:
         """What came of commands since the message before. At most 16."""
 
+    @_builtins.property
+    def logs(self) -> Global___NodeLogs:
+        """What the agent and its engine wrote to their logs. Unset: nothing, or none is shipped."""
+
     def __init__(
         self,
         *,
@@ -863,10 +985,11 @@ class HeartbeatStreamRequest(_message.Message):
         metrics: Global___NodeMetrics | None = ...,
         spot_notice: Global___SpotNotice | None = ...,
         outcomes: _abc.Iterable[Global___NodeCommandOutcome] | None = ...,
+        logs: Global___NodeLogs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "metrics", b"metrics", "spot_notice", b"spot_notice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "logs", b"logs", "metrics", b"metrics", "spot_notice", b"spot_notice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "metrics", b"metrics", "outcomes", b"outcomes", "spot_notice", b"spot_notice", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "logs", b"logs", "metrics", b"metrics", "outcomes", b"outcomes", "spot_notice", b"spot_notice", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1474,6 +1597,72 @@ class NodeEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeEvent: _TypeAlias = NodeEvent  # noqa: Y015
+
+@_typing.final
+class ListNodeLogsRequest(_message.Message):
+    """Asks for the end of a node's logs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    LEAST_LEVEL_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    cursor: _builtins.str
+    """`cursor` of the answer before: only what came since. Empty: all that is kept."""
+    least_level: Global___LogLevel.ValueType
+    """Only lines as grave as this or graver. Not stated: all."""
+    source: Global___LogSource.ValueType
+    """Only of this log. Not stated: both."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        least_level: Global___LogLevel.ValueType = ...,
+        source: Global___LogSource.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "least_level", b"least_level", "node_id", b"node_id", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNodeLogsRequest: _TypeAlias = ListNodeLogsRequest  # noqa: Y015
+
+@_typing.final
+class ListNodeLogsResponse(_message.Message):
+    """The end of a node's logs: about the last 128 KiB, of the last 24 hours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """For the next question, also when there are no lines."""
+    dropped: _builtins.int
+    """Lines that the agent has dropped since its start because more came than it could ship, as it last told."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeLogLine]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[Global___NodeLogLine] | None = ...,
+        cursor: _builtins.str = ...,
+        dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "dropped", b"dropped", "lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNodeLogsResponse: _TypeAlias = ListNodeLogsResponse  # noqa: Y015
 
 @_typing.final
 class WitnessStreamRequest(_message.Message):

@@ -166,6 +166,11 @@ class RegistryServiceStub(object):
                 request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsResponse.FromString,
                 _registered_method=True)
+        self.ListNodeLogs = channel.unary_unary(
+                '/crosslogic.registry.v1.RegistryService/ListNodeLogs',
+                request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLogsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLogsResponse.FromString,
+                _registered_method=True)
         self.GatewayStream = channel.stream_stream(
                 '/crosslogic.registry.v1.RegistryService/GatewayStream',
                 request_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.GatewayStreamRequest.SerializeToString,
@@ -282,6 +287,14 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListNodeLogs(self, request, context):
+        """Lists the last lines that a node's agent shipped of its own log and its engine's, oldest first. Callers: gateway,
+        operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GatewayStream(self, request_iterator, context):
         """A gateway worker's long-lived stream: it offers its tunnel to nodes that only dial out, and says of which nodes it
         hears, which is one of the three witnesses of a node's death. Callers: gateway. The offer ends with the stream.
@@ -381,6 +394,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListNodeEvents,
                     request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsRequest.FromString,
                     response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsResponse.SerializeToString,
+            ),
+            'ListNodeLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodeLogs,
+                    request_deserializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLogsRequest.FromString,
+                    response_serializer=crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLogsResponse.SerializeToString,
             ),
             'GatewayStream': grpc.stream_stream_rpc_method_handler(
                     servicer.GatewayStream,
@@ -684,6 +702,33 @@ class RegistryService(object):
             '/crosslogic.registry.v1.RegistryService/ListNodeEvents',
             crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsRequest.SerializeToString,
             crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodeLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.registry.v1.RegistryService/ListNodeLogs',
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLogsRequest.SerializeToString,
+            crosslogic_dot_registry_dot_v1_dot_registry__pb2.ListNodeLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -116,6 +116,10 @@ class RegistryServiceStub:
     """
     ListNodeEvents: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListNodeEventsRequest, _registry_pb2.ListNodeEventsResponse]
     """Lists what happened in a node's life, newest first. Callers: gateway, operator. Errors: NOT_FOUND."""
+    ListNodeLogs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListNodeLogsRequest, _registry_pb2.ListNodeLogsResponse]
+    """Lists the last lines that a node's agent shipped of its own log and its engine's, oldest first. Callers: gateway,
+    operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
+    """
     GatewayStream: _grpc.StreamStreamMultiCallable[_registry_pb2.GatewayStreamRequest, _registry_pb2.GatewayStreamResponse]
     """A gateway worker's long-lived stream: it offers its tunnel to nodes that only dial out, and says of which nodes it
     hears, which is one of the three witnesses of a node's death. Callers: gateway. The offer ends with the stream.
@@ -180,6 +184,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     ListNodeEvents: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListNodeEventsRequest, _registry_pb2.ListNodeEventsResponse]  # type: ignore[assignment]
     """Lists what happened in a node's life, newest first. Callers: gateway, operator. Errors: NOT_FOUND."""
+    ListNodeLogs: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListNodeLogsRequest, _registry_pb2.ListNodeLogsResponse]  # type: ignore[assignment]
+    """Lists the last lines that a node's agent shipped of its own log and its engine's, oldest first. Callers: gateway,
+    operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
+    """
     GatewayStream: _aio.StreamStreamMultiCallable[_registry_pb2.GatewayStreamRequest, _registry_pb2.GatewayStreamResponse]  # type: ignore[assignment]
     """A gateway worker's long-lived stream: it offers its tunnel to nodes that only dial out, and says of which nodes it
     hears, which is one of the three witnesses of a node's death. Callers: gateway. The offer ends with the stream.
@@ -301,6 +309,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListNodeEventsResponse, _abc.Awaitable[_registry_pb2.ListNodeEventsResponse]]:
         """Lists what happened in a node's life, newest first. Callers: gateway, operator. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListNodeLogs(
+        self,
+        request: _registry_pb2.ListNodeLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListNodeLogsResponse, _abc.Awaitable[_registry_pb2.ListNodeLogsResponse]]:
+        """Lists the last lines that a node's agent shipped of its own log and its engine's, oldest first. Callers: gateway,
+        operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
+        """
 
     @_abc_1.abstractmethod
     def GatewayStream(
