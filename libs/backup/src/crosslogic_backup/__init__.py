@@ -1,0 +1,1 @@
+"""Backups of PostgreSQL to object storage, and restores that are compared row for row."""
