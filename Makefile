@@ -99,8 +99,8 @@ trial-rolling: venv ## every process is replaced twice under 100 requests/s; 4 m
 	@$(run) tests.chaos.trial_rolling $(TRIAL_ARGS)
 
 .PHONY: storm
-storm: venv ## requests over dying processes: does everybody count the same? (REQUESTS=5000 SEED=1)
-	@$(run) tests.storm --requests "$(or $(REQUESTS),5000)" --seed "$(or $(SEED),1)"
+storm: venv ## requests over dying processes: does everybody count the same? (REQUESTS=5000 SEED=1 STORM_ARGS="--seconds 60")
+	@$(run) tests.storm --requests "$(or $(REQUESTS),5000)" --seed "$(or $(SEED),1)" $(STORM_ARGS)
 
 .PHONY: lock
 lock: venv ## bring uv.lock up to date with the pyproject files, without hosts (UV_ARGS="--upgrade-package x")

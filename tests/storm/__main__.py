@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import math
 import sys
 
 from tests.storm.storm import storm, storm_suite
@@ -15,12 +16,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pause-s", type=float, default=2.0, help="about so long between two kills")
     parser.add_argument("--step-ms", type=float, default=2.0, help="an engine's time for a token")
+    parser.add_argument("--spread", type=int, default=12, help="answers have 2 tokens and up to so many less 1 more")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="ask no longer than this")
     return asyncio.run(_run(parser.parse_args()))
 
 
 async def _run(options: argparse.Namespace) -> int:
     async with storm_suite(step_ms=options.step_ms) as (suite, stripe):
-        report = await storm(suite, stripe, requests=options.requests, seed=options.seed, pause_s=options.pause_s)
+        report = await storm(
+            suite,
+            stripe,
+            requests=options.requests,
+            seed=options.seed,
+            pause_s=options.pause_s,
+            seconds=options.seconds,
+            spread=options.spread,
+        )
     print(f"{report.asked:,} requests, {report.complete:,} complete, {report.seconds:.0f} s, seed {report.seed}")
     print("the longest waits of clients:")
     for wait in report.slowest:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import Counter, deque
@@ -131,14 +132,20 @@ async def storm(
     seed: int,
     kills: Sequence[str] = (),
     pause_s: float = 0.5,
+    seconds: float = math.inf,
+    spread: int = 12,
 ) -> Report:
-    """Asks until so many answers are complete, while processes die by chance; or, with `kills`, also until all of these
-    have died in their order."""
+    """Asks until so many answers are complete, or the time is over, while processes die by chance.
+
+    With `kills` also until all of these have died in their order. Answers have 2 tokens and up to `spread - 1` more.
+    """
     report = Report(seed)
-    async with Load(suite, max_tokens=2, spread=12) as load:
+    async with Load(suite, max_tokens=2, spread=spread) as load:
         weather = asyncio.create_task(_weather(suite, stripe, random.Random(seed), list(kills), report, pause_s))
 
         def enough() -> bool:
+            if time.monotonic() - report.began > seconds:
+                return True
             return report.complete >= requests and (weather.done() or not kills)
 
         asking = [asyncio.create_task(_ask(load, report, enough)) for _ in range(IN_FLIGHT)]
