@@ -703,6 +703,7 @@ class Node(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     HEALTH_SCORE_FIELD_NUMBER: _builtins.int
     SPOT_NOTICE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     org_id: _builtins.str
@@ -741,6 +742,10 @@ class Node(_message.Message):
     def spot_notice(self) -> Global___SpotNotice:
         """What its cloud told it of its end. Unset: nothing."""
 
+    @_builtins.property
+    def weights(self) -> Global___WeightsProgress:
+        """How far it is with fetching its weights. Unset: it fetches none."""
+
     def __init__(
         self,
         *,
@@ -756,10 +761,11 @@ class Node(_message.Message):
         metrics: Global___NodeMetrics | None = ...,
         health_score: _builtins.int = ...,
         spot_notice: Global___SpotNotice | None = ...,
+        weights: Global___WeightsProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load", "metrics", b"metrics", "spot_notice", b"spot_notice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load", "metrics", b"metrics", "spot_notice", b"spot_notice", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "health_score", b"health_score", "id", b"id", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load", "metrics", b"metrics", "org_id", b"org_id", "reachable", b"reachable", "spot_notice", b"spot_notice", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "facts", b"facts", "health_score", b"health_score", "id", b"id", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load", "metrics", b"metrics", "org_id", b"org_id", "reachable", b"reachable", "spot_notice", b"spot_notice", "status", b"status", "status_reason", b"status_reason", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -947,6 +953,7 @@ class HeartbeatStreamRequest(_message.Message):
     SPOT_NOTICE_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
     LOGS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     status: Global___NodeStatus.ValueType
     """What the agent says of itself: WARMING, ACTIVE, DRAINING or DEAD (goodbye)."""
     status_reason: _builtins.str
@@ -975,6 +982,10 @@ class HeartbeatStreamRequest(_message.Message):
     def logs(self) -> Global___NodeLogs:
         """What the agent and its engine wrote to their logs. Unset: nothing, or none is shipped."""
 
+    @_builtins.property
+    def weights(self) -> Global___WeightsProgress:
+        """How far it is with fetching its weights, about twice a second while it does and once more at the end. Unset: as before."""
+
     def __init__(
         self,
         *,
@@ -986,14 +997,41 @@ class HeartbeatStreamRequest(_message.Message):
         spot_notice: Global___SpotNotice | None = ...,
         outcomes: _abc.Iterable[Global___NodeCommandOutcome] | None = ...,
         logs: Global___NodeLogs | None = ...,
+        weights: Global___WeightsProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "logs", b"logs", "metrics", b"metrics", "spot_notice", b"spot_notice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "logs", b"logs", "metrics", b"metrics", "spot_notice", b"spot_notice", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "logs", b"logs", "metrics", b"metrics", "outcomes", b"outcomes", "spot_notice", b"spot_notice", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "load", b"load", "logs", b"logs", "metrics", b"metrics", "outcomes", b"outcomes", "spot_notice", b"spot_notice", "status", b"status", "status_reason", b"status_reason", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatStreamRequest: _TypeAlias = HeartbeatStreamRequest  # noqa: Y015
+
+@_typing.final
+class WeightsProgress(_message.Message):
+    """How far a node is with fetching its weights from the object storage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_DONE_FIELD_NUMBER: _builtins.int
+    BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    bytes_done: _builtins.int
+    """Bytes that are on its disk."""
+    bytes_total: _builtins.int
+    """Bytes in all."""
+    def __init__(
+        self,
+        *,
+        bytes_done: _builtins.int = ...,
+        bytes_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightsProgress: _TypeAlias = WeightsProgress  # noqa: Y015
 
 @_typing.final
 class HeartbeatStreamResponse(_message.Message):
