@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.fakes.debian import debian_binary
+from tests.fakes.debian import debian_binary, debian_folder
 from tests.fakes.k8s_render import K8S, ROOT
 
 MONITORING = K8S / "components/monitoring"
@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def promtool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return debian_binary("prometheus", "promtool", tmp_path_factory.mktemp("prometheus"))
+    return debian_binary("prometheus", "promtool", debian_folder(tmp_path_factory))
 
 
 @pytest.fixture

@@ -4,6 +4,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
+
+def debian_folder(factory: pytest.TempPathFactory) -> Path:
+    """Where one session keeps what it unpacked."""
+    folder = factory.getbasetemp() / "debian"
+    folder.mkdir(exist_ok=True)
+    return folder
+
 
 def debian_binary(package: str, name: str, folder: Path) -> Path:
     """A program of a Debian package, unpacked where it is not installed."""

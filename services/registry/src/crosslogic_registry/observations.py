@@ -8,6 +8,7 @@ from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_registry.domain import STATUSES, Status
 
 _SOURCES = frozenset({"aws", "gcp", "azure", "file", "signal"})
+_OTHER = "other"
 
 
 class Observations:
@@ -25,6 +26,10 @@ class Observations:
             ["source", "kind"],
             registry=registry,
         )
+        # Zeros from the start: a first notice is a rise that a query sees.
+        for source in (*_SOURCES, _OTHER):
+            for kind in ("risk", "termination"):
+                self._spot_notices.labels(source, kind)
         self._unreachable = Gauge(
             "crosslogic_registry_unreachable_nodes", "Active nodes whose heartbeats do not come.", registry=registry
         )
@@ -63,4 +68,4 @@ class Observations:
         """A node told of a notice that it had not told of before."""
         kind = "risk" if notice.kind == pb.SPOT_NOTICE_KIND_RISK else "termination"
         # A node is not trusted to make labels.
-        self._spot_notices.labels(notice.source if notice.source in _SOURCES else "other", kind).inc()
+        self._spot_notices.labels(notice.source if notice.source in _SOURCES else _OTHER, kind).inc()

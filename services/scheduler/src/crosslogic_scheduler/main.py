@@ -44,7 +44,7 @@ async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
         channels = Channels(settings.tls)
         stack.push_async_callback(channels.close)
         clock = SystemClock()
-        picks = SchedulerMetrics(metrics.registry)
+        picks = SchedulerMetrics(metrics.registry, settings.regions.regions)
         view = FleetView(
             draw=random.random,
             now=clock.monotonic,

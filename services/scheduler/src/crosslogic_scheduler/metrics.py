@@ -1,6 +1,6 @@
 """What the scheduler tells of itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -15,7 +15,8 @@ _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class SchedulerMetrics:
     """Counters of picks, and gauges that are read when somebody looks."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, regions: Iterable[str] = ()) -> None:
+        """`regions` are shown from the start, so that a first failover of one is a rise that a query sees."""
         self._registry = registry
         picks = Counter("crosslogic_scheduler_picks", "Picks by outcome.", ["outcome"], registry=registry)
         self.picked = picks.labels("picked")
@@ -38,6 +39,8 @@ class SchedulerMetrics:
             ["region"],
             registry=registry,
         )
+        for region in regions:
+            self._failovers.labels(region)
 
     def decided(self, picks: int, elapsed_s: float) -> None:
         """A message of picks was answered."""

@@ -1,0 +1,246 @@
+"""What operators see of a suite at work: metrics, dashboards, logs. One suite, all of its traffic made once."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import grpc.aio
+import httpx
+import pytest
+import yaml
+
+from crosslogic.billing.v1 import billing_pb2 as pb
+from crosslogic.billing.v1 import billing_pb2_grpc as rpc
+from crosslogic_common.tls import Channels
+from crosslogic_dev.ports import free_port, is_free
+from crosslogic_dev.suite import Suite
+from crosslogic_dev.waiting import wait_until
+from scripts.dashboard_panels import DASHBOARDS
+from tests.e2e.conftest import ROOT
+from tests.fakes.dashboard_exceptions import NEED_A_GPU
+from tests.fakes.debian import debian_binary, debian_folder
+from tests.fakes.k8s_render import K8S
+from tests.fakes.prometheus_server import Prometheus
+from tests.fakes.stripe_process import StripeProcess
+from tests.fakes.stripe_server import KEY, WEBHOOK_SECRET
+
+WORKERS = 2
+PROMPT = "Zephyrine keeps her quokka in the observatory"
+RULES = yaml.safe_load((K8S / "components/monitoring/rules.yaml").read_text())["spec"]
+# Of the issue, by the names that it gives.
+ASKED_FOR = (
+    *("http_requests_total", "http_request_duration_seconds_bucket", "http_request_size_bytes_bucket"),
+    *("http_response_size_bytes_bucket", "rate_limit_exceeded_total", "rate_limit_remaining"),
+    *("auth_attempts_total", "auth_failures_total", "loadbalancer_requests_total"),
+    *("loadbalancer_latency_seconds_bucket", "loadbalancer_errors_total", "node_health_score"),
+    *("node_heartbeat_age_seconds", "nodes_active_total", "nodes_draining_total", "tokens_processed_total"),
+    *("usage_records_created_total", "billing_exports_total", "billing_tokens_total", "billing_cost_total"),
+    *("billing_records_pushed_total", "billing_records_failed_total"),
+    # And what it describes.
+    *("crosslogic_scheduler_decision_seconds_bucket", "crosslogic_scheduler_picks_total", "crosslogic_failovers"),
+    *("crosslogic_node_model_load_seconds", "crosslogic_node_gpu_temperature_celsius"),
+    *("crosslogic_node_vram_used_bytes", "crosslogic_time_to_first_token_seconds_bucket"),
+    *("crosslogic_inter_token_seconds_bucket", "crosslogic_event_loop_lag_seconds", "crosslogic_accountant_queued"),
+    *(
+        "crosslogic_lane_waiting",
+        "crosslogic_accountant_batch_size_bucket",
+        "crosslogic_scheduler_pick_batch_size_bucket",
+    ),
+    *("crosslogic_retries_denied", "crosslogic:error_budget_left:30d", "crosslogic_usage_outbox_oldest_seconds"),
+)
+LABELS = {
+    "http_requests_total": {"method", "path", "status"},
+    "rate_limit_exceeded_total": {"layer", "reason"},
+    "auth_attempts_total": {"status"},
+    "auth_failures_total": {"reason"},
+    "loadbalancer_requests_total": {"model", "node"},
+    "tokens_processed_total": {"model"},
+    "billing_exports_total": {"status"},
+    "crosslogic_time_to_first_token_seconds_count": {"model", "region"},
+    "crosslogic_inter_token_seconds_count": {"model", "region"},
+}
+
+
+@dataclass
+class Traffic:
+    """What was sent, and what came back."""
+
+    prompts: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+
+def two_free_ports() -> int:
+    """The first of two free ports beside each other."""
+    while True:
+        port = free_port()
+        if is_free(port + 1):
+            return port
+
+
+@pytest.fixture(scope="module")
+def stripe() -> Iterator[StripeProcess]:
+    with StripeProcess() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def metrics_port() -> int:
+    return two_free_ports()
+
+
+@pytest.fixture(scope="module")
+def suite(stripe: StripeProcess, metrics_port: int) -> Iterator[Suite]:
+    billing = {
+        "STRIPE_SECRET_KEY": KEY,
+        "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+        "STRIPE_BASE_ADDRESS": stripe.base,
+        "CROSSLOGIC_WINDOW_S": "1",
+        "CROSSLOGIC_CLOSE_DELAY_S": "0.5",
+        "CROSSLOGIC_PAYMENT_GRACE_S": "0",
+    }
+    gateway = {"CROSSLOGIC_WORKERS": str(WORKERS), "CROSSLOGIC_METRICS_LISTEN": f"127.0.0.1:{metrics_port}"}
+    with Suite(
+        engine="sim",
+        nodes=2,
+        root=ROOT,
+        durable=False,
+        sim_arguments=("--step-ms", "5", "--prefill-tps", "0", "--max-num-seqs", "64"),
+        settings={"billing": billing, "gateway": gateway},
+    ) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def prometheus(suite: Suite, metrics_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    services = ("identity", "registry", "scheduler", "accountant", "billing", "orchestrator")
+    targets = {
+        "gateway": [f"127.0.0.1:{metrics_port + number}" for number in range(WORKERS)],
+        **{name: [suite.target(f"{name}_metrics")] for name in services},
+        "node_agent": [suite.target(f"node_agent_metrics-{number}") for number in (1, 2)],
+    }
+    binary = debian_binary("prometheus", "prometheus", debian_folder(tmp_path_factory))
+    with Prometheus(binary, tmp_path_factory.mktemp("prometheus"), targets, RULES) as running:
+        assert wait_until(lambda: len(running.query("up == 1")) == WORKERS + len(services) + 2, timeout_s=60)
+        yield running
+
+
+def ask(suite: Suite, traffic: Traffic, *, key: str = "", model: str = "", stream: bool = False) -> int:
+    """One request; its status."""
+    prompt = f"{PROMPT} {len(traffic.prompts)}"
+    traffic.prompts.append(prompt)
+    body = {
+        "model": model or suite.model_name,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 8,
+        "stream": stream,
+    }
+    # A connection of its own: each ends at one of the workers.
+    answer = httpx.post(
+        f"{suite.base_url}/v1/chat/completions",
+        json=body,
+        headers={"Authorization": f"Bearer {key or suite.api_key}"},
+        timeout=60,
+        trust_env=False,
+    )
+    if answer.status_code == 200:
+        traffic.answers.append(_streamed(answer.text) if stream else answer.json()["choices"][0]["message"]["content"])
+    return answer.status_code
+
+
+def _streamed(text: str) -> str:
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    return "".join(event["choices"][0]["delta"].get("content") or "" for event in events if event["choices"])
+
+
+async def _link(suite: Suite) -> None:
+    channels = Channels(suite.tls())
+    try:
+        stub: rpc.BillingServiceAsyncStub = rpc.BillingServiceStub(channels.service("billing", suite.target("billing")))
+        terms = pb.Terms(free_tokens=0)
+        await stub.SetTerms(pb.SetTermsRequest(org_id=suite.org_id, from_month="2020-01", terms=terms), timeout=30)
+        await stub.LinkCustomer(pb.LinkCustomerRequest(org_id=suite.org_id, name="Acme"), timeout=30)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.LinkCustomer(pb.LinkCustomerRequest(), timeout=30)
+    finally:
+        await channels.close()
+
+
+@pytest.fixture(scope="module")
+def traffic(suite: Suite, prometheus: Prometheus) -> Traffic:
+    """Requests of every kind, scraped from before the first to after the last."""
+    made = Traffic()
+    asyncio.run(_link(suite))
+    row = {"context_length": 128, "input_usd_per_million": "1", "output_usd_per_million": "1"}
+    suite.admin.must("POST", "/admin/models", {"name": "served-nowhere", **row})
+    limited = suite.admin.must(
+        "POST",
+        f"/admin/environments/{suite.environment_id}/keys",
+        {"name": "limited", "limits": {"requests_per_minute": 1}},
+    )["key"]
+    made.keys += [suite.api_key, limited]
+
+    def lines() -> bool:
+        for number in range(8):
+            assert ask(suite, made, stream=number % 2 == 0) == 200
+        return prometheus.value("sum(usage_records_created_total)") > 0
+
+    # Counters are seen from their first scrape on: what is counted after it makes a rate.
+    for _ in range(2):
+        assert wait_until(lines, timeout_s=60)
+        assert ask(suite, made, key="clsk_live_" + "0" * 40) == 401
+        assert wait_until(lambda: ask(suite, made, model="served-nowhere") == 503, timeout_s=30)
+        ask(suite, made, key=limited)
+        assert ask(suite, made, key=limited) == 429
+        url = f"http://{suite.target('billing_webhook')}/webhooks/stripe"
+        assert httpx.post(url, content=b"{}", headers={"Stripe-Signature": "t=1,v1=0"}, timeout=30).status_code == 400
+    return made
+
+
+def test_every_metric_that_operators_were_promised_is_there(prometheus: Prometheus, traffic: Traffic) -> None:
+    missing = set(ASKED_FOR)
+
+    def complete() -> bool:
+        missing.difference_update({name for name in missing if prometheus.query(f"{{__name__='{name}'}}")})
+        return not missing
+
+    assert wait_until(complete, timeout_s=60), missing
+    for name, labels in LABELS.items():
+        [first, *_] = prometheus.query(f"{{__name__='{name}'}}")
+        assert set(first["metric"]) - {"__name__", "job", "instance"} == labels, name
+
+
+def test_workers_together_count_every_request_once(suite: Suite, prometheus: Prometheus, traffic: Traffic) -> None:
+    where = '{path="/v1/chat/completions"}'
+    asked = len(traffic.prompts)
+    assert wait_until(lambda: prometheus.value(f"http_requests_total{where}") == asked, timeout_s=30)
+    assert len(prometheus.query(f"sum by (instance) (http_requests_total{where})")) == WORKERS
+    served = len(traffic.answers)
+    assert wait_until(lambda: prometheus.value("usage_records_created_total") == served, timeout_s=30)
+    assert wait_until(lambda: prometheus.value("loadbalancer_requests_total") == served, timeout_s=30)
+    assert len(prometheus.query("sum by (node) (loadbalancer_requests_total)")) == 2
+    records = suite.admin.must("GET", "/admin/usage/records?page_size=1000")["data"]
+    tokens = sum(record["total_tokens"] for record in records)
+    assert wait_until(lambda: prometheus.value("tokens_processed_total") == tokens, timeout_s=30)
+    assert prometheus.value("nodes_active_total") == 2
+    assert prometheus.value("min(node_health_score)") > 90
+
+
+def _runnable(query: str) -> str:
+    return query.replace("$__rate_interval", "1m").replace("$model", ".*").replace("$region", ".*")
+
+
+def test_every_query_of_every_dashboard_returns_data(prometheus: Prometheus, traffic: Traffic, suite: Suite) -> None:
+    queries = {query for board in DASHBOARDS for panel in board.panels for query, _ in panel.queries}
+    waiting = queries - NEED_A_GPU.keys()
+
+    def complete() -> bool:
+        ask(suite, traffic, stream=True)
+        waiting.difference_update({query for query in waiting if prometheus.query(_runnable(query))})
+        return not waiting
+
+    assert wait_until(complete, timeout_s=60), "\n".join(sorted(waiting))
+    for board in DASHBOARDS:
+        for name, metric, label in board.variables:
+            assert prometheus.values_of(label, metric), (board.uid, name)
