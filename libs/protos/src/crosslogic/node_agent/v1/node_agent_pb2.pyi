@@ -198,6 +198,7 @@ class RelayOpen(_message.Message):
     ORG_ID_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     api: Global___EngineApi.ValueType
     """Which API of the engine."""
     body: _builtins.bytes
@@ -230,6 +231,10 @@ class RelayOpen(_message.Message):
     """
     max_tokens: _builtins.int
     """The most tokens that a choice may have where the body sets no limit of its own. 0: the engine's own default."""
+    traceparent: _builtins.str
+    """The span that this call belongs to, as W3C Trace Context writes it: 55 bytes, `00-`, trace id, `-`, span id, `-01`. The
+    engine is told its own. Empty: the request is not traced. What is not of this form is ignored.
+    """
     @_builtins.property
     def resume(self) -> Global___RelayResume:
         """The beginning of this stream, sent by a node that is lost: go on from there. Only with `stream`."""
@@ -252,10 +257,11 @@ class RelayOpen(_message.Message):
         org_id: _builtins.str = ...,
         resume: Global___RelayResume | None = ...,
         max_tokens: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resume", b"resume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "body", b"body", "cache_salt", b"cache_salt", "continuous_usage", b"continuous_usage", "first_byte_timeout_ms", b"first_byte_timeout_ms", "idle_timeout_ms", b"idle_timeout_ms", "include_usage", b"include_usage", "max_tokens", b"max_tokens", "model", b"model", "org_id", b"org_id", "request_id", b"request_id", "resume", b"resume", "return_token_ids", b"return_token_ids", "sealed_context", b"sealed_context", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "body", b"body", "cache_salt", b"cache_salt", "continuous_usage", b"continuous_usage", "first_byte_timeout_ms", b"first_byte_timeout_ms", "idle_timeout_ms", b"idle_timeout_ms", "include_usage", b"include_usage", "max_tokens", b"max_tokens", "model", b"model", "org_id", b"org_id", "request_id", b"request_id", "resume", b"resume", "return_token_ids", b"return_token_ids", "sealed_context", b"sealed_context", "stream", b"stream", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

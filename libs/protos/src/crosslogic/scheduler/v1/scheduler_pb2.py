@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from crosslogic.common.v1 import common_pb2 as crosslogic_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'crosslogic/scheduler/v1/scheduler.proto\x12\x17\x63rosslogic.scheduler.v1\x1a!crosslogic/common/v1/common.proto\"\xbb\x02\n\x0bPickRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x18\n\x10\x65stimated_tokens\x18\x04 \x01(\r\x12\x19\n\x11\x65xcluded_node_ids\x18\x05 \x03(\t\x12\x13\n\x0bsession_key\x18\x06 \x01(\x06\x12\x15\n\rprefix_hashes\x18\x07 \x03(\x06\x12\x10\n\x08reserved\x18\x08 \x01(\x08\x12\x18\n\x10residency_pinned\x18\t \x01(\x08\x12\x12\n\nclient_key\x18\n \x01(\x06\x12\x17\n\x0f\x61llowed_regions\x18\x0b \x03(\t\x12\x15\n\rprompt_tokens\x18\x0c \x01(\r\x12\x1a\n\rmodel_version\x18\r \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_model_version\"\x85\x01\n\x0cPickResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x17\n\x0fregion_failover\x18\x04 \x01(\x08\x12\x13\n\x0bnode_org_id\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\"\x84\x01\n\x11PickStreamRequest\x12\x36\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\'.crosslogic.scheduler.v1.PickStreamCall\x12\x37\n\x08outcomes\x18\x02 \x03(\x0b\x32%.crosslogic.scheduler.v1.NodeOutcomes\"x\n\x0cNodeOutcomes\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tsucceeded\x18\x02 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\x12\x17\n\x0f\x66\x61iled_in_a_row\x18\x04 \x01(\r\x12\x1b\n\x13\x66irst_byte_us_total\x18\x05 \x01(\x04\"S\n\x0ePickStreamCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x35\n\x07request\x18\x02 \x01(\x0b\x32$.crosslogic.scheduler.v1.PickRequest\"P\n\x12PickStreamResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).crosslogic.scheduler.v1.PickStreamResult\"\x96\x01\n\x10PickStreamResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x39\n\x08response\x18\x02 \x01(\x0b\x32%.crosslogic.scheduler.v1.PickResponseH\x00\x12\x30\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1f.crosslogic.common.v1.CallErrorH\x00\x42\t\n\x07outcome\"t\n\x11LaneStreamRequest\x12.\n\x04uses\x18\x01 \x03(\x0b\x32 .crosslogic.scheduler.v1.LaneUse\x12/\n\x05nodes\x18\x02 \x03(\x0b\x32 .crosslogic.scheduler.v1.NodeUse\"-\n\x07NodeUse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tin_flight\x18\x02 \x01(\r\"\xcf\x01\n\x07LaneUse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x15\n\rended_per_sec\x18\x05 \x01(\x01\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12\x1a\n\x12reserved_in_flight\x18\x07 \x01(\r\x12>\n\x0creservations\x18\x08 \x03(\x0b\x32(.crosslogic.scheduler.v1.LaneReservation\"9\n\x0fLaneReservation\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63\x61pacity_units\x18\x02 \x01(\x04\"H\n\x12LaneStreamResponse\x12\x32\n\x06shares\x18\x01 \x03(\x0b\x32\".crosslogic.scheduler.v1.LaneShare\"s\n\tLaneShare\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x12\n\x05limit\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11\x64\x65\x64icated_org_ids\x18\x05 \x03(\tB\x08\n\x06_limit2\xbd\x02\n\x10SchedulerService\x12S\n\x04Pick\x12$.crosslogic.scheduler.v1.PickRequest\x1a%.crosslogic.scheduler.v1.PickResponse\x12i\n\nPickStream\x12*.crosslogic.scheduler.v1.PickStreamRequest\x1a+.crosslogic.scheduler.v1.PickStreamResponse(\x01\x30\x01\x12i\n\nLaneStream\x12*.crosslogic.scheduler.v1.LaneStreamRequest\x1a+.crosslogic.scheduler.v1.LaneStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'crosslogic/scheduler/v1/scheduler.proto\x12\x17\x63rosslogic.scheduler.v1\x1a!crosslogic/common/v1/common.proto\"\xd0\x02\n\x0bPickRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x18\n\x10\x65stimated_tokens\x18\x04 \x01(\r\x12\x19\n\x11\x65xcluded_node_ids\x18\x05 \x03(\t\x12\x13\n\x0bsession_key\x18\x06 \x01(\x06\x12\x15\n\rprefix_hashes\x18\x07 \x03(\x06\x12\x10\n\x08reserved\x18\x08 \x01(\x08\x12\x18\n\x10residency_pinned\x18\t \x01(\x08\x12\x12\n\nclient_key\x18\n \x01(\x06\x12\x17\n\x0f\x61llowed_regions\x18\x0b \x03(\t\x12\x15\n\rprompt_tokens\x18\x0c \x01(\r\x12\x1a\n\rmodel_version\x18\r \x01(\tH\x00\x88\x01\x01\x12\x13\n\x0btraceparent\x18\x0e \x01(\tB\x10\n\x0e_model_version\"\x85\x01\n\x0cPickResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x17\n\x0fregion_failover\x18\x04 \x01(\x08\x12\x13\n\x0bnode_org_id\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\"\x84\x01\n\x11PickStreamRequest\x12\x36\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\'.crosslogic.scheduler.v1.PickStreamCall\x12\x37\n\x08outcomes\x18\x02 \x03(\x0b\x32%.crosslogic.scheduler.v1.NodeOutcomes\"x\n\x0cNodeOutcomes\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tsucceeded\x18\x02 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\x12\x17\n\x0f\x66\x61iled_in_a_row\x18\x04 \x01(\r\x12\x1b\n\x13\x66irst_byte_us_total\x18\x05 \x01(\x04\"S\n\x0ePickStreamCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x35\n\x07request\x18\x02 \x01(\x0b\x32$.crosslogic.scheduler.v1.PickRequest\"P\n\x12PickStreamResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).crosslogic.scheduler.v1.PickStreamResult\"\x96\x01\n\x10PickStreamResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x39\n\x08response\x18\x02 \x01(\x0b\x32%.crosslogic.scheduler.v1.PickResponseH\x00\x12\x30\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1f.crosslogic.common.v1.CallErrorH\x00\x42\t\n\x07outcome\"t\n\x11LaneStreamRequest\x12.\n\x04uses\x18\x01 \x03(\x0b\x32 .crosslogic.scheduler.v1.LaneUse\x12/\n\x05nodes\x18\x02 \x03(\x0b\x32 .crosslogic.scheduler.v1.NodeUse\"-\n\x07NodeUse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tin_flight\x18\x02 \x01(\r\"\xcf\x01\n\x07LaneUse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x15\n\rended_per_sec\x18\x05 \x01(\x01\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12\x1a\n\x12reserved_in_flight\x18\x07 \x01(\r\x12>\n\x0creservations\x18\x08 \x03(\x0b\x32(.crosslogic.scheduler.v1.LaneReservation\"9\n\x0fLaneReservation\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63\x61pacity_units\x18\x02 \x01(\x04\"H\n\x12LaneStreamResponse\x12\x32\n\x06shares\x18\x01 \x03(\x0b\x32\".crosslogic.scheduler.v1.LaneShare\"s\n\tLaneShare\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x12\n\x05limit\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11\x64\x65\x64icated_org_ids\x18\x05 \x03(\tB\x08\n\x06_limit2\xbd\x02\n\x10SchedulerService\x12S\n\x04Pick\x12$.crosslogic.scheduler.v1.PickRequest\x1a%.crosslogic.scheduler.v1.PickResponse\x12i\n\nPickStream\x12*.crosslogic.scheduler.v1.PickStreamRequest\x1a+.crosslogic.scheduler.v1.PickStreamResponse(\x01\x30\x01\x12i\n\nLaneStream\x12*.crosslogic.scheduler.v1.LaneStreamRequest\x1a+.crosslogic.scheduler.v1.LaneStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,31 +33,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'crosslogic.scheduler.v1.sch
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PICKREQUEST']._serialized_start=104
-  _globals['_PICKREQUEST']._serialized_end=419
-  _globals['_PICKRESPONSE']._serialized_start=422
-  _globals['_PICKRESPONSE']._serialized_end=555
-  _globals['_PICKSTREAMREQUEST']._serialized_start=558
-  _globals['_PICKSTREAMREQUEST']._serialized_end=690
-  _globals['_NODEOUTCOMES']._serialized_start=692
-  _globals['_NODEOUTCOMES']._serialized_end=812
-  _globals['_PICKSTREAMCALL']._serialized_start=814
-  _globals['_PICKSTREAMCALL']._serialized_end=897
-  _globals['_PICKSTREAMRESPONSE']._serialized_start=899
-  _globals['_PICKSTREAMRESPONSE']._serialized_end=979
-  _globals['_PICKSTREAMRESULT']._serialized_start=982
-  _globals['_PICKSTREAMRESULT']._serialized_end=1132
-  _globals['_LANESTREAMREQUEST']._serialized_start=1134
-  _globals['_LANESTREAMREQUEST']._serialized_end=1250
-  _globals['_NODEUSE']._serialized_start=1252
-  _globals['_NODEUSE']._serialized_end=1297
-  _globals['_LANEUSE']._serialized_start=1300
-  _globals['_LANEUSE']._serialized_end=1507
-  _globals['_LANERESERVATION']._serialized_start=1509
-  _globals['_LANERESERVATION']._serialized_end=1566
-  _globals['_LANESTREAMRESPONSE']._serialized_start=1568
-  _globals['_LANESTREAMRESPONSE']._serialized_end=1640
-  _globals['_LANESHARE']._serialized_start=1642
-  _globals['_LANESHARE']._serialized_end=1757
-  _globals['_SCHEDULERSERVICE']._serialized_start=1760
-  _globals['_SCHEDULERSERVICE']._serialized_end=2077
+  _globals['_PICKREQUEST']._serialized_end=440
+  _globals['_PICKRESPONSE']._serialized_start=443
+  _globals['_PICKRESPONSE']._serialized_end=576
+  _globals['_PICKSTREAMREQUEST']._serialized_start=579
+  _globals['_PICKSTREAMREQUEST']._serialized_end=711
+  _globals['_NODEOUTCOMES']._serialized_start=713
+  _globals['_NODEOUTCOMES']._serialized_end=833
+  _globals['_PICKSTREAMCALL']._serialized_start=835
+  _globals['_PICKSTREAMCALL']._serialized_end=918
+  _globals['_PICKSTREAMRESPONSE']._serialized_start=920
+  _globals['_PICKSTREAMRESPONSE']._serialized_end=1000
+  _globals['_PICKSTREAMRESULT']._serialized_start=1003
+  _globals['_PICKSTREAMRESULT']._serialized_end=1153
+  _globals['_LANESTREAMREQUEST']._serialized_start=1155
+  _globals['_LANESTREAMREQUEST']._serialized_end=1271
+  _globals['_NODEUSE']._serialized_start=1273
+  _globals['_NODEUSE']._serialized_end=1318
+  _globals['_LANEUSE']._serialized_start=1321
+  _globals['_LANEUSE']._serialized_end=1528
+  _globals['_LANERESERVATION']._serialized_start=1530
+  _globals['_LANERESERVATION']._serialized_end=1587
+  _globals['_LANESTREAMRESPONSE']._serialized_start=1589
+  _globals['_LANESTREAMRESPONSE']._serialized_end=1661
+  _globals['_LANESHARE']._serialized_start=1663
+  _globals['_LANESHARE']._serialized_end=1778
+  _globals['_SCHEDULERSERVICE']._serialized_start=1781
+  _globals['_SCHEDULERSERVICE']._serialized_end=2098
 # @@protoc_insertion_point(module_scope)

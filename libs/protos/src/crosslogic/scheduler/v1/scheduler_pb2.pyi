@@ -38,6 +38,7 @@ class PickRequest(_message.Message):
     ALLOWED_REGIONS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalogue name of the model. Never empty."""
     org_id: _builtins.str
@@ -61,6 +62,10 @@ class PickRequest(_message.Message):
     model_version: _builtins.str
     """It goes on with what nodes of this version began: another version would go on with other tokens. Unset: any that the
     catalogue lets serve.
+    """
+    traceparent: _builtins.str
+    """The span that this pick belongs to, as W3C Trace Context writes it: 55 bytes, `00-`, trace id, `-`, span id, `-01`.
+    Empty: the request is not traced. What is not of this form is ignored.
     """
     @_builtins.property
     def excluded_node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -94,10 +99,11 @@ class PickRequest(_message.Message):
         allowed_regions: _abc.Iterable[_builtins.str] | None = ...,
         prompt_tokens: _builtins.int = ...,
         model_version: _builtins.str | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model_version", b"_model_version", "model_version", b"model_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_version", b"_model_version", "allowed_regions", b"allowed_regions", "client_key", b"client_key", "estimated_tokens", b"estimated_tokens", "excluded_node_ids", b"excluded_node_ids", "model", b"model", "model_version", b"model_version", "org_id", b"org_id", "prefix_hashes", b"prefix_hashes", "prompt_tokens", b"prompt_tokens", "region", b"region", "reserved", b"reserved", "residency_pinned", b"residency_pinned", "session_key", b"session_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_version", b"_model_version", "allowed_regions", b"allowed_regions", "client_key", b"client_key", "estimated_tokens", b"estimated_tokens", "excluded_node_ids", b"excluded_node_ids", "model", b"model", "model_version", b"model_version", "org_id", b"org_id", "prefix_hashes", b"prefix_hashes", "prompt_tokens", b"prompt_tokens", "region", b"region", "reserved", b"reserved", "residency_pinned", b"residency_pinned", "session_key", b"session_key", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model_version: _TypeAlias = _typing.Literal["model_version"]  # noqa: Y015
     _WhichOneofArgType__model_version: _TypeAlias = _typing.Literal["_model_version", b"_model_version"]  # noqa: Y015
