@@ -52,6 +52,8 @@ class Wishes:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """More settings by process name or kind, for tests."""
+    interpreters: Mapping[str, str] = field(default_factory=dict)
+    """The Python of a kind of process that has an environment of its own, for tests."""
     sim_arguments: tuple[str, ...] = ()
 
 
@@ -135,6 +137,7 @@ class Stack:
             engine=engine,
             environ=wishes.environ,
             extra=wishes.settings,
+            interpreters=wishes.interpreters,
         )
         self._make_identities(ca)
         api = AdminApi(plan.base_url, self._run_dir.secret("admin_token"))

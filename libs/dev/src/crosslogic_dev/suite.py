@@ -43,6 +43,8 @@ class Suite:
     """The environment that the processes inherit."""
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """More settings by process name or kind: `{"registry": {"CROSSLOGIC_DEAD_S": "2"}, "node_agent-2": {...}}`."""
+    interpreters: Mapping[str, str] = field(default_factory=dict)
+    """The Python of a kind of process that has an environment of its own: `{"gateway": "/x/bin/python"}`."""
     sim_arguments: tuple[str, ...] = ()
     """More options of the simulated engine."""
     durable: bool = True
@@ -66,6 +68,7 @@ class Suite:
             durable=self.durable,
             environ=_inherited(self.environ),
             settings=self.settings,
+            interpreters=self.interpreters,
             sim_arguments=self.sim_arguments,
         )
         self._stack = Stack(wishes, self.progress)

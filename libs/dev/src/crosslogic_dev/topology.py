@@ -38,6 +38,8 @@ class Topology:
     """The environment of whoever starts the suite."""
     extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """More settings, by process name or kind (`gateway`, `node_agent`, `node_agent-2`), for tests."""
+    interpreters: Mapping[str, str] = field(default_factory=dict)
+    """The Python of a kind of process that has an environment of its own, for tests."""
 
     def specs(self) -> list[ProcessSpec]:
         """Every process but PostgreSQL and Redis, in the order in which they are started."""
@@ -121,7 +123,8 @@ class Topology:
         }
         extra = {**self.extra.get(service, {}), **self.extra.get(name, {})}
         environ = {"PATH": os.defpath, **inherited, "PYTHONUNBUFFERED": "1", **TLS13_ENVIRONMENT, **own, **extra}
-        return ProcessSpec(name=name, argv=(sys.executable, "-m", f"crosslogic_{service}"), environ=environ)
+        python = self.interpreters.get(service, sys.executable)
+        return ProcessSpec(name=name, argv=(python, "-m", f"crosslogic_{service}"), environ=environ)
 
     def _tls(self, name: str) -> dict[str, str]:
         files = service_files(self.run_dir.tls, name)

@@ -1,0 +1,113 @@
+"""Dockerfiles: what each must be, held against the code, since an engine that builds them may be missing here."""
+
+import re
+
+import pytest
+
+from crosslogic_common import health_probe
+from tests.fakes.service_venvs import ROOT, members, own_needed
+
+DOCKERFILES = {
+    file.parent.name: file for file in sorted([*ROOT.glob("services/*/Dockerfile"), ROOT / "libs/backup/Dockerfile"])
+}
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """Each instruction with its arguments, continued lines joined."""
+    text = re.sub(r"\\\n\s*", " ", DOCKERFILES[name].read_text())
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in lines]
+
+
+def final_stage(name: str) -> list[tuple[str, str]]:
+    found = instructions(name)
+    last = max(number for number, (word, _) in enumerate(found) if word == "FROM")
+    return found[last:]
+
+
+def package(name: str) -> str:
+    return f"crosslogic-{name.replace('_', '-')}"
+
+
+def test_every_service_has_an_image() -> None:
+    assert set(DOCKERFILES) == {folder.name for folder in ROOT.glob("services/*") if folder.is_dir()} | {"backup"}
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_image_is_of_the_lock_and_of_its_own_packages_only(name: str) -> None:
+    (install,) = [rest for word, rest in instructions(name) if word == "RUN" and "uv export" in rest]
+    assert f"--package {package(name)} " in install
+    assert {"--frozen", "--no-dev", "--no-emit-workspace", "--require-hashes"} <= set(install.split())
+    wanted = {f"./{members()[own].relative_to(ROOT)}" for own in own_needed(package(name))}
+    assert set(re.findall(r" (\./\S+)", install)) == wanted
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_image_runs_as_nobody_in_particular_and_without_a_shell(name: str) -> None:
+    stage = final_stage(name)
+    assert stage[0][0] == "FROM"
+    assert ("USER", "10001") in stage
+    (entry,) = [rest for word, rest in stage if word == "ENTRYPOINT"]
+    assert entry == f'["python", "-m", "crosslogic_{name}"]'
+    after_user = stage[stage.index(("USER", "10001")) :]
+    assert {word for word, _ in after_user} <= {"USER", "ENV", "HEALTHCHECK", "ENTRYPOINT"}, "root's files are changed"
+    assert not any("apt-get" in rest or "pip" in rest for _, rest in stage), "tools of the build are in the image"
+    copies = [rest for word, rest in stage if word == "COPY"]
+    assert copies == ["--from=build /opt/crosslogic /opt/crosslogic"]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_image_names_its_bases_itself_and_says_when_it_is_well(name: str) -> None:
+    found = instructions(name)
+    stages: set[str] = set()
+    for word, rest in found:
+        if word == "FROM":
+            base, _, stage = rest.partition(" AS ")
+            assert base in stages or (":" in base and not base.endswith(":latest")), base
+            stages.add(stage)
+    labels = " ".join(rest for word, rest in final_stage(name) if word == "LABEL")
+    assert f'org.opencontainers.image.title="crosslogic/{name}"' in labels
+    for label in ("description", "version", "revision"):
+        assert f"org.opencontainers.image.{label}=" in labels
+    (check,) = [rest for word, rest in final_stage(name) if word == "HEALTHCHECK"]
+    assert check == "NONE" if name == "backup" else check.endswith(f'CMD ["python", "-m", "{health_probe.__name__}"]')
+    environment = " ".join(rest for word, rest in final_stage(name) if word == "ENV")
+    assert {"PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"} <= set(environment.split())
+    assert name == "backup" or "GRPC_SSL_CIPHER_SUITES=ECDHE-PSK-CHACHA20-POLY1305" in environment
+
+
+def test_nothing_but_sources_is_sent_to_the_builder() -> None:
+    kept = (ROOT / ".dockerignore").read_text().split("\n")
+    assert kept[1] == "*", "all is left out that is not named"
+    named = {line[1:] for line in kept if line.startswith("!")}
+    assert named <= {"pyproject.toml", "uv.lock", "services/orchestrator/skypilot_worker"} | {
+        f"{folder}/*/{part}" for folder in ("libs", "services") for part in ("pyproject.toml", "README.md", "src")
+    }
+    for needed in ("pyproject.toml", "uv.lock", *(f"{folder}/*/src" for folder in ("libs", "services"))):
+        assert needed in named
+
+
+@pytest.mark.parametrize(
+    ("environ", "asked"),
+    [
+        ({}, None),
+        ({"CROSSLOGIC_METRICS_LISTEN": ""}, None),
+        ({"CROSSLOGIC_METRICS_LISTEN": "0.0.0.0:9100"}, ("127.0.0.1", 9100, "/live")),
+        ({"CROSSLOGIC_METRICS_LISTEN": "[::]:9100"}, ("127.0.0.1", 9100, "/live")),
+        ({"CROSSLOGIC_METRICS_LISTEN": "10.0.0.7:9100"}, ("10.0.0.7", 9100, "/live")),
+        (
+            {"CROSSLOGIC_HTTP_LISTEN": "0.0.0.0:8080", "CROSSLOGIC_METRICS_LISTEN": "0.0.0.0:9100"},
+            ("127.0.0.1", 8080, "/health"),
+        ),
+    ],
+)
+def test_health_is_asked_where_the_process_serves_it(
+    environ: dict[str, str], asked: tuple[str, int, str] | None
+) -> None:
+    assert health_probe.target(environ) == asked
+
+
+def test_a_process_that_does_not_answer_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSLOGIC_HTTP_LISTEN", "127.0.0.1:1")
+    with pytest.raises(SystemExit, match=r"127\.0\.0\.1:1/health"):
+        health_probe.main()
