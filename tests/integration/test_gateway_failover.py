@@ -272,6 +272,12 @@ def test_the_budget_is_a_share_of_recent_traffic_and_never_less_than_its_least()
     assert [budget.take(125.0) for _ in range(4)] == [True, True, True, False]
 
 
+def test_the_traffic_of_a_worker_that_started_a_moment_ago_counts_in_full() -> None:
+    budget = RetryBudget(FailoverPolicy(budget_share=0.2, budget_least=3, budget_window_s=10), began_at=90_000.0)
+    budget.requests += 100
+    assert sum(budget.take(90_005.0) for _ in range(50)) == 20
+
+
 async def test_time_that_a_client_may_wait_is_over_and_no_further_node_is_asked() -> None:
     async with fleet(policy=FailoverPolicy(window_s=0.1)) as world:
         asked = asyncio.create_task(_answered(world, stream=False))

@@ -85,11 +85,11 @@ class Attempts:
         self._first_byte_timeout_ms = round(timeouts.first_byte_s * 1000)
         self._idle_timeout_ms = round(timeouts.idle_s * 1000)
         self._policy = policy or FailoverPolicy()
-        self._budget = RetryBudget(self._policy)
+        self._loop = asyncio.get_running_loop()
+        self._budget = RetryBudget(self._policy, began_at=self._loop.time())
         self._hedging = Hedging(hedged_models)
         self._now_us = now_us
         self.counts = FailoverCounts(self._hedging)
-        self._loop = asyncio.get_running_loop()
         self._log = get_logger(__name__)
 
     async def run(self, job: Job) -> web.StreamResponse:

@@ -125,12 +125,13 @@ class RetryBudget:
     any longer. Each worker keeps its share by itself; the fleet's is their sum.
     """
 
-    def __init__(self, policy: FailoverPolicy) -> None:
+    def __init__(self, policy: FailoverPolicy, *, began_at: float = 0.0) -> None:
+        """`began_at`: since when requests are counted, monotonic seconds."""
         self._policy = policy
         self.requests = 0
         """Requests since the window began; counted by whoever runs them."""
         self._retries = 0
-        self._began_at = 0.0
+        self._began_at = began_at
         self._before: tuple[float, float] = (0.0, 0.0)
         """Requests and retries of one window before this one."""
 
