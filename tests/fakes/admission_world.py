@@ -8,12 +8,14 @@ from prometheus_client import CollectorRegistry
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_gateway.admission.admission import NO_WAIT
 from crosslogic_gateway.admission.held_ticket import HeldTicket
 from crosslogic_gateway.admission.ports import Settled, Spent, Used
 from crosslogic_gateway.admission.wiring import AdmissionOptions, RunningAdmission, running_admission
 from crosslogic_gateway.body import parse_body
 from crosslogic_gateway.domain import NO_LIMITS, HardBudget, Limits, Model, Principal
 from crosslogic_gateway.prices import Prices
+from crosslogic_gateway.shedding.service_turns import Turn
 
 PROMPT_PRICE, COMPLETION_PRICE = 50_000, 100_000
 MODEL = Model("m", "f", 8192, PROMPT_PRICE, COMPLETION_PRICE, frozenset(), 0)
@@ -79,7 +81,13 @@ async def workers(
 
 
 async def admit(
-    worker: RunningAdmission, principal: Principal, request_id: str, *, max_tokens: int = 20, text: str = "hello there"
+    worker: RunningAdmission,
+    principal: Principal,
+    request_id: str,
+    *,
+    max_tokens: int = 20,
+    text: str = "hello there",
+    turn: Turn = NO_WAIT,
 ) -> HeldTicket:
     raw = b'{"model":"m","messages":[{"role":"user","content":"%b"}],"max_tokens":%d}' % (text.encode(), max_tokens)
     return await worker.admission.admit(
@@ -89,4 +97,5 @@ async def admit(
         body=parse_body(agent_pb.ENGINE_API_CHAT_COMPLETIONS, raw),
         raw=raw,
         api="/v1/chat/completions",
+        turn=turn,
     )

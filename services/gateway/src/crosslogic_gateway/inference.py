@@ -140,6 +140,7 @@ class Inference:
                 raw=raw,
                 api=api.path,
                 reserved=claim.reserved,
+                turn=claim.turn,
             )
         except RefusedError as refused:
             claim.used(0)

@@ -27,6 +27,7 @@ from crosslogic_gateway.admission.seeding import Seeding
 from crosslogic_gateway.body import InferenceBody
 from crosslogic_gateway.domain import HardBudget, Model, Principal
 from crosslogic_gateway.prices import Prices, Rate
+from crosslogic_gateway.shedding.service_turns import ServiceTurns, Turn
 
 ADMITTED, REFUSED, NOT_SEEDED, TOO_LARGE, BUDGET = 1, 0, 2, 3, 4
 """The script's answers."""
@@ -37,6 +38,7 @@ PLACE_WAIT_S = 0.03
 PRICES_FOR_S = 1.0
 KNOWN_FOR_S = 60.0
 """How long what Redis last counted says something."""
+NO_WAIT = Turn()
 KnownBudgets = Callable[[Principal], tuple[HardBudget, ...]]
 
 
@@ -76,10 +78,14 @@ class Admission:
         local_budgets: LocalBudgets,
         metrics: AdmissionMetrics,
         global_stock: GlobalStock | None = None,
+        turns: ServiceTurns | None = None,
         known_budgets: KnownBudgets = no_budgets,
         now_us: Callable[[], int],
     ) -> None:
-        """`known_budgets` gives hard budgets beside a principal's own; `now_us` is the wall clock, for prices."""
+        """`turns` is the queue before `global_stock`, None without one.
+
+        `known_budgets` gives hard budgets beside a principal's own; `now_us` is the wall clock, for prices.
+        """
         self._pipe = pipe
         self._kinds = kinds
         self._prices = prices
@@ -87,6 +93,7 @@ class Admission:
         self._local_budgets = local_budgets
         self._metrics = metrics
         self._global = global_stock
+        self._turns = turns
         self._known_budgets = known_budgets
         self._now_us = now_us
         self._loop = asyncio.get_running_loop()
@@ -111,16 +118,19 @@ class Admission:
         raw: bytes,
         api: str,
         reserved: bool = False,
+        turn: Turn = NO_WAIT,
     ) -> HeldTicket:
         """Lets a request in and holds what it may use. Raises RefusedError and what `demand_of` raises.
 
-        A `reserved` one, within its organisation's reserved capacity, is not held to the whole service's limits.
+        A `reserved` one, within its organisation's reserved capacity, is not held to the whole service's limits. Others
+        wait for their `turn` at these.
         """
         view = self._view(principal)
         ticket = self._ticket(request_id, view, principal, model, body, raw, api)
         try:
-            if self._global is not None and not reserved:
-                ticket.global_at = await self._global.take(ticket.prompt_tokens + ticket.completion_tokens)
+            if self._turns is not None and not reserved:
+                tokens = ticket.prompt_tokens + ticket.completion_tokens
+                ticket.global_at = await self._turns.take(principal.org_id, tokens, turn)
             await self._hold(ticket, view)
         except RefusedError as refused:
             self._metrics.refused(refused.layer, refused.reason)

@@ -37,6 +37,24 @@ class GlobalStock:
         self._requests = 0
         self._tokens = 0
         self._taken_at = 0
+        self._room_in_s = 0.0
+        """When there will be something again, as Redis said when there was nothing."""
+        self._seconds_a_request = max(
+            (
+                kinds[c.kind_index].window_us / 1e6 / max(c.limit, 1)
+                for c in counters
+                if kinds[c.kind_index].counted == "requests"
+            ),
+            default=0.0,
+        )
+        self._seconds_a_token = max(
+            (
+                kinds[c.kind_index].window_us / 1e6 / max(c.limit, 1)
+                for c in counters
+                if kinds[c.kind_index].counted == "tokens"
+            ),
+            default=0.0,
+        )
         self._until = 0.0
         self._handed_requests = 0
         self._handed_tokens = 0
@@ -66,7 +84,7 @@ class GlobalStock:
             if not plenty:
                 if self._hand_out(wanted):
                     return self._taken_at
-                raise overloaded(self._keep_s)
+                raise overloaded(max(self._keep_s, self._room_in_s))
         try:
             self._local.admit(self._spec, tokens=wanted, now_us=self._loop.time() * 1e6)
         except RefusedError as refused:
@@ -83,6 +101,10 @@ class GlobalStock:
         if self._loop.time() < self._until:
             self._requests += 1
             self._tokens += min(tokens, self._most_tokens)
+
+    def seconds_for(self, tokens: float) -> float:
+        """How long it takes at this worker until one request more with so many tokens is allowed."""
+        return max(self._seconds_a_request, self._seconds_a_token * tokens) * self._local.share.workers
 
     def close(self) -> None:
         """Gives back what is left."""
@@ -118,7 +140,8 @@ class GlobalStock:
             requests = max(self._waiting, min(max(FIRST_REQUESTS, ahead), self._most_requests // 8))
             tokens = max(self._waiting_tokens, min(ahead * mean, self._most_tokens // 8))
             granted = await self._pipe.ask(TAG, self._spec, _take(requests, tokens))
-            self._requests, self._tokens, self._taken_at = granted
+            self._requests, self._tokens, self._taken_at, room_in_us = granted
+            self._room_in_s = room_in_us / 1e6
             self._until = self._loop.time() + self._keep_s
             return self._requests >= requests and self._tokens >= tokens
         finally:

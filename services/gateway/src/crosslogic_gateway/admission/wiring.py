@@ -23,6 +23,7 @@ from crosslogic_gateway.admission.seeding import Seeding
 from crosslogic_gateway.admission.upkeep import Upkeep
 from crosslogic_gateway.domain import Limits
 from crosslogic_gateway.prices import Prices
+from crosslogic_gateway.shedding.service_turns import ServiceTurns
 
 HAND_OVER_S = 1.0
 
@@ -81,6 +82,7 @@ async def running_admission(
     loop = asyncio.get_running_loop()
     limited = any(limit != NO_LIMIT for limit in limit_numbers(options.global_limits)[:-1])
     stock = GlobalStock(pipe=pipe, kinds=windows, limits=options.global_limits, local=local) if limited else None
+    turns = ServiceTurns(stock) if stock is not None else None
     admission = Admission(
         pipe=pipe,
         kinds=windows,
@@ -90,6 +92,7 @@ async def running_admission(
         local_budgets=LocalBudgets(ledger=ledger, share=lambda: local.share, monotonic=loop.time),
         metrics=metrics,
         global_stock=stock,
+        turns=turns,
         known_budgets=known_budgets,
         now_us=lambda: time.time_ns() // 1000,
     )
@@ -104,6 +107,11 @@ async def running_admission(
     for name, text, read in (
         ("crosslogic_admission_local", "1: Redis is away, limits are enforced by share.", lambda: not pipe.up),
         ("crosslogic_admission_unsent", "Settlements that Redis does not have yet.", lambda: len(pipe.unsent)),
+        (
+            "crosslogic_service_waiting",
+            "Requests that wait for the limits of the whole service.",
+            lambda: 0 if turns is None else turns.waiting,
+        ),
         ("crosslogic_admission_dropped", "Settlements given up, Redis being away for long.", lambda: pipe.dropped),
     ):
         Gauge(name, text, registry=registry).set_function(read)
@@ -112,6 +120,7 @@ async def running_admission(
             yield RunningAdmission(admission, pipe, upkeep)
         finally:
             await seeding.close()
-            if stock is not None:
+            if stock is not None and turns is not None:
+                turns.close()
                 stock.close()
             await pipe.flushed(HAND_OVER_S)

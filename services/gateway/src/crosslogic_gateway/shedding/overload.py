@@ -10,13 +10,13 @@ from crosslogic_gateway.domain import Model, Principal
 from crosslogic_gateway.shedding.domain import (
     PRIORITY_HEADER,
     QUEUE_TIMEOUT_HEADER,
-    Rank,
     overloaded,
     queue_timeout_s,
     rank_of,
 )
 from crosslogic_gateway.shedding.gate import Asked, Gate, Pass
 from crosslogic_gateway.shedding.reserved import Meter, ReservedMeters
+from crosslogic_gateway.shedding.service_turns import Turn
 from crosslogic_gateway.shedding.yielding import YIELD_S, Yielding
 
 OVERAGE_MARK = "/overage"
@@ -32,8 +32,7 @@ class Claim:
 
     principal: Principal
     """Whom it is billed to, under which plan."""
-    rank: Rank
-    timeout_s: float
+    turn: Turn
     units: int = 0
     """Capacity units within which it runs. 0: it has none, or is beyond them."""
     meter: Meter | None = None
@@ -105,8 +104,10 @@ class Overload:
         """
         claim = Claim(
             principal,
-            rank_of(principal.priority, headers.get(PRIORITY_HEADER)),
-            queue_timeout_s(headers.get(QUEUE_TIMEOUT_HEADER), self._queue_wait_s),
+            Turn(
+                rank_of(principal.priority, headers.get(PRIORITY_HEADER)),
+                queue_timeout_s(headers.get(QUEUE_TIMEOUT_HEADER), self._queue_wait_s),
+            ),
         )
         if principal.reserved:
             units = principal.reserved_units.get(model.name, 0)
@@ -116,21 +117,23 @@ class Overload:
                 claim.principal = self._beyond(principal, model, units)
             else:
                 claim.units, (claim.meter, claim.taken) = units, taken
-        if claim.meter is None and self._yielding.yields(claim.rank, self._gate.now()):
-            self._gate.refused[claim.rank] += 1
+        if claim.meter is None and self._yielding.yields(claim.turn.rank, self._gate.now()):
+            self._gate.refused[claim.turn.rank] += 1
             raise overloaded(YIELD_S, "the service is at its limit and refuses higher priorities")
         return claim
 
     def refused_by_service(self, claim: Claim) -> None:
         """The request met the limits of the whole service: lower priorities yield for a moment."""
-        self._gate.refused[claim.rank] += 1
-        self._yielding.refused(claim.rank, self._gate.now())
+        self._gate.refused[claim.turn.rank] += 1
+        self._yielding.refused(claim.turn.rank, self._gate.now())
 
     async def enter(self, claim: Claim, model: Model, body: InferenceBody, raw_size: int) -> None:
         """Returns once the request may go on. Raises OVERLOADED."""
         principal = claim.principal
         tokens = (body.max_tokens or ASSUMED_TOKENS) * body.choices * body.inputs + raw_size // _BYTES_A_TOKEN
-        asked = Asked(model.name, principal.region, principal.org_id, claim.rank, tokens, claim.timeout_s, claim.units)
+        asked = Asked(
+            model.name, principal.region, principal.org_id, claim.turn.rank, tokens, claim.turn.timeout_s, claim.units
+        )
         claim.passed = self._gate.try_enter(asked) or await self._gate.enter(asked)
 
     def leave(self, claim: Claim) -> None:

@@ -61,13 +61,12 @@ class _Class:
         self.virtual = max(self.virtual, waiter.order[0])
         return waiter
 
-    def leave(self, waiter: Waiter) -> bool:
+    def remove(self, waiter: Waiter) -> bool:
         """Takes one out. False: it was not there."""
         place = bisect_left(self.line, waiter.order, key=_order)
         if place == len(self.line) or self.line[place] is not waiter:
             return False
         del self.line[place]
-        self.give_back(waiter)
         return True
 
     def give_back(self, waiter: Waiter) -> None:
@@ -126,10 +125,19 @@ class LaneQueue:
 
     def leave(self, waiter: Waiter) -> bool:
         """Somebody does not wait any more. False: they did not."""
-        if not self._classes[waiter.rank].leave(waiter):
+        own = self._classes[waiter.rank]
+        if not own.remove(waiter):
             return False
+        own.give_back(waiter)
         self._waiting -= 1
         return True
+
+    def serve(self, waiter: Waiter) -> None:
+        """Takes out one that waits and has its turn now, wherever it stands."""
+        own = self._classes[waiter.rank]
+        if own.remove(waiter):
+            own.virtual = max(own.virtual, waiter.order[0])
+            self._waiting -= 1
 
     def ready(self) -> list[Waiter]:
         """Those whose turn it is. They are under way from now on."""

@@ -20,7 +20,7 @@
 --            settle  [2, ticket, prompt_tokens, completion_tokens, cost] -> 1, or 0: no such ticket
 --            renew   [3] -> [worker, ...], those with a lease here
 --            charge  [4, spec, requests, tokens, cost] -> 1, or 0: not seeded
---            take    [5, spec, requests, tokens] -> [requests, tokens, now], what there was of them
+--            take    [5, spec, requests, tokens] -> [requests, tokens, now, microseconds until there is any of what there was none]
 --            give    [6, spec, requests, tokens, taken_at] -> 1
 --            seed    [7, [[layer, id, kind, age_us, amount], ...], [[key, nano-dollars], ...]] -> 1, or 0: was seeded
 --            reaped  [8, since_us, at most] -> [[ticket, microseconds since its worker was found dead], ...]
@@ -503,11 +503,14 @@ end
 
 local function take(op)
   local spec = counters_of(op[2])
-  local granted = {op[3], op[4]}
+  local granted, room_in = {op[3], op[4]}, 0
   for _, c in ipairs(spec.counters) do
     if c.window then
       local what = kinds[c.kind][5] + 1
       granted[what] = math.max(0, math.min(granted[what], c.limit - c.window.total))
+      if granted[what] == 0 and op[2 + what] > 0 then
+        room_in = math.max(room_in, fits_in(c.window, c.limit, 1))
+      end
     end
   end
   for _, c in ipairs(spec.counters) do
@@ -515,7 +518,7 @@ local function take(op)
       add(c.window, now, granted[kinds[c.kind][5] + 1])
     end
   end
-  return {granted[1], granted[2], now}
+  return {granted[1], granted[2], now, floor(room_in)}
 end
 
 local function give(op)
