@@ -80,6 +80,14 @@ def policies() -> list[Json]:
         _policy("migrate", _labels("migrate"), ingress=[], egress=[_rule("to", [_pods("postgres")], POSTGRES_PORT)])
     )
     made.append(
+        _policy(
+            "backup",
+            _labels("backup"),
+            ingress=[],
+            egress=[_rule("to", [_pods("postgres")], POSTGRES_PORT), _rule("to", [_outside()], HTTPS_PORT)],
+        )
+    )
+    made.append(
         _store("postgres", [*(name for name in DATABASE_USERS if name in existing), "migrate", "backup"], POSTGRES_PORT)
     )
     made.append(_store("redis", [name for name in REDIS_USERS if name in existing], REDIS_PORT))
@@ -96,10 +104,15 @@ def _egress(service: str, existing: list[str]) -> list[Json]:
     if service == "gateway":
         rules.append(_rule("to", [_nodes()], AGENT_PORT))
     if service in ("billing", "orchestrator"):
-        # Stripe, clouds and webhooks are outside; what is private stays out of reach.
-        private = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"]
-        rules.append(_rule("to", [{"ipBlock": {"cidr": "0.0.0.0/0", "except": private}}], HTTPS_PORT))
+        # Stripe, clouds and webhooks are outside.
+        rules.append(_rule("to", [_outside()], HTTPS_PORT))
     return rules
+
+
+def _outside() -> Json:
+    """The internet: what is private stays out of reach."""
+    private = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"]
+    return {"ipBlock": {"cidr": "0.0.0.0/0", "except": private}}
 
 
 def _store(name: str, users: list[str], port: int) -> Json:

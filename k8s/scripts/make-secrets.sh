@@ -25,9 +25,15 @@ for service in "${services[@]}"; do
     sql+="GRANT CREATE ON DATABASE crosslogic TO $service;"$'\n'
     secret "$service-database" url "postgresql://$service:$password@postgres:5432/crosslogic"
 done
+backup_password="$(random_hex)"
+sql+="CREATE ROLE backup LOGIN PASSWORD '$backup_password';"$'\n'
+sql+="GRANT pg_read_all_data TO backup;"$'\n'
+secret backup-database url "postgresql://backup:$backup_password@postgres:5432/crosslogic"
 sql+="REVOKE ALL ON SCHEMA public FROM PUBLIC;"$'\n'
 secret postgres-init roles.sql "$sql"
-secret postgres-admin password "$(random_hex)"
+admin_password="$(random_hex)"
+secret postgres-admin password "$admin_password"
+secret restore-database url "postgresql://postgres:$admin_password@postgres:5432/crosslogic"
 redis_password="$(random_hex)"
 secret redis-configuration redis.conf "requirepass $redis_password
 maxmemory 1gb

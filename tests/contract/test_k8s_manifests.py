@@ -2,7 +2,6 @@
 
 import base64
 import copy
-import importlib
 import os
 import re
 import shutil
@@ -10,15 +9,18 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
-from crosslogic_common.settings import Settings
+from crosslogic_backup.cli import parse_arguments
+from crosslogic_backup.settings import BackupSettings
 from crosslogic_common.tls import service_dns_name, service_spiffe_id
 from crosslogic_node_agent.settings import NodeAgentSettings
 from tests.fakes import k8s_rules
 from tests.fakes.k8s_render import K8S, OVERLAYS, ROOT, Json, helmed, kustomized, named, schema_problems
+from tests.fakes.service_settings import settings_of, variables_of
 
 CHART = K8S / "charts/vllm-deployment"
 
@@ -132,7 +134,28 @@ def test_services_start_with_the_settings_that_their_pods_have(
         service = each["metadata"]["name"]
         if each["kind"] != "Deployment" or service == "redis":
             continue
-        _settings(service).from_env(_environ(each, "containers", 0, tmp_path))
+        settings_of(service).from_env(_environ(each, "containers", 0, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["staging", "production"])
+def test_backups_run_every_six_hours_and_restores_when_somebody_says_so(
+    rendered: dict[str, list[Json]], name: str, tmp_path: Path
+) -> None:
+    backup, restore = (named(rendered[name], "CronJob", each) for each in ("backup", "restore"))
+    assert (backup["spec"]["schedule"], backup["spec"].get("suspend", False)) == ("17 */6 * * *", False)
+    assert restore["spec"]["suspend"] is True
+    for job, database in ((backup, "backup-database"), (restore, "restore-database")):
+        environ = _environ(job, "containers", 0, tmp_path)
+        assert environ.keys() <= variables_of("backup")
+        settings = settings_of("backup").from_env(environ)
+        assert isinstance(settings, BackupSettings)
+        assert (settings.keep_days, urlsplit(settings.place).scheme) == (30, "s3")
+        (container,) = k8s_rules.pod_spec(job)["containers"]
+        assert parse_arguments(container["args"]).command == job["metadata"]["name"]
+        mounted = {
+            each["name"]: each.get("secret", {}).get("secretName") for each in k8s_rules.pod_spec(job)["volumes"]
+        }
+        assert mounted["database"] == database, "whoever backs up must not be able to write"
 
 
 def test_agent_starts_with_the_settings_that_its_pod_has(rendered: dict[str, list[Json]], tmp_path: Path) -> None:
@@ -143,20 +166,9 @@ def test_agent_starts_with_the_settings_that_its_pod_has(rendered: dict[str, lis
     assert settings.advertise == "10.1.2.3:7200"
 
 
-def _settings(service: str) -> type[Settings]:
-    module = importlib.import_module(f"crosslogic_{service}.settings")
-    (found,) = [
-        each
-        for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, Settings) and each.__module__ == module.__name__
-    ]
-    return found
-
-
 def _environ(deployment: Json, kind: str, number: int, folder: Path) -> dict[str, str]:
     """The container's variables; files stand in for its secrets, and only for what it mounts."""
-    pod = deployment["spec"]["template"]["spec"]
-    container = pod[kind][number]
+    container = k8s_rules.pod_spec(deployment)[kind][number]
     mounted = tuple(f"{mount['mountPath']}/" for mount in container["volumeMounts"])
     environ = {each["name"]: str(each["value"]) for each in container["env"] if "value" in each}
     for variable, path in environ.items():

@@ -1,10 +1,9 @@
 """Who may reach whom in the cluster is what the code's caller rules say, and no more."""
 
-import importlib
 import re
 
-from crosslogic_common.settings import Settings, describe
 from scripts import k8s_network_policies as policies
+from tests.fakes.service_settings import variables_of
 
 
 def test_file_is_what_the_caller_rules_give() -> None:
@@ -20,22 +19,12 @@ def test_every_allowed_call_is_one_that_the_caller_makes() -> None:
 
 def test_services_that_reach_databases_are_those_with_an_address_for_them() -> None:
     existing = policies.services()
-    assert {name for name in existing if "DATABASE_URL" in _variables(name)} == set(policies.DATABASE_USERS) & set(
+    assert {name for name in existing if "DATABASE_URL" in variables_of(name)} == set(policies.DATABASE_USERS) & set(
         existing
     )
-    assert {name for name in existing if "REDIS_URL" in _variables(name)} == set(policies.REDIS_USERS) & set(existing)
+    assert {name for name in existing if "REDIS_URL" in variables_of(name)} == set(policies.REDIS_USERS) & set(existing)
 
 
 def _targets(service: str) -> set[str]:
-    found = re.findall(r"CROSSLOGIC_(\w+?)_TARGET", " ".join(_variables(service)))
+    found = re.findall(r"CROSSLOGIC_(\w+?)_TARGET", " ".join(variables_of(service)))
     return {name.lower() for name in found}
-
-
-def _variables(service: str) -> set[str]:
-    module = importlib.import_module(f"crosslogic_{service}.settings")
-    (settings,) = [
-        each
-        for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, Settings) and each.__module__ == module.__name__
-    ]
-    return set(re.findall(r"`([A-Z_]+)`", describe(settings)))

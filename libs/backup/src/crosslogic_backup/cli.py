@@ -23,7 +23,7 @@ from crosslogic_common.process import read_settings
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Ends the process with code 1 and one line when it cannot do its work."""
-    chosen = _parser().parse_args(argv)
+    chosen = parse_arguments(argv)
     configure_logging("backup", "INFO")
     settings = read_settings(BackupSettings, os.environ)
     backups = Backups(
@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"PostgreSQL refused: {error}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What the command line asks for; ends the process with code 2 when it asks for nothing that there is."""
     parser = argparse.ArgumentParser(prog="crosslogic-backup", description="Backs the database up, and restores it.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("backup", help="make a backup, then remove those that are too old")
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--replace", action="store_true", help="overwrite what the database has now")
     for command in (check, restore):
         command.add_argument("name", nargs="?", default="latest", help="which one, by its name in `list`")
-    return parser
+    return parser.parse_args(argv)
 
 
 def _run(chosen: argparse.Namespace, backups: Backups, settings: BackupSettings) -> None:
