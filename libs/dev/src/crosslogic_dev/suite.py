@@ -54,6 +54,7 @@ class Suite:
     _stack: Stack | None = field(default=None, init=False, repr=False)
     _running: Running | None = field(default=None, init=False, repr=False)
     _beside: dict[str, ProcessSpec] = field(default_factory=dict, init=False, repr=False)
+    _retuned: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="cl-suite-")
@@ -184,6 +185,10 @@ class Suite:
         self._beside[other] = replace(spec, name=other, environ={**spec.environ, **settings})
         self._the_stack.table.start(self._beside[other])
 
+    def retune(self, name: str, **settings: str) -> None:
+        """Sets settings that a process has from its next start on, in place of those set here before."""
+        self._retuned[name] = settings
+
     def restart(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Kills a process and starts it again."""
         self.kill(name, number)
@@ -192,7 +197,7 @@ class Suite:
     def _spec(self, name: str) -> ProcessSpec:
         for spec in (*self._up.topology.specs(), *self._beside.values()):
             if spec.name == name:
-                return spec
+                return replace(spec, environ={**spec.environ, **self._retuned.get(name, {})})
         raise DevError(f"There is no process {name}.")
 
     @property
