@@ -105,3 +105,9 @@ storm: venv ## requests over dying processes: does everybody count the same? (RE
 .PHONY: lock
 lock: venv ## bring uv.lock up to date with the pyproject files, without hosts (UV_ARGS="--upgrade-package x")
 	@scripts/lock.sh $(UV_ARGS)
+
+.PHONY: skypilot-lock
+skypilot-lock: venv ## bring the locks of SkyPilot's own environment up to date (UV_ARGS="--upgrade")
+	@cd services/orchestrator/skypilot_worker && for kind in "" -test; do \
+	  ../../../.venv/bin/uv pip compile --quiet --generate-hashes --no-annotate --no-header --python-version 3.11 \
+	    --universal $(UV_ARGS) "requirements$$kind.in" --output-file "requirements$$kind.txt"; done

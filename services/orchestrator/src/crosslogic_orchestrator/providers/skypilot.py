@@ -110,17 +110,20 @@ class SkyPilotProvider:
 
     def _places(self, spec: Spec) -> list[str]:
         """Where it may be, as SkyPilot names places; the cheapest is taken."""
-        region = self._settings.regions.get(spec.region)
         clouds = self._settings.clouds if self._name == ANY_CLOUD else (self._name,)
-        if region is None:
-            # The operator's own word for a place, where they named the cloud too.
-            return [f"{cloud}/{spec.region}" for cloud in clouds]
-        places = [f"{cloud}/{region.clouds[cloud]}" for cloud in clouds if cloud in region.clouds]
+        places = [place for region in spec.region.split(",") for place in self._in_region(region.strip(), clouds)]
         if not places:
             raise ProviderError(
                 f"The region table names no place in {spec.region} at {' or '.join(clouds)}.", temporary=False
             )
         return places
+
+    def _in_region(self, name: str, clouds: Sequence[str]) -> list[str]:
+        region = self._settings.regions.get(name)
+        if region is None:
+            # The operator's own word for a place, where they named the cloud too.
+            return [f"{cloud}/{name}" for cloud in clouds]
+        return [f"{cloud}/{region.clouds[cloud]}" for cloud in clouds if cloud in region.clouds]
 
 
 def _secret(path: str) -> str:

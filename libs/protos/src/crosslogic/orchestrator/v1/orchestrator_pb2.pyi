@@ -189,12 +189,14 @@ class InstanceSpec(_message.Message):
     """Catalogue name of the model it serves."""
     provider: _builtins.str
     """Who provides it: `local` (processes on the orchestrator's own machine), `static` (a machine of a pool that is
-    always there), or a cloud that SkyPilot knows: `aws`, `gcp`, `azure`, `oci`, …
+    always there), or a cloud that SkyPilot knows: `aws`, `gcp`, `azure`, `oci`, …; `sky` is the cheapest of them.
     """
     region: _builtins.str
-    """The suite's name of the region, for example `us-east`."""
+    """The suite's name of the region, for example `us-east`. Of a cloud several between commas: the cheapest is taken."""
     instance_type: _builtins.str
-    """The provider's name of the machine type, or for `static` of a machine. Empty: the provider chooses one that fits."""
+    """The provider's name of the machine type, or for `static` of a machine; of a cloud also accelerators and their number,
+    for example `A10G:1`. Empty: the provider chooses one that fits.
+    """
     use_spot: _builtins.bool
     """May be taken away at any time, for a lower price."""
     org_id: _builtins.str

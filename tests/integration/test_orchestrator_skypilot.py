@@ -1,0 +1,115 @@
+"""SkyPilot's own API server and our worker in its environment, with a fake of one cloud's API: no step is imitated.
+
+What is not seen here is what needs a machine that answers: the agent's installation over SSH, and its run.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from crosslogic_common.regions import RegionTable
+from crosslogic_orchestrator.domain import Spec
+from crosslogic_orchestrator.ports import ProviderError
+from crosslogic_orchestrator.providers.skypilot import SkyPilotProvider, SkyPilotSettings
+from crosslogic_orchestrator.providers.skypilot_link import WorkerLink
+from tests.fakes.skypilot_world import WAIT_S, SkyPilotWorld
+
+# One worker for both: SkyPilot takes seconds to import.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+TOKEN = "cljt_a-token-that-nobody-may-read"
+TWO_PLACES = """
+[[region]]
+code = "us"
+name = "USA"
+clouds = { aws = "us-west-2" }
+[[region]]
+code = "us-east"
+name = "USA (east)"
+clouds = { aws = "us-east-1" }
+"""
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[SkyPilotWorld]:
+    with tempfile.TemporaryDirectory(prefix="cl-sky-", ignore_cleanup_errors=True) as folder:
+        world = SkyPilotWorld(Path(folder))
+        try:
+            world.start()
+            yield world
+        finally:
+            world.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def provider(world: SkyPilotWorld) -> AsyncIterator[SkyPilotProvider]:
+    settings = SkyPilotSettings(
+        installation="test",
+        clouds=("aws",),
+        regions=RegionTable.parse(TWO_PLACES),
+        accelerators="A10G:1",
+        setup="echo nothing to install",
+    )
+    environ = {**world.environ, "SKYPILOT_API_SERVER_ENDPOINT": world.api, "SKYPILOT_DISABLE_LOCAL_API_SERVER": "1"}
+    link = WorkerLink([str(world.python), "-m", "crosslogic_skypilot_worker"], environ, answer_s=WAIT_S)
+    async with link.running():
+        yield SkyPilotProvider("aws", settings, ask=link.ask)
+
+
+async def test_operators_get_skypilots_own_words_for_what_it_refuses(provider: SkyPilotProvider) -> None:
+    for asked, words in (
+        ("A10G:64", "does not contain any instances"),
+        ("p99.nano", "No instance type p99.nano found"),
+    ):
+        with pytest.raises(ProviderError, match=words) as refused:
+            await provider.task_for(Spec(model="m", provider="aws", region="us", instance_type=asked), "one")
+        assert not refused.value.temporary
+
+
+async def test_spot_is_tried_first_and_what_is_launched_once_is_found_listed_and_ended(
+    world: SkyPilotWorld, provider: SkyPilotProvider
+) -> None:
+    task = await provider.task_for(Spec(model="m", provider="aws", region="us,us-east", use_spot=True), "one")
+    assert task.startswith("# Expected: aws us-west-2 g5.xlarge spot, $0.4000 an hour\n")
+    await asyncio.gather(*(provider.launch(name="one", task=task, join_token=TOKEN) for _ in range(2)))
+
+    async with asyncio.timeout(WAIT_S):
+        while not (there := await asyncio.to_thread(world.instances)):
+            assert (await provider.find("one")).state == "pending", await provider.find("one")
+            await asyncio.sleep(0.2)
+    # The cheapest place could not give one, and the next, which has no spot, did.
+    (machine,) = there
+    assert (machine["region"], machine["kind"], machine["state"]) == ("us-east-1", "on demand", "running")
+    tags = machine["tags"]
+    assert isinstance(tags, dict)
+    assert (tags["crosslogic-installation"], tags["crosslogic-machine"]) == ("test", "one")
+    assert [each.name for each in await provider.machines()] == ["one"]
+    assert (await provider.find("one")).hourly_price_picodollars == 1_006 * 10**9
+    assert places_of_the_secret(world) == []
+
+    async with asyncio.timeout(WAIT_S):
+        while (await provider.find("one")).state != "gone":
+            await provider.delete("one")
+            await asyncio.sleep(0.2)
+    assert [each["state"] for each in await asyncio.to_thread(world.instances)] == ["terminated"]
+    await provider.launch(name="one", task=task, join_token=TOKEN)
+    assert (await provider.find("one")).state == "gone", "a launch that came late brought it back"
+    assert await provider.machines() == []
+
+
+def places_of_the_secret(world: SkyPilotWorld) -> list[str]:
+    """Files, and arguments of processes, in which the token can be read."""
+    secret = TOKEN.encode()
+    files = [file for file in (*world.home.rglob("*"), world.log) if file.is_file() and not file.is_symlink()]
+    found = [str(file) for file in files if secret in read(file)]
+    return found + [str(file) for file in Path("/proc").glob("[0-9]*/cmdline") if secret in read(file)]
+
+
+def read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
