@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,7 +21,9 @@ from scripts.dashboard_panels import DASHBOARDS
 from tests.e2e.conftest import ROOT
 from tests.fakes.dashboard_exceptions import NEED_A_GPU
 from tests.fakes.debian import debian_binary, debian_folder
+from tests.fakes.e2e_sim import Sims
 from tests.fakes.k8s_render import K8S
+from tests.fakes.otlp_collector import Collector, SeenSpan
 from tests.fakes.prometheus_server import Prometheus
 from tests.fakes.stripe_process import StripeProcess
 from tests.fakes.stripe_server import KEY, WEBHOOK_SECRET
@@ -86,12 +89,18 @@ def stripe() -> Iterator[StripeProcess]:
 
 
 @pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def metrics_port() -> int:
     return two_free_ports()
 
 
 @pytest.fixture(scope="module")
-def suite(stripe: StripeProcess, metrics_port: int) -> Iterator[Suite]:
+def suite(stripe: StripeProcess, collector: Collector, metrics_port: int) -> Iterator[Suite]:
     billing = {
         "STRIPE_SECRET_KEY": KEY,
         "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
@@ -107,7 +116,11 @@ def suite(stripe: StripeProcess, metrics_port: int) -> Iterator[Suite]:
         root=ROOT,
         durable=False,
         sim_arguments=("--step-ms", "5", "--prefill-tps", "0", "--max-num-seqs", "64"),
-        settings={"billing": billing, "gateway": gateway},
+        settings={
+            "billing": {**billing, **collector.settings},
+            "gateway": {**gateway, **collector.settings},
+            **dict.fromkeys(("identity", "registry", "scheduler", "accountant", "node_agent"), collector.settings),
+        },
     ) as started:
         yield started
 
@@ -244,3 +257,96 @@ def test_every_query_of_every_dashboard_returns_data(prometheus: Prometheus, tra
     for board in DASHBOARDS:
         for name, metric, label in board.variables:
             assert prometheus.values_of(label, metric), (board.uid, name)
+
+
+TREE = {
+    ("gateway", "POST /v1/chat/completions"): None,
+    ("gateway", "pick"): ("gateway", "POST /v1/chat/completions"),
+    ("scheduler", "decide"): ("gateway", "pick"),
+    ("gateway", "node"): ("gateway", "POST /v1/chat/completions"),
+    ("node_agent", "relay"): ("gateway", "node"),
+    ("node_agent", "engine"): ("node_agent", "relay"),
+}
+
+
+def _traced(suite: Suite, trace_id: str, *, stream: bool, flags: str = "01", key: str = "") -> httpx.Response:
+    return httpx.post(
+        f"{suite.base_url}/v1/chat/completions",
+        json={
+            "model": suite.model_name,
+            "messages": [{"role": "user", "content": PROMPT}],
+            "max_tokens": 4,
+            "stream": stream,
+        },
+        headers={
+            "Authorization": f"Bearer {key or suite.api_key}",
+            "traceparent": f"00-{trace_id}-{'b7' * 8}-{flags}",
+            # A session is picked for by the scheduler, never ahead.
+            "X-Session-ID": trace_id,
+        },
+        timeout=60,
+        trust_env=False,
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_request_gives_one_tree_of_spans_over_four_processes(
+    suite: Suite, collector: Collector, prometheus: Prometheus, traffic: Traffic, *, stream: bool
+) -> None:
+    trace_id = secrets.token_hex(16)
+    answer = _traced(suite, trace_id, stream=stream)
+    assert answer.status_code == 200
+    assert wait_until(lambda: len(collector.spans(trace_id)) >= len(TREE), timeout_s=30), collector.spans(trace_id)
+    by_id = {span.span_id: span for span in collector.spans(trace_id)}
+
+    def parent(span: SeenSpan) -> tuple[str, str] | None:
+        above = by_id.get(span.parent_id)
+        return None if above is None else (above.service, above.name)
+
+    assert {(span.service, span.name): parent(span) for span in by_id.values()} == TREE
+    [root] = [span for span in by_id.values() if span.parent_id not in by_id]
+    assert root.parent_id == "b7" * 8
+    assert root.attributes["crosslogic.request_id"] == answer.headers["x-crosslogic-request-id"]
+    assert root.attributes["http.response.status_code"] == 200
+    for span in by_id.values():
+        assert root.begin_ns - 50_000_000 <= span.begin_ns <= span.end_ns, span
+        assert not span.failed
+    [engine] = [span for span in by_id.values() if span.name == "engine"]
+    told = Sims(suite).request(answer.headers["x-crosslogic-request-id"])
+    assert told["traceparent"] == f"00-{trace_id}-{engine.span_id}-01"
+    assert engine.attributes["gen_ai.usage.output_tokens"] == 4
+
+
+def test_request_that_fails_has_a_trace_that_says_so_and_slow_buckets_lead_to_traces(
+    suite: Suite, collector: Collector, prometheus: Prometheus, traffic: Traffic
+) -> None:
+    trace_id = secrets.token_hex(16)
+    assert _traced(suite, trace_id, stream=False, key="clsk_live_" + "1" * 40).status_code == 401
+    assert wait_until(lambda: len(collector.spans(trace_id)) == 1, timeout_s=30)
+    streamed = secrets.token_hex(16)
+    assert _traced(suite, streamed, stream=True).status_code == 200
+    for metric, wanted in (
+        ("http_request_duration_seconds_bucket", {streamed}),
+        ("crosslogic_time_to_first_token_seconds_bucket", {streamed}),
+    ):
+
+        def linked(metric: str = metric, wanted: set[str] = wanted) -> bool:
+            found = prometheus.exemplars(metric, 600)
+            return wanted <= {each["labels"]["trace_id"] for series in found for each in series["exemplars"]}
+
+        assert wait_until(linked, timeout_s=30), metric
+
+
+def test_nobody_who_does_not_ask_is_traced(suite: Suite, collector: Collector, traffic: Traffic) -> None:
+    unsampled, malformed = secrets.token_hex(16), "0" * 32
+    for trace_id, flags in ((unsampled, "00"), (malformed, "01"), (secrets.token_hex(15) + "zz", "01")):
+        answer = _traced(suite, trace_id, stream=True, flags=flags)
+        assert answer.status_code == 200
+        assert Sims(suite).request(answer.headers["x-crosslogic-request-id"])["traceparent"] == ""
+    marked = secrets.token_hex(16)
+    _traced(suite, marked, stream=False)
+    assert wait_until(lambda: len(collector.spans(marked)) >= len(TREE), timeout_s=30)
+    roots = [span for span in collector.spans() if span.name == "POST /v1/chat/completions"]
+    assert all(span.parent_id == "b7" * 8 for span in roots), "a trace that nobody asked for"
+    assert not collector.spans(unsampled)
+    assert {span.trace_id for span in collector.spans()} == {span.trace_id for span in roots}

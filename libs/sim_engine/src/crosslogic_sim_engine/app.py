@@ -143,6 +143,7 @@ class SimApp:
             stream=parsed.stream,
             prompt_tokens=sum(map(len, parsed.prompts)),
             cache_salt=parsed.cache_salt,
+            traceparent=request.headers.get("traceparent", ""),
         )
         choices = [
             Choice(

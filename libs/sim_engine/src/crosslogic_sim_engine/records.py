@@ -23,6 +23,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     aborted_at: float | None = None
     finish_reason: str | None = None
     cache_salt: str = ""
+    traceparent: str = ""
     earlier_attempts: int = 0
     """Requests with the same id that this engine got before, and that this record replaced."""
     earlier_generated: int = 0
@@ -39,7 +40,9 @@ class Records:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def begin(self, request_id: str, *, path: str, stream: bool, prompt_tokens: int, cache_salt: str) -> RequestRecord:
+    def begin(
+        self, request_id: str, *, path: str, stream: bool, prompt_tokens: int, cache_salt: str, traceparent: str = ""
+    ) -> RequestRecord:
         """A new record."""
         record = RequestRecord(
             id=request_id,
@@ -48,6 +51,7 @@ class Records:
             prompt_tokens=prompt_tokens,
             started_at=time.time(),
             cache_salt=cache_salt,
+            traceparent=traceparent,
         )
         earlier = self._by_id.pop(request_id, None)
         if earlier is not None:

@@ -25,6 +25,7 @@ from crosslogic_gateway.http import (
     shown_request_id,
 )
 from crosslogic_gateway.request_metrics import RequestMetrics
+from crosslogic_gateway.request_traces import RequestTraces
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -57,17 +58,37 @@ class Edge:
         ids: Uuid7Source,
         access_log: AccessLog,
         metrics: RequestMetrics,
+        traces: RequestTraces | None = None,
     ) -> None:
+        """Without `traces` no request is traced."""
         self._policy = policy
         self._ids = ids
         self._access_log = access_log
         self._metrics = metrics
+        self._traces = traces
         self._log = get_logger(__name__)
 
     @property
     def middlewares(self) -> tuple[Middleware, ...]:
         """One middleware: each more would cost every request a coroutine."""
-        return (self._envelope,)
+        return (self._envelope if self._traces is None else self._traced,)
+
+    @web.middleware
+    async def _traced(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The envelope, in a span where the request is sampled."""
+        found = None if self._traces is None else self._traces.begin(request.headers)
+        if found is None:
+            return await self._envelope(request, handler)
+        status = CLIENT_CLOSED_REQUEST
+        try:
+            with found.current():
+                response = await self._envelope(request, handler)
+            status = response.status
+            return response
+        finally:
+            found.end(request, status)
+            elapsed_s = asyncio.get_running_loop().time() - request[RECEIVED_AT]
+            self._metrics.exemplify(request, elapsed_s, found.trace_id)
 
     @web.middleware
     async def _envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:

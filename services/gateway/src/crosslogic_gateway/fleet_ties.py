@@ -12,7 +12,7 @@ from crosslogic_common.tls import Channels, TlsFiles, node_dns_name
 from crosslogic_gateway.domain import Route
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.registry_link import RegistryLink
-from crosslogic_gateway.relay import RelayPool, RelayStream, Timeouts
+from crosslogic_gateway.relay import NodeLink, RelayPool, RelayStream, Timeouts
 from crosslogic_gateway.settings import GatewaySettings
 from crosslogic_gateway.tunnels import RULES, SERVICE, Tunnels, add_tunnel_service
 
@@ -21,11 +21,17 @@ RELAY = "/crosslogic.node_agent.v1.NodeAgentService/Relay"
 
 @contextlib.asynccontextmanager
 async def running_relays(
-    settings: GatewaySettings, index: int, *, timeouts: Timeouts, picker: Picker, channels: Channels
+    settings: GatewaySettings,
+    index: int,
+    *,
+    timeouts: Timeouts,
+    picker: Picker,
+    channels: Channels,
+    link_type: type[NodeLink] = NodeLink,
 ) -> AsyncIterator[RelayPool]:
     """The relays, for as long as the block lasts. `index` numbers the worker: it moves the tunnel's port."""
     tunnels = Tunnels()
-    relays = RelayPool(open_relay=_open_relay(settings.tls, tunnels), timeouts=timeouts)
+    relays = RelayPool(open_relay=_open_relay(settings.tls, tunnels), timeouts=timeouts, link_type=link_type)
     offered = settings.tunnel_listen and moved(settings.tunnel_advertise or settings.tunnel_listen, index)
     link = RegistryLink(channels=channels, target=settings.registry_target, tunnel_address=offered, heard=relays.heard)
     picker.reports.also = link.note

@@ -120,7 +120,7 @@ class Picker:
             # One request finds out whether it still hangs; the others need not wait with it.
             self._hangs_until = now + PICK_TIMEOUT_S + HANGS_S
         try:
-            request = _request(place, tokens, excluded, hints, version)
+            request = self._told(_request(place, tokens, excluded, hints, version))
             picked = await self._caller.call(request, timeout_s=PICK_TIMEOUT_S)
         except CodedError as error:
             if error.code not in (ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.OVERLOADED):
@@ -154,6 +154,10 @@ class Picker:
         task = asyncio.create_task(self._pick_ahead(place, ready, tokens, hints), name="pick ahead")
         self._refills.add(task)
         task.add_done_callback(self._refills.discard)
+
+    def _told(self, request: bytes) -> bytes:
+        """The question as it is sent."""
+        return request
 
     async def _pick_ahead(self, place: Place, ready: _Ready, tokens: _Tokens, hints: PickHints) -> None:
         with contextlib.suppress(CodedError):

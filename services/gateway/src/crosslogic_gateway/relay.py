@@ -180,9 +180,17 @@ class NodeLink:
 class RelayPool:
     """The links to all nodes that this worker uses. Opened at first use, closed after a while without any."""
 
-    def __init__(self, *, open_relay: OpenRelay, timeouts: Timeouts, unused_after_s: float = 300.0) -> None:
+    def __init__(
+        self,
+        *,
+        open_relay: OpenRelay,
+        timeouts: Timeouts,
+        unused_after_s: float = 300.0,
+        link_type: type[NodeLink] = NodeLink,
+    ) -> None:
         """A link without calls for `unused_after_s` is closed."""
         self._open_relay = open_relay
+        self._link_type = link_type
         self._timeouts = timeouts
         self._unused_after_s = unused_after_s
         self._links: dict[str, NodeLink] = {}
@@ -221,7 +229,7 @@ class RelayPool:
         old = self._tasks.pop(route.node_id, None)
         if old is not None:
             old.cancel()
-        link = NodeLink(route=route, open_relay=self._open_relay)
+        link = self._link_type(route=route, open_relay=self._open_relay)
         self._links[route.node_id] = link
         self._tasks[route.node_id] = asyncio.create_task(self._keep(link), name=f"relay {route.node_id}")
         return link

@@ -1,5 +1,7 @@
 """Counts, times and sizes of HTTP requests, cheap enough for each one."""
 
+import time
+
 from aiohttp import web
 from prometheus_client import Gauge
 
@@ -69,6 +71,13 @@ class RequestMetrics:
         self._seconds.observe(two, elapsed_s)
         self._request_bytes.observe(two, request.content_length or 0)
         self._response_bytes.observe(two, sent_bytes)
+
+    def exemplify(self, request: web.Request, elapsed_s: float, trace_id: str) -> None:
+        """Notes the trace of a request that was observed just before."""
+        resource = request.match_info.route.resource
+        path = "none" if resource is None else resource.canonical
+        word = request.method if request.method in _METHODS else "other"
+        self._seconds.exemplify((word, path), elapsed_s, trace_id=trace_id, at_unix_s=time.time())
 
 
 class AuthMetrics:

@@ -1,5 +1,8 @@
 """How requests were served, by model, node and region: noted once a request, when it ends. Nothing a chunk."""
 
+import time
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry
 
 from crosslogic_common.fast_metrics import FastCounter, FastHistogram
@@ -16,7 +19,9 @@ MAX_NODE_SERIES = 2_000
 class ServingMetrics:
     """`loadbalancer_*`, `tokens_processed_total`, and the times of tokens."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, trace_id: Callable[[], str] | None = None) -> None:
+        """`trace_id` tells the trace of the request in hand, empty without one; None: nothing is traced."""
+        self._trace_id = trace_id
         self._requests = FastCounter(
             "loadbalancer_requests",
             "Requests sent to nodes, retries included.",
@@ -78,7 +83,10 @@ class ServingMetrics:
         if not run.first_byte_at or not isinstance(answer, StreamedAnswer):
             return
         place = (name, attempt.route.region)
-        self._first_token.observe(place, run.first_byte_at - run.received_at)
+        first_s = run.first_byte_at - run.received_at
+        self._first_token.observe(place, first_s)
+        if self._trace_id is not None and (trace_id := self._trace_id()):
+            self._first_token.exemplify(place, first_s, trace_id=trace_id, at_unix_s=time.time())
         gaps = answer.completion_tokens - 1
         if gaps > 0:
             self._next_token.observe(place, max(answer.last_frame_at - run.first_byte_at, 0.0) / gaps)

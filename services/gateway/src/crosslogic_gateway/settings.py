@@ -71,6 +71,12 @@ class GatewaySettings(Settings):
         parse=one_of("DEBUG", "INFO", "WARNING", "ERROR"),
         doc="DEBUG, INFO, WARNING or ERROR",
     )
+    trace_ratio: float = setting(
+        "CROSSLOGIC_TRACE_RATIO",
+        default="0",
+        parse=number(0, 1),
+        doc="share of requests that are traced while OTEL_EXPORTER_OTLP_ENDPOINT is set; a client may ask for its own",
+    )
     access_log: bool = setting(
         "CROSSLOGIC_ACCESS_LOG", default="1", parse=boolean, doc="1: one line a request on stdout"
     )

@@ -210,11 +210,13 @@ class EnginePool:
         self._idle.append(connection)
 
 
-def request_bytes(method: str, path: str, body: bytes = b"", request_id: str = "") -> bytes:
-    """An HTTP/1.1 request. `path` and `request_id` must hold visible ASCII only."""
+def request_bytes(method: str, path: str, body: bytes = b"", request_id: str = "", traceparent: str = "") -> bytes:
+    """An HTTP/1.1 request. `path`, `request_id` and `traceparent` must hold visible ASCII only."""
     head = f"{method} {path} HTTP/1.1\r\nHost: engine\r\n"
     if request_id:
         head += f"X-Request-Id: {request_id}\r\n"
+    if traceparent:
+        head += f"traceparent: {traceparent}\r\n"
     if body or method == "POST":
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return (head + "\r\n").encode("ascii") + body

@@ -74,6 +74,8 @@ class EngineRequest:
     """Asked again, the engine generates the same."""
     continuation: Continuation | None = None
     """The stream of another node that goes on here."""
+    traceparent: str = ""
+    """The span that the engine works for. Empty: the request is not traced."""
 
 
 class Templates(Protocol):

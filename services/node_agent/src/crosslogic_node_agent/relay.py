@@ -2,12 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+
+from opentelemetry import trace
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.tracing import is_sampled
+from crosslogic_node_agent.call_trace import CallTrace, begin_call
 from crosslogic_node_agent.domain import Ending, TokenCount
 from crosslogic_node_agent.engine_connection import EnginePool
-from crosslogic_node_agent.engine_request import Templates, build_request
+from crosslogic_node_agent.engine_request import EngineRequest, Templates, build_request
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.ports import ModelNames, Witnesses
 from crosslogic_node_agent.relay_call import RelayCall
@@ -26,6 +31,7 @@ class Relay:
         metrics: AgentMetrics,
         max_calls: int,
         org_id: str = "",
+        tracer: trace.Tracer | None = None,
     ) -> None:
         """Without `templates` the engine itself answers whole what is wanted whole.
 
@@ -39,6 +45,7 @@ class Relay:
         self._metrics = metrics
         self._max_calls = max_calls
         self._org_id = org_id
+        self._tracer = tracer
         self._running: set[RelayCall] = set()
         metrics.running.set_function(lambda: len(self._running))
         self._refusing = False
@@ -71,6 +78,9 @@ class Relay:
         if engine_model is None:
             raise CodedError(ErrorCode.MODEL_NOT_FOUND)
         engine_request = build_request(request, engine_model=engine_model, templates=self._templates)
+        found: CallTrace | None = None
+        if request.traceparent:
+            engine_request, found = self._traced(request.traceparent, engine_request)
         call = RelayCall(
             call_id=call_id,
             request=request,
@@ -79,14 +89,23 @@ class Relay:
             on_ready=on_ready,
             on_ended=on_ended,
         )
+        call.trace = found
         self._running.add(call)
         return call
+
+    def _traced(self, traceparent: str, request: EngineRequest) -> tuple[EngineRequest, CallTrace | None]:
+        """The engine is told the span that it works for: ours, or without a collector here the gateway's."""
+        found = None if self._tracer is None else begin_call(self._tracer, traceparent)
+        told = traceparent if found is None else found.engine_traceparent
+        return replace(request, traceparent=told if is_sampled(told) else ""), found
 
     def ended(self, call: RelayCall, count: TokenCount, ending: Ending) -> None:
         """A call ended: its count goes to the witness spool."""
         self._running.discard(call)
         duration_s = asyncio.get_running_loop().time() - call.started_at
         self._metrics.ended(ending, count, duration_s, call.first_byte_s)
+        if call.trace is not None:
+            call.trace.end(count, ending, call.first_byte_s)
         if call.sealed_context:
             self._witnesses.record(call.sealed_context, count, ending, round(duration_s * 1e6))
 

@@ -11,6 +11,7 @@ from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_node_agent import errors
 from crosslogic_node_agent.answer_readers import AnswerReader, make_reader
 from crosslogic_node_agent.call_output import CallOutput
+from crosslogic_node_agent.call_trace import CallTrace
 from crosslogic_node_agent.domain import Ending, TokenCount
 from crosslogic_node_agent.engine_connection import EngineConnection, EnginePool, request_bytes
 from crosslogic_node_agent.engine_request import EngineRequest
@@ -63,6 +64,7 @@ class RelayCall:
         self._last_byte_at = self.started_at
         self._told_at = self.started_at
         self._whole = not request.stream
+        self.trace: CallTrace | None = None
         self.first_byte_s: float | None = None
         """From the start to the engine's first byte."""
         self._state = _State.CONNECTING
@@ -210,7 +212,9 @@ class RelayCall:
         assert request is not None  # noqa: S101  # kept until the first byte of the answer
         self._state = _State.WAITING
         self._connection = connection
-        connection.send(request_bytes("POST", request.path, request.body, request.request_id), self)
+        connection.send(
+            request_bytes("POST", request.path, request.body, request.request_id, request.traceparent), self
+        )
 
     def _emit(self, pieces: list[Piece]) -> None:
         for piece in pieces:

@@ -59,7 +59,7 @@ async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
         await stack.enter_async_context(fleet_watch.running())
         await stack.enter_async_context(catalogue_watch.running())
         picks.watch(view, fleet_watch.stale_s)
-        servicer = SchedulerServicer(view=view, lanes=lanes, metrics=picks, stopping=stopping)
+        servicer = SchedulerServicer(view=view, lanes=lanes, metrics=picks, stopping=stopping, tracer=tracer)
         server = GrpcServer(
             listen=settings.listen,
             tls=settings.tls,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc.aio
+from opentelemetry import trace
 
 from crosslogic.scheduler.v1 import scheduler_pb2 as pb
 from crosslogic.scheduler.v1 import scheduler_pb2_grpc as rpc
@@ -17,6 +18,7 @@ from crosslogic_scheduler.fleet import FleetView
 from crosslogic_scheduler.lanes.lanes import Lanes
 from crosslogic_scheduler.lanes.stream import serve_lanes
 from crosslogic_scheduler.metrics import SchedulerMetrics
+from crosslogic_scheduler.pick_spans import note_picks
 
 MAX_EXCLUDED = 16
 MAX_CALLS = 1_024
@@ -28,7 +30,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SchedulerServicer(rpc.SchedulerServiceServicer):
     """SchedulerService."""
 
-    def __init__(self, *, view: FleetView, lanes: Lanes, metrics: SchedulerMetrics, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        *,
+        view: FleetView,
+        lanes: Lanes,
+        metrics: SchedulerMetrics,
+        stopping: asyncio.Event,
+        tracer: trace.Tracer | None = None,
+    ) -> None:
+        self._tracer = tracer
         self._view = view
         self._lanes = lanes
         self._metrics = metrics
@@ -87,7 +98,10 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         self._metrics.picked.inc(len(answers) - refused)
         if refused:
             self._metrics.refused.inc(refused)
-        self._metrics.decided(len(answers), time.perf_counter() - began)
+        elapsed_s = time.perf_counter() - began
+        self._metrics.decided(len(answers), elapsed_s)
+        if self._tracer is not None:
+            note_picks(self._tracer, requests, answers, elapsed_s)
         return answers
 
     def _pick(self, request: pb.PickRequest) -> Picked:
