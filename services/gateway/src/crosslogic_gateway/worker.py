@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import random
 import time
 from collections.abc import AsyncIterator
 
@@ -20,6 +21,7 @@ from crosslogic_common.metrics import Metrics
 from crosslogic_common.redis import open_redis
 from crosslogic_common.seal import Sealer
 from crosslogic_common.tls import Channels, service_dns_name
+from crosslogic_common.tracing import tracing
 from crosslogic_gateway.abuse.watch import AbuseWatch
 from crosslogic_gateway.abuse.wiring import watching_abuse
 from crosslogic_gateway.access_log import AccessLog
@@ -42,13 +44,15 @@ from crosslogic_gateway.outbox_age import OutboxAge
 from crosslogic_gateway.picker import Picker
 from crosslogic_gateway.prices import Prices, PriceWatch
 from crosslogic_gateway.protocol import EdgeRunner
-from crosslogic_gateway.relay import Timeouts
+from crosslogic_gateway.relay import NodeLink, Timeouts
 from crosslogic_gateway.request_metrics import AuthMetrics, RequestMetrics
+from crosslogic_gateway.request_traces import RequestTraces, current_trace_id
 from crosslogic_gateway.running import Running
 from crosslogic_gateway.serving_metrics import ServingMetrics
 from crosslogic_gateway.settings import GatewaySettings
 from crosslogic_gateway.shedding.wiring import OverloadOptions, RunningOverload, running_overload
 from crosslogic_gateway.sources import IdentityPrincipals, SharedPrincipals, Watches
+from crosslogic_gateway.traced import TracedLink, TracedPicker
 from crosslogic_gateway.usage_outbox import UsageOutbox
 
 PICK_STREAM = "/crosslogic.scheduler.v1.SchedulerService/PickStream"
@@ -64,6 +68,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(metrics.served(metrics_listen))
+        tracer = stack.enter_context(tracing("gateway", begins=True))
         channels = Channels(settings.tls)
         stack.push_async_callback(channels.close)
         redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
@@ -76,7 +81,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             max_records=settings.outbox_records,
         )
         await stack.enter_async_context(usage.running())
-        picker = Picker(
+        picker = (Picker if tracer is None else TracedPicker)(
             open_stream=lambda: H2Stream(
                 target=H2Target(settings.scheduler_target, service_dns_name("scheduler"), PICK_STREAM),
                 tls=settings.tls,
@@ -87,7 +92,14 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         await stack.enter_async_context(picker.running())
         timeouts = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.stall_timeout_s)
         relays = await stack.enter_async_context(
-            running_relays(settings, index, timeouts=timeouts, picker=picker, channels=channels)
+            running_relays(
+                settings,
+                index,
+                timeouts=timeouts,
+                picker=picker,
+                channels=channels,
+                link_type=NodeLink if tracer is None else TracedLink,
+            )
         )
         keys = KeyCache(
             shared=SharedPrincipals(redis),
@@ -117,7 +129,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             usage=usage,
             sealer=Sealer.from_base64(settings.seal_key.reveal()),
             timeouts=timeouts,
-            serving=ServingMetrics(metrics.registry),
+            serving=ServingMetrics(metrics.registry, None if tracer is None else current_trace_id),
             policy=FailoverPolicy(
                 window_s=settings.failover_window_s,
                 budget_share=settings.retry_budget_percent / 100,
@@ -164,6 +176,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             ids=Uuid7Source(),
             access_log=access_log,
             metrics=RequestMetrics(metrics),
+            traces=None if tracer is None else RequestTraces(tracer, ratio=settings.trace_ratio, draw=random.random),
         )
         abuse = await stack.enter_async_context(watching_abuse(settings, channels))
         inference = Inference(
@@ -210,16 +223,20 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         )
         async with _listening(app, settings), metrics.loop_watched():
             metrics.serving = True
-            # What lives now lives for ever: the collector need not look at it again.
-            gc.collect()
-            gc.freeze()
-            # Requests leave no cycles behind; collecting every 700 allocations would cost 4 % of the CPU.
-            gc.set_threshold(50_000, 20, 20)
+            _settle_collector()
             await stop.wait()
             metrics.serving = False
             get_logger(__name__).info("stopping")
             until = asyncio.get_running_loop().time() + settings.shutdown_grace_s
         await _finish(idempotency, attempts, usage, until)
+
+
+def _settle_collector() -> None:
+    # What lives now lives for ever: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    # Requests leave no cycles behind; collecting every 700 allocations would cost 4 % of the CPU.
+    gc.set_threshold(50_000, 20, 20)
 
 
 @contextlib.asynccontextmanager

@@ -126,6 +126,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
             metrics=agent_metrics,
             max_calls=settings.max_calls,
             org_id=joined.node.org_id,
+            tracer=tracer,
         )
         if settings.tunnel:
             await stack.enter_async_context(tunnels.running())
