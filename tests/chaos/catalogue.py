@@ -20,6 +20,7 @@ from tests.chaos.experiments import (
     e21_one_tenant_floods,
     e23_all_refuse,
     e101_service_away,
+    e102_network,
 )
 from tests.chaos.world import World
 
@@ -43,6 +44,7 @@ EXPERIMENTS: Final = MappingProxyType[int, Callable[[World], Awaitable[None]]](
         21: e21_one_tenant_floods.run,
         23: e23_all_refuse.run,
         101: e101_service_away.run,
+        102: e102_network.run,
     }
 )
 

@@ -44,6 +44,8 @@ class Asked:
     longest_gap_until: float = 0.0
     """When the longest pause was over, on the monotonic clock as the other times."""
     chunks_before_gap: int = 0
+    took_s: float = 0.0
+    """From asking to the end, whatever that was."""
 
     @property
     def stream(self) -> bool:
@@ -135,6 +137,8 @@ class Client:
                     _take_whole(json.loads(await answer.read()), asked)
         except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
             asked.broke = repr(error)
+        finally:
+            asked.took_s = time.monotonic() - asked.began_at
         return asked
 
 

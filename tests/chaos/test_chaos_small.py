@@ -11,6 +11,7 @@ from crosslogic_dev.topology import SERVICES
 from tests.chaos import trial_rolling
 from tests.chaos.catalogue import AS_TESTS, EXPERIMENTS
 from tests.chaos.clients import Client
+from tests.chaos.experiments import e102_network
 from tests.chaos.trial_nodes import Trial, run_trial
 from tests.chaos.world import STEP_MS, World, chaos_suite
 
@@ -29,6 +30,13 @@ def suite() -> Iterator[Suite]:
 async def test_experiment(suite: Suite, number: int) -> None:
     async with Client(suite) as client:
         await EXPERIMENTS[number](World(suite, client, random.Random(number), SIZE))
+
+
+@pytest.mark.parametrize(("pair", "fault"), [("gateway-scheduler", "cut back"), ("gateway-agent", "slow client")])
+async def test_network_fault_between_two_processes_keeps_no_client_waiting(suite: Suite, pair: str, fault: str) -> None:
+    async with Client(suite) as client:
+        pairs = [each for each in e102_network.PAIRS if each.name == pair]
+        await e102_network.try_network(World(suite, client, random.Random(102), SIZE), pairs, [fault], seconds=1.5)
 
 
 async def test_nodes_die_one_after_the_other_and_no_stream_fails_or_differs(suite: Suite) -> None:

@@ -36,6 +36,7 @@ async def run(world: World) -> None:
     while await asyncio.to_thread(world.sims.running):
         assert time.monotonic() - left_at < FREE_WITHIN_S + SLACK_S, "engines still work for clients that left"
         await asyncio.sleep(0.05)
+    print(f"engines were free {time.monotonic() - left_at:.2f} s after the last of {count} clients had left")
     assert len(ids) == count
     await asyncio.to_thread(_check_bills, world, ids)
     assert resident_bytes(gateway) - before < GROWTH_BYTES, "the gateway grew"

@@ -37,6 +37,10 @@ async def _without(world: World, name: str, seconds: float) -> None:
     began = time.monotonic()
     # Everything that was recorded meanwhile is in the ledger, and what was said of nodes is known again.
     check(world, asked)
+    print(
+        f"{name} away for {seconds:.0f} s: {len(asked)} requests, {sum(not each.complete for each in asked)} failed, "
+        f"slowest {max(each.took_s for each in asked):.2f} s, all in the ledger {time.monotonic() - began:.1f} s after"
+    )
     world.wait_active()
     after = [world.a_request(number) for number in range(10)]
     await asyncio.gather(*(world.client.ask(each) for each in after))
