@@ -26,6 +26,9 @@ from crosslogic_orchestrator.ports import Provider
 from crosslogic_orchestrator.providers.local import LocalProvider, LocalSettings
 from crosslogic_orchestrator.providers.skypilot_link import WorkerLink
 from crosslogic_orchestrator.providers.skypilot_wiring import clouds, worker_environ
+from crosslogic_orchestrator.providers.static import StaticProvider
+from crosslogic_orchestrator.providers.static_claims import PostgresClaims
+from crosslogic_orchestrator.providers.static_wiring import static_settings
 from crosslogic_orchestrator.service import OrchestratorService
 from crosslogic_orchestrator.servicer import OrchestratorServicer
 from crosslogic_orchestrator.settings import OrchestratorSettings
@@ -62,7 +65,7 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
         fleet = RegistryFleet(channels=channels, target=settings.registry_target, changed=wake)
         link = WorkerLink(settings.skypilot_worker, worker_environ(settings, os.environ))
         await stack.enter_async_context(link.running())
-        providers = _providers(settings, link)
+        providers = _providers(settings, link, claims=PostgresClaims(pool), clock=clock)
         limits = Limits(provision_s=settings.provision_s, load_s=settings.load_s)
         changes = JobChanges(wake=wake)
         worker = Worker(store=store, fleet=fleet, providers=providers, clock=clock, limits=limits, metrics=own_metrics)
@@ -106,8 +109,12 @@ async def _running(loops: list[Coroutine[Any, Any, None]]) -> AsyncIterator[None
                 task.cancel()
 
 
-def _providers(settings: OrchestratorSettings, link: WorkerLink) -> dict[str, Provider]:
+def _providers(
+    settings: OrchestratorSettings, link: WorkerLink, *, claims: PostgresClaims, clock: SystemClock
+) -> dict[str, Provider]:
     providers: dict[str, Provider] = clouds(settings, link) if settings.skypilot_worker else {}
+    if settings.static_machines:
+        providers["static"] = StaticProvider(static_settings(settings), claims=claims, clock=clock)
     if settings.local_path is not None:
         local = LocalSettings(
             folder=settings.local_path, agent_environ=settings.local_environ, max_machines=settings.local_max

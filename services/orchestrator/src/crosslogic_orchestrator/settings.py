@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crosslogic_common.settings import Secret, integer, number, secret_setting, setting
-from crosslogic_orchestrator.cloud_settings import CloudSettings, texts
+from crosslogic_orchestrator.cloud_settings import texts
+from crosslogic_orchestrator.static_settings import PoolSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrchestratorSettings(CloudSettings):
+class OrchestratorSettings(PoolSettings):
     """Read from the environment once, at start."""
 
     database_url: Secret = secret_setting("DATABASE_URL", doc="PostgreSQL, as a libpq address")
