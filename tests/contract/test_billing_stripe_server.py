@@ -72,7 +72,11 @@ async def test_answers_are_what_the_sdks_classes_know(server: FakeStripe, client
         resources.Meter,
         resources.MeterEventSummary,
     )
+    await client.v1.customers.balance_transactions.create_async(customer, {"amount": -7, "currency": "usd"})
+    (balance,) = (await client.v1.customers.balance_transactions.list_async(customer)).data
+    assert (type(balance), balance.amount, balance.ending_balance) == (stripe.CustomerBalanceTransaction, -7, -7)
     for body, resource in (
+        (balance.to_dict(), stripe.CustomerBalanceTransaction),
         (taken.to_dict(), resources.MeterEvent),
         (meter.to_dict(), resources.Meter),
         (summary.to_dict(), resources.MeterEventSummary),

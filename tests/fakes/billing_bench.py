@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from crosslogic_billing.accounts.store import PostgresAccounts
 from crosslogic_billing.export.closing import Closer
+from crosslogic_billing.export.credit_store import PostgresCredits
+from crosslogic_billing.export.crediting import CreditGiver
 from crosslogic_billing.export.outbox_store import PostgresOutbox
 from crosslogic_billing.export.sender import Sender
 from crosslogic_billing.export.stripe_sink import Buyer, StripeSink, Tax, stripe_client
@@ -44,6 +46,7 @@ class Bench:
     settler: Settler
     closer: Closer
     sender: Sender
+    giver: CreditGiver
 
     async def customer(self, terms: Terms = FREE_OF_FREE) -> tuple[str, str]:
         """A new organisation and its customer."""
@@ -116,6 +119,7 @@ async def bench(pg_url: str, *, exporting: bool = True, timeout_s: float = 15.0)
             settler=Settler(ledger=ledger, store=PostgresUsage(pool), metrics=metrics, window_s=60),
             closer=Closer(pool=pool, clock=clock, delay_s=30.0, exporting=exporting),
             sender=Sender(outbox=outbox, sink=sink, clock=clock, metrics=metrics, lanes_at_once=8, draw=lambda: 1.0),
+            giver=CreditGiver(store=PostgresCredits(pool), sink=sink, clock=clock, draw=lambda: 1.0),
         )
 
 
@@ -124,7 +128,7 @@ async def _emptied(pool: Pool) -> None:
     async with pool.connection() as connection:
         await connection.execute(
             "TRUNCATE accounts, account_terms, window_usage, org_months, month_usage, month_exports, meter_events, "
-            "meter_lanes, meters, transfers, machine_costs"
+            "meter_lanes, meters, transfers, machine_costs, credits"
         )
         await connection.execute("UPDATE ledger_cursor SET sequence = 0")
         await connection.execute("UPDATE machine_cursor SET read_at = NULL")

@@ -349,6 +349,20 @@ class FakeStripe:
         found = [one for one in self._of("customer") if one.get("metadata", {}).get("org_id") == match[1]]
         return 200, {"object": "search_result", "url": "/v1/customers/search", "has_more": False, "data": found}
 
+    def _make_balance(self, params: dict[str, Any], customer: str) -> Answer:
+        if customer not in self.objects or self.objects[customer].get("deleted"):
+            return failure(404, f"No such customer: '{customer}'", code="resource_missing")
+        amount = int(params.pop("amount"))
+        balance = self.objects[customer]["balance"] = self.objects[customer].get("balance", 0) + amount
+        return 200, self.put(
+            "customer_balance_transaction", "cbtxn", customer=customer, amount=amount, ending_balance=balance,
+            type="adjustment", credit_note=None, invoice=None, **params,
+        )  # fmt: skip
+
+    def _balances(self, params: dict[str, Any], customer: str) -> Answer:
+        found = [one for one in self._of("customer_balance_transaction") if one["customer"] == customer]
+        return self._list(found[::-1], f"/v1/customers/{customer}/balance_transactions", params)
+
     def _make_price(self, params: dict[str, Any]) -> Answer:
         params.pop("product_data", None)
         return 200, self.put("price", "price", active=True, product="prod_1", **params)
@@ -400,6 +414,18 @@ _ROUTES: tuple[tuple[str, str, Any, Any], ...] = (
     (r"/v1/billing/meters/(mtr_\w+)", "GET", None, FakeStripe._get),
     (r"/v1/customers", "POST", shapes.CustomerCreateParams, FakeStripe._make_customer),
     (r"/v1/customers/search", "GET", shapes.CustomerSearchParams, FakeStripe._search_customers),
+    (
+        r"/v1/customers/(cus_\w+)/balance_transactions",
+        "POST",
+        shapes.CustomerBalanceTransactionCreateParams,
+        FakeStripe._make_balance,
+    ),
+    (
+        r"/v1/customers/(cus_\w+)/balance_transactions",
+        "GET",
+        shapes.CustomerBalanceTransactionListParams,
+        FakeStripe._balances,
+    ),
     (r"/v1/customers/(cus_\w+)", "GET", None, FakeStripe._get),
     (r"/v1/prices", "POST", shapes.PriceCreateParams, FakeStripe._make_price),
     (r"/v1/prices", "GET", shapes.PriceListParams, FakeStripe._prices),

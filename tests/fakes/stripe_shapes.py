@@ -1,5 +1,6 @@
 """Stripe's form encoding, and its request and response shapes as the installed `stripe` package states them."""
 
+import inspect
 import re
 import types
 import typing
@@ -126,5 +127,6 @@ def _check_scalar(name: str, value: Any, hint: Any) -> None:
 
 def response_problems(body: Mapping[str, Any], resource: type[StripeObject]) -> list[str]:
     """Fields of an answer that the SDK's class does not know."""
-    known = set(typing.get_type_hints(resource, localns=_NAMES)) | {"object", "id"}
+    # Names alone: some classes name types of others that only a type checker imports.
+    known = {name for one in resource.__mro__ for name in inspect.get_annotations(one)} | {"object", "id"}
     return [name for name in body if name not in known]

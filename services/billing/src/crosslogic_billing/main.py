@@ -15,6 +15,8 @@ from crosslogic_billing.accounts.store import PostgresAccounts
 from crosslogic_billing.events.kafka import kafka_sink
 from crosslogic_billing.events.publisher import Publisher
 from crosslogic_billing.export.closing import Closer
+from crosslogic_billing.export.credit_store import PostgresCredits
+from crosslogic_billing.export.crediting import CreditGiver
 from crosslogic_billing.export.outbox_store import PostgresOutbox
 from crosslogic_billing.export.sender import Sender
 from crosslogic_billing.export.stripe_sink import StripeSink, Tax, stripe_client
@@ -202,7 +204,9 @@ def _money_jobs(world: World) -> None:
             clock=world.clock,
             grace_s=settings.payment_grace_s,
         )
+        giver = CreditGiver(store=PostgresCredits(pool), sink=world.sink, clock=world.clock)
         world.jobs.append(("sending", sender.run))
+        world.jobs.append(("crediting", giver.run))
         world.jobs.append(("dunning", dunning.run))
 
 

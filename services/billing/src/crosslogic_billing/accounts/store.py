@@ -93,7 +93,8 @@ class PostgresAccounts:
             )
             # Months that have begun are rated again by what is agreed now.
             await connection.execute(
-                "UPDATE org_months SET behind = true, adjust_due = true WHERE org_id = %s AND month >= %s",
+                "UPDATE org_months SET behind = true, adjust_due = true, credit_due = true "
+                "WHERE org_id = %s AND month >= %s",
                 (org_id, from_month),
             )
         return True

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from crosslogic_billing.accounts.store import terms_of, time_zone_of
 from crosslogic_billing.export import policy
+from crosslogic_billing.export.credit_store import add_credits
 from crosslogic_billing.export.domain import Unit, Window
 from crosslogic_billing.prices.policy import RESERVED_CATEGORY
 from crosslogic_billing.rating import policy as rating
@@ -25,6 +26,8 @@ IDLE_S = 1.0
 _WINDOWS_AT_ONCE = 500
 _AT_ONCE = 4
 _OPEN_EVERY = timedelta(minutes=5)
+CREDIT_AFTER = timedelta(days=1)
+"""So long after its end a month that was corrected is credited: late usage has come by then."""
 _KEPT = timedelta(days=100)
 """Windows are kept for reconciliation until long after Stripe would take anything for them."""
 
@@ -85,6 +88,7 @@ class Closer:
             await self._open_reserved_months(now)
             if self._exporting:
                 await self._catch_up()
+                await self._credit_months_that_are_over(now)
         return len(windows)
 
     async def _open_reserved_months(self, now: datetime) -> None:
@@ -170,6 +174,41 @@ class Closer:
             async with transaction(self._pool) as connection:
                 await _lock_month(connection, org_id, month, last)
                 await self._export(connection, _Month(org_id, month, await terms_of(connection, org_id, month)), last)
+
+    async def _credit_months_that_are_over(self, now: datetime) -> None:
+        """Gives back what was exported of them and is not owed. Before, usage may still catch up with it."""
+        async with transaction(self._pool) as connection:
+            found = await connection.execute(
+                "SELECT m.org_id, m.month, a.customer_id FROM org_months m JOIN accounts a USING (org_id) "
+                "WHERE m.credit_due AND m.month < %s AND a.customer_id IS NOT NULL ORDER BY m.month LIMIT %s",
+                ((now - CREDIT_AFTER).date().replace(day=1) + timedelta(days=1), _WINDOWS_AT_ONCE),
+            )
+            months = [(str(org), month, str(customer)) for org, month, customer in await found.fetchall()]
+        for org_id, month, customer_id in months:
+            async with transaction(self._pool) as connection:
+                _, ends = rating.month_bounds(month, await time_zone_of(connection, org_id))
+                if now < ends + CREDIT_AFTER:
+                    continue
+                await connection.execute(
+                    "SELECT FROM org_months WHERE org_id = %s AND month = %s FOR UPDATE", (org_id, month)
+                )
+                at = _Month(org_id, month, await terms_of(connection, org_id, month))
+                await self._credit(connection, at, customer_id, now)
+
+    async def _credit(self, connection: Connection, at: _Month, customer_id: str, now: datetime) -> None:
+        usage, _ = await _month_usage(connection, at)
+        charged = rating.statement(at.month, at.terms, usage)
+        target = {category.category: category.charge_picodollars for category in charged.categories}
+        exported = (await _exported(connection, at))["picodollars"]
+        fee = {RESERVED_CATEGORY: exported.pop(RESERVED_CATEGORY)} if RESERVED_CATEGORY in exported else {}
+        amounts = rating.creditable(target, exported, at.terms.monthly_cap_picodollars)
+        amounts |= rating.creditable({RESERVED_CATEGORY: charged.fee_picodollars}, fee, None)
+        await add_credits(
+            connection, org_id=at.org_id, month=at.month, customer_id=customer_id, amounts=amounts, now=now
+        )
+        await connection.execute(
+            "UPDATE org_months SET credit_due = false WHERE org_id = %s AND month = %s", (at.org_id, at.month)
+        )
 
     async def _export(self, connection: Connection, at: _Month, window_start: datetime) -> None:
         """Puts what is owed and not yet exported into the outbox."""
@@ -291,7 +330,7 @@ async def _lock_month(connection: Connection, org_id: str, month: date, window_s
     await connection.execute(
         "INSERT INTO org_months AS m (org_id, month, last_window) VALUES (%s, %s, %s) "
         "ON CONFLICT (org_id, month) DO UPDATE SET last_window = greatest(m.last_window, excluded.last_window), "
-        "adjust_due = true",
+        "adjust_due = true, credit_due = true",
         (org_id, month, window_start),
     )
 
@@ -343,7 +382,8 @@ async def _month_usage(connection: Connection, at: _Month) -> tuple[dict[Priced,
 
 async def _exported(connection: Connection, at: _Month) -> dict[Unit, dict[str, int]]:
     found = await connection.execute(
-        "SELECT unit, category, value FROM month_exports WHERE org_id = %s AND month = %s", (at.org_id, at.month)
+        "SELECT unit, category, value - credited FROM month_exports WHERE org_id = %s AND month = %s",
+        (at.org_id, at.month),
     )
     exported: dict[Unit, dict[str, int]] = {"tokens": {}, "picodollars": {}}
     for unit, category, value in await found.fetchall():

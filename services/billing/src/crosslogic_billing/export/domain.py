@@ -64,6 +64,22 @@ class Lane:
         return "picodollars" if self.event_name.endswith("_picodollars") else "tokens"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit:
+    """What a customer is given back of a month, leased: the holder alone gives it."""
+
+    id: str
+    org_id: str
+    customer_id: str
+    month: date
+    category: str
+    cents: int
+    attempts: int
+    """The present one too."""
+    answered: int
+    """Of those before, how many Stripe has answered with a failure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """Stripe has the event."""

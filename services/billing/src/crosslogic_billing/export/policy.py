@@ -3,7 +3,7 @@
 import hashlib
 from datetime import datetime, timedelta
 
-from crosslogic_billing.export.domain import Delivered, Hour, MeterEvent, Outcome, Rejected, Retry, Unit
+from crosslogic_billing.export.domain import Credit, Delivered, Hour, MeterEvent, Outcome, Rejected, Retry, Unit
 
 MAX_VALUE = 10**15 - 1
 """Stripe's values have 15 digits at most."""
@@ -15,6 +15,8 @@ ADDED_UP = timedelta(hours=1)
 """Stripe adds events up behind the answer; by then it surely has."""
 GIVE_UP = timedelta(days=30)
 """An event of this age that still fails becomes a dead letter: five days are left in which Stripe would take it."""
+NO_ANSWER = "no answer"
+"""How the reason begins where Stripe has said nothing."""
 STEADY_S = 900.0
 """Once backoff has grown so far, there is an attempt every 15 minutes."""
 _BASE_S = 1.0
@@ -47,6 +49,15 @@ def idempotency_key(event: MeterEvent) -> str:
     identifier.
     """
     return f"{event.identifier}.{event.attempts}"
+
+
+def credit_key(credit: Credit) -> str:
+    """The idempotency key of a credit.
+
+    It stays while Stripe has not answered, so that a call under way is not repeated beside itself; once it has, its
+    answer of then would only come again.
+    """
+    return f"crosslogic-credit-{credit.id}.{credit.answered}"
 
 
 def identifier_of(key: str) -> str:
@@ -100,7 +111,7 @@ def give_up(event: MeterEvent, now: datetime) -> bool:
 
 def outcome_of(status: int, code: str, message: str) -> Outcome:
     """What an answer of Stripe's means; `status` 0: there was none (a time limit, a broken connection)."""
-    reason = f"{status or 'no answer'} {code} {message}".strip()[:500]
+    reason = f"{status or NO_ANSWER} {code} {message}".strip()[:500]
     if status == 0 or status >= _SERVER_ERROR:
         return Retry(reason, unknown=True)
     if status in (_TOO_MANY, _CONFLICT):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from crosslogic_billing.export.domain import Hour, How, Lane, MeterEvent, Outcome, Unit
+from crosslogic_billing.export.domain import Credit, Hour, How, Lane, MeterEvent, Outcome, Unit
 
 
 class BillingSink(Protocol):
@@ -20,6 +20,12 @@ class BillingSink(Protocol):
 
     async def prepare(self, *, customer_id: str, event_name: str, unit: Unit, subscription_id: str) -> None:
         """Makes what an event needs at the provider, unless it is there. Raises UNAVAILABLE."""
+
+    async def credits(self, customer_id: str) -> dict[str, int]:
+        """Credits that the provider has given a customer for us: cents by id. Raises UNAVAILABLE, NOT_FOUND."""
+
+    async def give(self, credit: Credit) -> Outcome:
+        """Gives a customer credit. Never raises for what the provider or the network does."""
 
 
 class OutboxStore(Protocol):

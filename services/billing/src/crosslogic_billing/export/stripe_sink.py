@@ -9,12 +9,13 @@ import aiohttp
 import stripe
 
 from crosslogic_billing.export import policy, stripe_errors
-from crosslogic_billing.export.domain import Delivered, MeterEvent, Outcome, Unit
+from crosslogic_billing.export.domain import Credit, Delivered, MeterEvent, Outcome, Unit
 from crosslogic_common.settings import Secret
 
 API = "https://api.stripe.com"
 _CUSTOMER_KEY = "stripe_customer_id"
 _VALUE_KEY = "value"
+_CREDIT_KEY = "crosslogic_credit"
 # Text: the SDK would write the Decimal of it as 1E-10, and Stripe takes plain decimals.
 _CENTS_A_PICODOLLAR = "0.0000000001"
 _MAX_KNOWN = 10_000
@@ -156,6 +157,35 @@ class StripeSink:
                 if len(self._subscribed) >= _MAX_KNOWN:
                     self._subscribed.clear()
                 self._subscribed.add((customer_id, event_name))
+
+    async def credits(self, customer_id: str) -> dict[str, int]:
+        """See ports.BillingSink."""
+        found: dict[str, int] = {}
+        with stripe_errors.told():
+            page = await self._client.v1.customers.balance_transactions.list_async(customer_id, {"limit": 100})
+            async for one in page.auto_paging_iter():
+                id_ = (one.to_dict().get("metadata") or {}).get(_CREDIT_KEY)
+                if id_:
+                    # On a customer's balance what we owe it is negative.
+                    found[id_] = found.get(id_, 0) - one.amount
+        return found
+
+    async def give(self, credit: Credit) -> Outcome:
+        """See ports.BillingSink."""
+        try:
+            await self._client.v1.customers.balance_transactions.create_async(
+                credit.customer_id,
+                {
+                    "amount": -credit.cents,
+                    "currency": "usd",
+                    "description": f"Corrected usage of {credit.month:%Y-%m}: {credit.category}",
+                    "metadata": {_CREDIT_KEY: credit.id},
+                },
+                {"idempotency_key": policy.credit_key(credit)},
+            )
+        except stripe_errors.FAILURES as error:
+            return stripe_errors.outcome(error)
+        return Delivered("accepted")
 
     async def find_customer(self, org_id: str) -> str:
         """The customer of an organisation; empty: there is none. Stripe's search is a minute behind."""

@@ -5,8 +5,8 @@ from datetime import date
 
 from crosslogic_billing.posting.domain import Transfer
 from crosslogic_billing.rating.domain import Statement, Terms
+from crosslogic_billing.rating.policy import PICODOLLARS_A_CENT
 
-PICODOLLARS_PER_CENT = 10**10
 _SPACE = uuid.UUID("5f3f7c0e-2f6e-5f0a-9c4e-8d1f0b7a6e21")
 
 
@@ -43,6 +43,6 @@ def payment(*, org_id: str, invoice_id: str, paid_before_cents: int, paid_cents:
         kind="payment",
         debit="cash",
         credit="receivable",
-        amount=(paid_cents - paid_before_cents) * PICODOLLARS_PER_CENT,
+        amount=(paid_cents - paid_before_cents) * PICODOLLARS_A_CENT,
         reference=f"invoice {invoice_id}"[:256],
     )

@@ -20,6 +20,7 @@ MAX_TIERS = 20
 MAX_UNITS = 1_000_000
 MAX_MONEY_PICODOLLARS = 10**24
 """A trillion dollars."""
+PICODOLLARS_A_CENT = 10**10
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+\-/]{0,63}")
 
 
@@ -138,7 +139,8 @@ def exportable(target: Mapping[str, int], exported: Mapping[str, int], cap: int 
     """What is still to be exported of each category's charge, none below zero, all within the cap.
 
     `target` is what the month's categories come to before the cap, `exported` what was handed over for it. After a
-    correction a category may be ahead of its target: then nothing is exported until it has been caught up with.
+    correction a category may be ahead of its target: then nothing is exported until it has been caught up with, or what
+    is too much was given back.
     """
     room = None if cap is None else max(cap - sum(exported.values()), 0)
     owed: dict[str, int] = {}
@@ -150,6 +152,21 @@ def exportable(target: Mapping[str, int], exported: Mapping[str, int], cap: int 
         if amount:
             owed[category] = amount
     return owed
+
+
+def creditable(target: Mapping[str, int], exported: Mapping[str, int], cap: int | None) -> dict[str, int]:
+    """What was exported of each category and is not owed, in whole cents, rounded down.
+
+    As `exportable`, the other way round: after a correction, or where a cap was agreed on afterwards.
+    """
+    over = {category: max(told - target.get(category, 0), 0) for category, told in exported.items()}
+    if cap is not None:
+        left = sum(exported.values()) - sum(over.values()) - cap
+        for category in sorted(exported):
+            taken = min(max(left, 0), exported[category] - over[category])
+            over[category] += taken
+            left -= taken
+    return {category: cents for category, amount in over.items() if (cents := amount - amount % PICODOLLARS_A_CENT)}
 
 
 def adjustment(charged: Statement) -> list[Posting]:

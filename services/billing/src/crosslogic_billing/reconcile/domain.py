@@ -68,6 +68,10 @@ class MonthTotals:
     """What the month comes to."""
     exported: int
     """What the month remembers to have exported."""
+    credited: int
+    """What of it was given back, pico-dollars."""
+    in_credits: int
+    """What the outbox of credits holds for it, pico-dollars."""
     in_outbox: int
     """What the outbox holds for it."""
     why_not: str
@@ -87,6 +91,19 @@ class MeterTotals:
     """Of it, delivered so lately that Stripe may not have added it up."""
     pending: int
     dead: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditTotals:
+    """One customer's credits, here and at Stripe, in cents."""
+
+    org_id: str
+    customer_id: str
+    given: int
+    waiting: int
+    last_error: str
+    """Of one that waits. Empty: there is none, or nothing went wrong."""
+    at_stripe: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

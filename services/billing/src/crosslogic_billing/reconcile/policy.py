@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from crosslogic_billing.reconcile.domain import LedgerTotals, Line, MeterTotals, MonthTotals, WindowTotals
+from crosslogic_billing.reconcile.domain import CreditTotals, LedgerTotals, Line, MeterTotals, MonthTotals, WindowTotals
 
 MAX_LINES = 1_000
 _EXACT = 2**53
@@ -78,11 +78,13 @@ def month_lines(months: Iterable[MonthTotals]) -> list[Line]:
             Line(
                 what="month = exported",
                 left=month.in_month,
-                right=month.exported,
-                explanation=_if_differs(month.in_month, month.exported, month.why_not),
+                right=month.exported - month.credited,
+                explanation=_if_differs(month.in_month, month.exported - month.credited, month.why_not),
                 **where,
             )
         )
+        if month.credited or month.in_credits:
+            lines.append(Line(what="credited = credits", left=month.credited, right=month.in_credits, **where))
         lines.append(Line(what="exported = outbox", left=month.exported, right=month.in_outbox, **where))
     return lines
 
@@ -101,6 +103,28 @@ def meter_lines(meters: Iterable[MeterTotals]) -> list[Line]:
         )
         for meter in meters
     ]
+
+
+def credit_lines(customers: Iterable[CreditTotals]) -> list[Line]:
+    """Credits here and on customers' balances."""
+    return [
+        Line(
+            what="credits = Stripe",
+            unit="cents",
+            left=credit.given + credit.waiting,
+            right=credit.at_stripe,
+            explanation=_why_credit_differs(credit),
+            org_id=credit.org_id,
+        )
+        for credit in customers
+    ]
+
+
+def _why_credit_differs(credit: CreditTotals) -> str:
+    missing = credit.given + credit.waiting - credit.at_stripe
+    if 0 < missing <= credit.waiting:
+        return f"{missing} cents wait to be given" + (f": {credit.last_error}" if credit.last_error else "")
+    return ""
 
 
 def _why_stripe_differs(meter: MeterTotals) -> str:

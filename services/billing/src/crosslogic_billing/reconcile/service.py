@@ -8,7 +8,7 @@ from typing import Protocol
 
 from crosslogic_billing.export.ports import BillingSink
 from crosslogic_billing.reconcile import policy
-from crosslogic_billing.reconcile.domain import LedgerTotals, Line, MeterTotals, Report
+from crosslogic_billing.reconcile.domain import CreditTotals, LedgerTotals, Line, MeterTotals, Report
 from crosslogic_billing.reconcile.store import PostgresReconciliations
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
@@ -86,6 +86,7 @@ class Reconciler:
         first = (from_day.replace(day=1) - timedelta(days=1)).replace(day=1)
         lines += policy.month_lines(await self._store.months(first, exporting=self._sink is not None))
         lines += policy.meter_lines(await self._meters(since, until, missing))
+        lines += policy.credit_lines(await self._credits(missing))
         if self._sink is not None and any(line.what == "month = exported" and line.unexplained for line in lines):
             await self._store.catch_up(first)
             missing.append("months that owe more than was exported are looked at again")
@@ -152,4 +153,17 @@ class Reconciler:
                 missing.append(f"{meter.event_name} of {meter.customer_id}: {error.private or error.public}"[:300])
                 continue
             compared.append(replace(meter, at_stripe=int(sum(sums.values()))))
+        return compared
+
+    async def _credits(self, missing: list[str]) -> list[CreditTotals]:
+        compared: list[CreditTotals] = []
+        if self._sink is None:
+            return compared
+        for credit in await self._store.credits():
+            try:
+                known = await self._sink.credits(credit.customer_id)
+            except CodedError as error:
+                missing.append(f"credits of {credit.customer_id}: {error.private or error.public}"[:300])
+                continue
+            compared.append(replace(credit, at_stripe=sum(known.values())))
         return compared

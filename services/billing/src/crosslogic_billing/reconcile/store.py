@@ -11,7 +11,8 @@ from crosslogic_billing.accounts.store import terms_of, time_zone_of
 from crosslogic_billing.prices.policy import RESERVED_CATEGORY
 from crosslogic_billing.rating import policy as rating
 from crosslogic_billing.rating.domain import Priced
-from crosslogic_billing.reconcile.domain import Line, MeterTotals, MonthTotals, Report, WindowTotals
+from crosslogic_billing.rating.policy import PICODOLLARS_A_CENT
+from crosslogic_billing.reconcile.domain import CreditTotals, Line, MeterTotals, MonthTotals, Report, WindowTotals
 from crosslogic_common.postgres import Connection, Pool, transaction
 
 _REPORT: LiteralString = (
@@ -123,6 +124,27 @@ class PostgresReconciliations:
                 for row in await found.fetchall()
             ]
 
+    async def credits(self) -> list[CreditTotals]:
+        """Every customer that was ever given something back; `at_stripe` is 0."""
+        async with transaction(self._pool, timeout_s=_TIMEOUT_S) as connection:
+            found = await connection.execute(
+                "SELECT min(org_id::text), customer_id, coalesce(sum(cents) FILTER (WHERE given_at IS NOT NULL), 0), "
+                "coalesce(sum(cents) FILTER (WHERE given_at IS NULL), 0), "
+                "coalesce(max(last_error) FILTER (WHERE given_at IS NULL), '') "
+                "FROM credits GROUP BY customer_id ORDER BY customer_id"
+            )
+            return [
+                CreditTotals(
+                    org_id=row[0],
+                    customer_id=row[1],
+                    given=int(row[2]),
+                    waiting=int(row[3]),
+                    last_error=row[4],
+                    at_stripe=0,
+                )
+                for row in await found.fetchall()
+            ]
+
     async def catch_up(self, first: date) -> None:
         """Lets the closer look again at what every month since then owes."""
         async with transaction(self._pool) as connection:
@@ -207,8 +229,10 @@ async def _month(connection: Connection, org_id: str, month: date, *, exporting:
             "GROUP BY category",
             (org_id, month, unit),
         )
+        credited, to_give = await _credited(connection, org_id, month) if unit == "picodollars" else ({}, {})
         for category in sorted({*targets, *exported, *outbox}):
             target, told = targets.get(category, 0), exported.get(category, 0)
+            net = told - credited.get(category, 0)
             totals.append(
                 MonthTotals(
                     org_id=org_id,
@@ -218,24 +242,52 @@ async def _month(connection: Connection, org_id: str, month: date, *, exporting:
                     in_windows=windows.get(category, 0),
                     in_month=target,
                     exported=told,
+                    credited=credited.get(category, 0),
+                    in_credits=to_give.get(category, 0),
                     in_outbox=outbox.get(category, 0),
                     why_not=_why_not(
-                        ahead=told > target,
+                        ahead=net > target,
+                        below_a_cent=unit == "picodollars" and 0 < net - target < PICODOLLARS_A_CENT,
+                        counts_money=unit == "picodollars",
                         exporting=exporting,
                         customer=bool(customer_id),
                         prepaid=unit == "picodollars" and terms.collection == "prepaid",
                         capped=unit == "picodollars"
                         and terms.monthly_cap_picodollars is not None
-                        and sum(exported.values()) >= terms.monthly_cap_picodollars,
+                        and sum(exported.values()) - sum(credited.values()) >= terms.monthly_cap_picodollars,
                     ),
                 )
             )
     return totals
 
 
-def _why_not(*, ahead: bool, exporting: bool, customer: bool, prepaid: bool, capped: bool) -> str:
+async def _credited(connection: Connection, org_id: str, month: date) -> tuple[dict[str, int], dict[str, int]]:
+    """What was given back by category, as the month remembers it, and as the outbox of credits has it."""
+    remembered = await _sums(
+        connection,
+        "SELECT category, credited FROM month_exports WHERE org_id = %s AND month = %s AND credited > 0",
+        (org_id, month),
+    )
+    to_give = await _sums(
+        connection,
+        "SELECT category, sum(cents) FROM credits WHERE org_id = %s AND month = %s GROUP BY category",
+        (org_id, month),
+    )
+    return remembered, {category: cents * PICODOLLARS_A_CENT for category, cents in to_give.items()}
+
+
+def _why_not(
+    *,
+    ahead: bool,
+    below_a_cent: bool,
+    counts_money: bool,
+    exporting: bool,
+    customer: bool,
+    prepaid: bool,
+    capped: bool,
+) -> str:
     if ahead:
-        return "corrected after it was exported: nothing more is exported until usage has caught up with it"
+        return _why_ahead(below_a_cent=below_a_cent, counts_money=counts_money)
     if not exporting:
         return "no payment provider is configured: nothing is exported"
     if not customer:
@@ -243,6 +295,16 @@ def _why_not(*, ahead: bool, exporting: bool, customer: bool, prepaid: bool, cap
     if prepaid:
         return "prepaid: charges are collected in the money ledger"
     return "the month's cap is reached" if capped else ""
+
+
+def _why_ahead(*, below_a_cent: bool, counts_money: bool) -> str:
+    if below_a_cent:
+        why = "by less than a cent, and credits are whole cents"
+    elif counts_money:
+        why = "what is too much is credited a day after the month's end, unless usage has caught up with it"
+    else:
+        why = "a meter of tokens does not go back, and nothing is charged for it"
+    return f"corrected after it was exported: {why}"
 
 
 async def _used(connection: Connection, org_id: str, month: date) -> tuple[dict[Priced, int], dict[str, int]]:

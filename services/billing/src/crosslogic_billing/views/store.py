@@ -34,10 +34,11 @@ class PostgresViews:
         return {Priced(row[0], row[1]): row[2] for row in rows}, sum(row[3] for row in rows)
 
     async def exported(self, org_id: str, month: date) -> dict[str, int]:
-        """Pico-dollars that were put into the outbox, by category."""
+        """Pico-dollars that were put into the outbox, less what was given back, by category."""
         async with transaction(self._pool) as connection:
             found = await connection.execute(
-                "SELECT category, value FROM month_exports WHERE org_id = %s AND month = %s AND unit = 'picodollars'",
+                "SELECT category, value - credited FROM month_exports "
+                "WHERE org_id = %s AND month = %s AND unit = 'picodollars'",
                 (org_id, month),
             )
             return {row[0]: int(row[1]) for row in await found.fetchall()}
