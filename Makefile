@@ -42,7 +42,7 @@ venv: ## make .venv from uv.lock, unless it is as the lock says
 	@scripts/venv.sh
 
 .PHONY: test
-test: lint types imports protos-check pytest ## everything a fresh machine can check
+test: lint types imports security protos-check pytest ## everything a fresh machine can check
 
 .PHONY: pytest
 pytest: venv ## only the tests (PYTEST_ARGS="tests/unit -k name")
@@ -65,6 +65,18 @@ types: venv ## mypy, strict, over code and tests
 .PHONY: imports
 imports: venv ## who may import whom
 	@.venv/bin/lint-imports --no-cache
+
+.PHONY: security
+security: venv ## bandit over all that runs
+	@$(run) bandit --quiet --recursive --configfile pyproject.toml --severity-level medium libs services scripts
+
+.PHONY: sbom
+sbom: venv ## what everything is made of, with licences, as CycloneDX in dist
+	@.venv/bin/python scripts/sbom.py dist/sbom.cdx.json
+
+.PHONY: audit
+audit: venv ## known vulnerabilities of what runs; asks a public service, so it is no part of `make test`
+	@scripts/audit.sh
 
 .PHONY: protos
 protos: venv ## generate libs/protos/src from protos/

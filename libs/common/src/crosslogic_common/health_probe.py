@@ -5,12 +5,12 @@ is configured there is nothing to ask, and the answer is yes. Kubernetes asks by
 """
 
 import http.client
+import ipaddress
 import os
 import sys
 from collections.abc import Mapping
 
 _TIMEOUT_S = 3.0
-_EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not listened on
 
 
 def target(environ: Mapping[str, str]) -> tuple[str, int, str] | None:
@@ -19,8 +19,16 @@ def target(environ: Mapping[str, str]) -> tuple[str, int, str] | None:
         host, _, port = environ.get(variable, "").rpartition(":")
         if port.isdigit():
             host = host.strip("[]")
-            return ("127.0.0.1" if host in _EVERYWHERE else host), int(port), path
+            return ("127.0.0.1" if _everywhere(host) else host), int(port), path
     return None
+
+
+def _everywhere(host: str) -> bool:
+    """Whether a server that listens there listens on every address of the machine."""
+    try:
+        return not host or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def main() -> None:
