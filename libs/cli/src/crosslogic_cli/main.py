@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from crosslogic_cli.commands import certs, doctor, fleet, model_store, tenants, top, usage
+from crosslogic_cli.commands import certs, doctor, fleet, model_store, tenants, top, upgrades, usage
 from crosslogic_cli.config import read_config
 from crosslogic_cli.failure import CliError
 
@@ -35,6 +35,10 @@ for commands in (
     certs.certs,
 ):
     app.add_typer(commands)
+fleet.models.command("upgrade")(upgrades.upgrade)
+fleet.models.command("upgrades")(upgrades.list_upgrades)
+fleet.models.command("upgrade-status")(upgrades.upgrade_status)
+fleet.models.command("roll-back")(upgrades.roll_back)
 app.command("chat")(usage.chat)
 app.command("top")(top.top)
 app.command("doctor")(doctor.doctor)
