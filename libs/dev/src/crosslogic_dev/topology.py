@@ -57,6 +57,8 @@ class Topology:
         if name == GATEWAY:
             own["CROSSLOGIC_HTTP_LISTEN"] = self.plan.target(GATEWAY)
             own["CROSSLOGIC_ADMIN_TOKEN_FILE"] = str(self.run_dir.secret_file("admin_token"))
+            if self.plan.tunnel:
+                own["CROSSLOGIC_TUNNEL_LISTEN"] = self.plan.target("gateway_tunnel")
         else:
             own["CROSSLOGIC_LISTEN"] = self.plan.target(name)
             own["CROSSLOGIC_METRICS_LISTEN"] = self.plan.target(f"{name}_metrics")
@@ -79,8 +81,7 @@ class Topology:
         engine_port = self.plan.ports[f"engine-{number}"]
         own = {
             "CROSSLOGIC_TLS_CA_FILE": str(self.run_dir.tls / "ca.pem"),
-            "CROSSLOGIC_LISTEN": self.plan.target(f"node_agent-{number}"),
-            "CROSSLOGIC_ADVERTISE": self.plan.target(f"node_agent-{number}"),
+            **self._reached(number),
             "CROSSLOGIC_METRICS_LISTEN": self.plan.target(f"node_agent_metrics-{number}"),
             "CROSSLOGIC_REGISTRY_TARGET": self.plan.target("registry"),
             "CROSSLOGIC_REGISTRY_JOIN_TARGET": self.plan.target("registry_join"),
@@ -96,6 +97,13 @@ class Topology:
         }
         return self._spec(f"node_agent-{number}", "node_agent", own)
 
+    def _reached(self, number: int) -> dict[str, str]:
+        """How gateways reach a node: they dial it, or it dials them and listens nowhere."""
+        if self.plan.tunnel:
+            return {"CROSSLOGIC_TUNNEL": "1"}
+        own = self.plan.target(f"node_agent-{number}")
+        return {"CROSSLOGIC_LISTEN": own, "CROSSLOGIC_ADVERTISE": own}
+
     def _machine_environ(self) -> dict[str, str]:
         """What every agent has that the orchestrator starts; `{port}` is for its engine's port."""
         return {
@@ -106,6 +114,8 @@ class Topology:
             "CROSSLOGIC_TLS_CA_FILE": str(self.run_dir.tls / "ca.pem"),
             "CROSSLOGIC_REGISTRY_TARGET": self.plan.target("registry"),
             "CROSSLOGIC_REGISTRY_JOIN_TARGET": self.plan.target("registry_join"),
+            # `touch state/spot-notice` in a machine's folder tries out what happens when a cloud takes it back.
+            "CROSSLOGIC_SPOT_SOURCES": "file",
             "CROSSLOGIC_ENGINE_URL": "http://127.0.0.1:{port}",
             "CROSSLOGIC_ENGINE_COMMAND": json.dumps(self.engine.argv("{port}")),
             "CROSSLOGIC_ENGINE_ENV": json.dumps(dict(self.engine.environ)),

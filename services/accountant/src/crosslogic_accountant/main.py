@@ -64,7 +64,7 @@ RULES: dict[str, frozenset[str]] = {
     f"/{SERVICE}/RecordUsage": frozenset({"service:gateway", "service:operator"}),
     f"/{SERVICE}/RecordStream": frozenset({"service:gateway"}),
     f"/{SERVICE}/RecordWitnesses": frozenset({"service:registry"}),
-    f"/{SERVICE}/QueryUsage": _READERS,
+    f"/{SERVICE}/QueryUsage": _READERS | {"service:orchestrator"},
     f"/{SERVICE}/ListUsageRecords": _READERS,
     f"/{SERVICE}/ReadRecords": frozenset({"service:billing", "service:operator"}),
     f"/{SERVICE}/CorrectRecord": _READERS,

@@ -35,16 +35,18 @@ _ADMIN = frozenset({"service:gateway", "service:operator"})
 _GATEWAY = frozenset({"service:gateway"})
 _BILLED = _ADMIN | {"service:billing"}
 """Billing suspends organisations that do not pay, and lets them in again."""
+_SOLD = _ADMIN | {"service:orchestrator"}
+"""Whoever sizes the fleet must know what was sold."""
 
 
 def rules() -> dict[str, frozenset[str]]:
     """Who may call what."""
-    gateway_only = {"ResolveApiKey", "ResolveUser", "WatchRevocations"}
-    billed = {"GetOrg", "UpdateOrg"}
-    return {
-        f"/{SERVICE}/{method}": _GATEWAY if method in gateway_only else _BILLED if method in billed else _ADMIN
-        for method in method_names(pb, SERVICE)
+    special = {
+        **dict.fromkeys(("ResolveApiKey", "ResolveUser", "WatchRevocations"), _GATEWAY),
+        **dict.fromkeys(("GetOrg", "UpdateOrg"), _BILLED),
+        "ListOrgs": _SOLD,
     }
+    return {f"/{SERVICE}/{method}": special.get(method, _ADMIN) for method in method_names(pb, SERVICE)}
 
 
 def use_cases(pool: Pool) -> UseCases:

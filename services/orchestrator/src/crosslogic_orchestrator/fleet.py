@@ -1,11 +1,13 @@
 """The registry as the orchestrator sees it: its nodes by a watch, its catalogue and tokens by asking."""
 
 import asyncio
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from types import MappingProxyType
 
 import grpc.aio
 
+from crosslogic.registry.v1 import model_store_pb2 as model_store_pb
+from crosslogic.registry.v1 import model_store_pb2_grpc as model_store_rpc
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic_common.batched import Backoff
@@ -30,11 +32,17 @@ _STATUS: Mapping[int, NodeStatus] = MappingProxyType(
 class RegistryFleet:
     """See ports.Fleet."""
 
-    def __init__(self, *, channels: Channels, target: str, changed: asyncio.Event) -> None:
-        """`target` is host:port of the registry; `changed` is set when a node is not what it was."""
+    def __init__(
+        self, *, channels: Channels, target: str, changed: asyncio.Event, told: Callable[[pb.WatchNodesResponse], None]
+    ) -> None:
+        """`target` is host:port of the registry; `changed` is set when a node is not what it was.
+
+        `told` gets each message as it comes.
+        """
         self._channels = channels
         self._target = target
         self._changed = changed
+        self._told = told
         self._nodes: dict[str, NodeView] = {}
         self._known = False
         self._models: frozenset[str] = frozenset()
@@ -53,6 +61,25 @@ class RegistryFleet:
             return (await self._stub().CreateJoinToken(request, timeout=_TIMEOUT_S)).join_token
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
+
+    async def grant_weights(self, *, node_id: str, model: str) -> None:
+        """See ports.Fleet."""
+        request = model_store_pb.GrantWeightsRequest(node_id=node_id, name=model)
+        try:
+            await self._model_store().GrantWeights(request, timeout=_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+    async def refusal_for_size(self, *, model: str, instance_type: str) -> str:
+        """See ports.Fleet."""
+        if not instance_type:
+            return ""
+        request = model_store_pb.CheckFitRequest(name=model, instance_type=instance_type)
+        try:
+            found = await self._model_store().CheckFit(request, timeout=_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        return "" if not found.known or found.fits else "\n".join(found.arithmetic)
 
     async def drain(self, node_id: str) -> None:
         """See ports.Fleet."""
@@ -88,11 +115,15 @@ class RegistryFleet:
         return stream
 
     def _take(self, message: pb.WatchNodesResponse) -> None:
+        self._told(message)
         if message.snapshot_start:
             self._nodes = {}
         for node in message.nodes:
             status = _STATUS.get(node.status, "registering")
-            self._nodes[node.id] = NodeView(node.id, status, node.status_reason, node.load.running)
+            weights = node.weights
+            self._nodes[node.id] = NodeView(
+                node.id, status, node.status_reason, node.load.running, weights.bytes_done, weights.bytes_total
+            )
         for node_id in message.removed_node_ids:
             self._nodes.pop(node_id, None)
         self._known = self._known or message.snapshot_complete
@@ -100,3 +131,6 @@ class RegistryFleet:
 
     def _stub(self) -> "rpc.RegistryServiceAsyncStub":
         return rpc.RegistryServiceStub(self._channels.service("registry", self._target))
+
+    def _model_store(self) -> "model_store_rpc.ModelStoreServiceAsyncStub":
+        return model_store_rpc.ModelStoreServiceStub(self._channels.service("registry", self._target))

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Coroutine
 from importlib.resources import files
 from typing import Any
 
+from crosslogic.orchestrator.v1 import deployments_pb2 as scaling_pb
+from crosslogic.orchestrator.v1 import deployments_pb2_grpc as scaling_rpc
 from crosslogic.orchestrator.v1 import orchestrator_pb2 as pb
 from crosslogic.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 from crosslogic_common.clock import SystemClock
@@ -29,6 +31,8 @@ from crosslogic_orchestrator.providers.skypilot_wiring import clouds, worker_env
 from crosslogic_orchestrator.providers.static import StaticProvider
 from crosslogic_orchestrator.providers.static_claims import PostgresClaims
 from crosslogic_orchestrator.providers.static_wiring import static_settings
+from crosslogic_orchestrator.scaling.observing import FleetSignals
+from crosslogic_orchestrator.scaling.wiring import Scaling, open_scaling
 from crosslogic_orchestrator.service import OrchestratorService
 from crosslogic_orchestrator.servicer import OrchestratorServicer
 from crosslogic_orchestrator.settings import OrchestratorSettings
@@ -38,13 +42,18 @@ from crosslogic_orchestrator.watching import JobChanges
 from crosslogic_orchestrator.worker import Worker
 
 SERVICE = "crosslogic.orchestrator.v1.OrchestratorService"
+SCALING_SERVICE = "crosslogic.orchestrator.v1.DeploymentService"
 _AGENT_PORTS = (10_000, 20_000)
 _ADMIN = frozenset({"service:gateway", "service:operator"})
 
 
 def rules() -> dict[str, frozenset[str]]:
     """Who may call what."""
-    return {f"/{SERVICE}/{method}": _ADMIN for method in method_names(pb, SERVICE)}
+    return {
+        **{f"/{SERVICE}/{method}": _ADMIN for method in method_names(pb, SERVICE)},
+        **{f"/{SCALING_SERVICE}/{method}": _ADMIN for method in method_names(scaling_pb, SCALING_SERVICE)},
+        f"/{SCALING_SERVICE}/ReportWaiting": frozenset({"service:gateway"}),
+    }
 
 
 async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
@@ -54,7 +63,8 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
         await migrate(dsn, schema=SCHEMA, migrations=files("crosslogic_orchestrator.migrations"))
     metrics, clock = Metrics(), SystemClock()
     own_metrics = OrchestratorMetrics(metrics)
-    stopping, wake = asyncio.Event(), asyncio.Event()
+    stopping, wake, urgent = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    signals = FleetSignals(urgent=urgent)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         tracer = stack.enter_context(tracing("orchestrator"))
@@ -62,7 +72,7 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(channels.close)
         pool = await stack.enter_async_context(open_pool(dsn, schema=SCHEMA, max_size=settings.pool_size))
         store = PostgresStore(pool, dsn=dsn)
-        fleet = RegistryFleet(channels=channels, target=settings.registry_target, changed=wake)
+        fleet = RegistryFleet(channels=channels, target=settings.registry_target, changed=wake, told=signals.take)
         link = WorkerLink(settings.skypilot_worker, worker_environ(settings, os.environ))
         await stack.enter_async_context(link.running())
         providers = _providers(settings, link, claims=PostgresClaims(pool), clock=clock)
@@ -76,6 +86,20 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
             store=store, fleet=fleet, providers=providers.keys(), clock=clock, ids=Uuid7Source()
         )
         servicer = OrchestratorServicer(service=service, changes=changes)
+        scaling = open_scaling(
+            settings,
+            Scaling(
+                pool=pool,
+                channels=channels,
+                signals=signals,
+                models=fleet,
+                providers=frozenset(providers),
+                clock=clock,
+                metrics=own_metrics,
+                wake=urgent,
+                work=wake,
+            ),
+        )
         server = GrpcServer(
             listen=settings.listen,
             tls=settings.tls,
@@ -86,8 +110,15 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
             shutdown_grace_s=settings.shutdown_grace_s,
         )
         server.add(pb, SERVICE, lambda target: rpc.add_OrchestratorServiceServicer_to_server(servicer, target))
+        server.add(
+            scaling_pb,
+            SCALING_SERVICE,
+            lambda target: scaling_rpc.add_DeploymentServiceServicer_to_server(scaling.servicer, target),
+        )
         loops = [
             fleet.follow(),
+            scaling.autoscaler.run(),
+            scaling.autoscaler.refresh(),
             changes.follow(store.changes()),
             sweeper.run(),
             *(worker.run(wake=wake) for _ in range(settings.workers)),

@@ -23,3 +23,12 @@ class OrchestratorMetrics:
         self.instances = Gauge(
             "crosslogic_instances", "Machines that are not ended, at the last sweep.", ["provider"], registry=registry
         )
+        self.desired = Gauge(
+            "crosslogic_deployment_desired",
+            "Machines that a deployment should have.",
+            ["model", "region"],
+            registry=registry,
+        )
+        self.scaled = Counter(
+            "crosslogic_scaled", "Machines that the autoscaler launched or ended.", ["kind"], registry=registry
+        )

@@ -7,7 +7,8 @@ from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.paging import page_limit, unwrap, wrap
-from crosslogic_orchestrator.domain import Instance, Job, Spec, Step
+from crosslogic_orchestrator.domain import Instance, Job, Spec
+from crosslogic_orchestrator.jobs import end_job, launch_job
 from crosslogic_orchestrator.ports import Fleet, Store
 
 MAX_DRAIN_S = 3_600.0
@@ -34,31 +35,14 @@ class OrchestratorService:
             _check_uuid(request_id, "request_id")
         if not await self._fleet.has_model(spec.model):
             raise CodedError(ErrorCode.NOT_FOUND, f"The catalogue has no model {spec.model}.", param="model_name")
-        now = self._clock.now()
-        job_id, instance_id = self._ids.next_text(), self._ids.next_text()
-        instance = Instance(
-            id=instance_id,
-            spec=spec,
-            state="launching",
-            hourly_price_picodollars=0,
-            job_id=job_id,
-            created_at=now,
-            ended_at=None,
-        )
-        job = Job(
-            id=job_id,
-            kind="launch",
-            instance=instance,
-            status="running",
-            step=Step.VALIDATED,
-            step_at=now,
-            task="",
-            error="",
-            drain_timeout_s=0.0,
-            created_at=now,
-            updated_at=now,
-            epoch=0,
-        )
+        refusal = await self._fleet.refusal_for_size(model=spec.model, instance_type=spec.instance_type)
+        if refusal:
+            raise CodedError(
+                ErrorCode.INVALID_ARGUMENT,
+                f"{spec.model} does not fit on {spec.instance_type}.\n{refusal}",
+                param="instance_type",
+            )
+        job = launch_job(spec, ids=self._ids, now=self._clock.now())
         return await self._store.add_launch(job, request_id=request_id)
 
     async def terminate(self, instance_id: str, *, drain_timeout_s: float) -> Job:
@@ -68,21 +52,7 @@ class OrchestratorService:
                 ErrorCode.INVALID_ARGUMENT, f"`drain_timeout` must be 0 to {MAX_DRAIN_S:g} s.", param="drain_timeout"
             )
         instance = await self.instance(instance_id)
-        now = self._clock.now()
-        job = Job(
-            id=self._ids.next_text(),
-            kind="terminate",
-            instance=instance,
-            status="running",
-            step=Step.DRAINING,
-            step_at=now,
-            task="",
-            error="",
-            drain_timeout_s=drain_timeout_s,
-            created_at=now,
-            updated_at=now,
-            epoch=0,
-        )
+        job = end_job(instance, ids=self._ids, now=self._clock.now(), drain_timeout_s=drain_timeout_s)
         return await self._store.add_terminate(job)
 
     async def job(self, job_id: str) -> Job:

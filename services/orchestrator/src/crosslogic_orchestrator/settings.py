@@ -51,6 +51,28 @@ class OrchestratorSettings(PoolSettings):
         "CROSSLOGIC_LOCAL_MAX_MACHINES", default="16", parse=integer(1, 1_000), doc="most machines of `local`"
     )
 
+    identity_target: str = setting(
+        "CROSSLOGIC_IDENTITY_TARGET",
+        default="",
+        doc="host:port of identity, which knows the capacity that was sold; empty: none is kept for it",
+    )
+    accountant_target: str = setting(
+        "CROSSLOGIC_ACCOUNTANT_TARGET",
+        default="",
+        doc="host:port of the accountant, which knows the usual load of each hour; empty: none is foreseen",
+    )
+    scale_s: float = setting(
+        "CROSSLOGIC_SCALE_S",
+        default="5",
+        parse=number(0.5, 60),
+        doc="seconds between two looks at the deployments; notices of machines' ends are acted on at once",
+    )
+    price_folder: str = setting(
+        "CROSSLOGIC_PRICE_CATALOGUE_DIR",
+        default="",
+        doc="folder with SkyPilot's price catalogue, `<cloud>/vms.csv` or `<cloud>.csv`; empty: none",
+    )
+
     @property
     def local_path(self) -> Path | None:
         """Where machines of `local` are kept. None: there is no such provider."""

@@ -38,25 +38,10 @@ class PostgresStore:
 
     async def add_launch(self, job: Job, *, request_id: str) -> Job:
         """See ports.Store."""
-        instance, spec = job.instance, job.instance.spec
+        spec = job.instance.spec
         try:
             async with transaction(self._pool) as connection:
-                await connection.execute(
-                    "INSERT INTO instances (id, model, provider, region, instance_type, use_spot, org_id, state, "
-                    "job_id, created_at) VALUES (%s, %s, %s, %s, %s, %s, %s, 'launching', %s, %s)",
-                    (
-                        instance.id,
-                        spec.model,
-                        spec.provider,
-                        spec.region,
-                        spec.instance_type,
-                        spec.use_spot,
-                        spec.org_id or None,
-                        job.id,
-                        instance.created_at,
-                    ),
-                )
-                await _insert_job(connection, job, request_id)
+                await insert_launch(connection, job, request_id=request_id)
         except errors.UniqueViolation:
             return await self._requested(request_id, spec)
         return await self._whole(job.id)
@@ -74,18 +59,7 @@ class PostgresStore:
         """See ports.Store."""
         try:
             async with transaction(self._pool) as connection:
-                # Whoever launches it now is too late: the epoch refuses what they still write.
-                await connection.execute(
-                    "UPDATE jobs SET status = 'failed', error = 'The machine was terminated before it served.', "
-                    "lease_epoch = lease_epoch + 1, updated_at = %s "
-                    "WHERE instance_id = %s AND kind = 'launch' AND status = 'running'",
-                    (job.created_at, job.instance.id),
-                )
-                await connection.execute(
-                    "UPDATE instances SET state = 'terminating', job_id = %s WHERE id = %s AND ended_at IS NULL",
-                    (job.id, job.instance.id),
-                )
-                await _insert_job(connection, job, "")
+                await insert_end(connection, job)
         except errors.UniqueViolation:
             async with transaction(self._pool) as connection:
                 cursor = await connection.execute(
@@ -182,7 +156,9 @@ class PostgresStore:
                 )
             else:
                 await connection.execute(
-                    "UPDATE instances SET state = 'active', hourly_price_picodollars = %s "
+                    # What a provider does not tell stays what the catalogue said.
+                    "UPDATE instances SET state = 'active', "
+                    "hourly_price_picodollars = coalesce(nullif(%s, 0), hourly_price_picodollars) "
                     "WHERE id = %s AND state = 'launching'",
                     (price_picodollars, job.instance.id),
                 )
@@ -249,6 +225,49 @@ class PostgresStore:
     def changes(self) -> AsyncIterator[str | None]:
         """See ports.Store."""
         return notifications(self._dsn, schema=SCHEMA, channel=CHANNEL)
+
+
+async def insert_launch(
+    connection: Connection, job: Job, *, request_id: str = "", deployment_id: str = "", replaces: str = ""
+) -> None:
+    """Keeps a new launch and its instance, in the caller's transaction. Raises UniqueViolation for a known request."""
+    instance, spec = job.instance, job.instance.spec
+    await connection.execute(
+        "INSERT INTO instances (id, model, provider, region, instance_type, use_spot, org_id, state, "
+        "hourly_price_picodollars, job_id, created_at, deployment_id, replaces) "
+        "VALUES (%s, %s, %s, %s, %s, %s, %s, 'launching', %s, %s, %s, %s, %s)",
+        (
+            instance.id,
+            spec.model,
+            spec.provider,
+            spec.region,
+            spec.instance_type,
+            spec.use_spot,
+            spec.org_id or None,
+            instance.hourly_price_picodollars,
+            job.id,
+            instance.created_at,
+            deployment_id or None,
+            replaces or None,
+        ),
+    )
+    await _insert_job(connection, job, request_id)
+
+
+async def insert_end(connection: Connection, job: Job) -> None:
+    """Keeps a machine's end, in the caller's transaction. Raises UniqueViolation where it has one."""
+    # Whoever launches it now is too late: the epoch refuses what they still write.
+    await connection.execute(
+        "UPDATE jobs SET status = 'failed', error = 'The machine was terminated before it served.', "
+        "lease_epoch = lease_epoch + 1, updated_at = %s "
+        "WHERE instance_id = %s AND kind = 'launch' AND status = 'running'",
+        (job.created_at, job.instance.id),
+    )
+    await connection.execute(
+        "UPDATE instances SET state = 'terminating', job_id = %s WHERE id = %s AND ended_at IS NULL",
+        (job.id, job.instance.id),
+    )
+    await _insert_job(connection, job, "")
 
 
 async def _insert_job(connection: Connection, job: Job, request_id: str) -> None:

@@ -18,7 +18,7 @@ class Constraints:
 
     providers: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
-    """Regions by their clouds' names, or by the suite's."""
+    """By the suite's names; for a deployment without a region of its own."""
     instance_types: tuple[str, ...] = ()
     gpu: str = ""
     """The accelerator's name, in whatever case."""
@@ -36,6 +36,7 @@ class Deployment:
     id: str
     model: str
     region: str
+    """Empty: wherever it is cheapest."""
     min_nodes: int = 0
     max_nodes: int = 1
     spot_share: float = 0.0
@@ -96,6 +97,8 @@ class Member:
     price_picodollars: int = 0
     """For an hour."""
     place: str = ""
+    replaced: bool = False
+    """Another was asked for in its place."""
     since: datetime
     load: Load = IDLE
 
@@ -106,7 +109,7 @@ class Offer:
 
     provider: str
     region: str
-    """By the cloud's name; what a launch is asked for."""
+    """By the suite's name, where the region table has one; what a launch is asked for."""
     instance_type: str
     spot: bool
     price_picodollars: int

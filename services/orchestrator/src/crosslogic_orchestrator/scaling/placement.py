@@ -19,6 +19,7 @@ class Kind:
 
     provider: str
     region: str
+    """By the suite's name, where the region table has one."""
     instance_type: str
     gpu: str
     gpu_count: float
@@ -50,8 +51,8 @@ class Question:
 
     constraints: Constraints
     strategy: Strategy
-    regions: frozenset[str] = frozenset()
-    """Clouds' names of the deployment's region, as `provider/region`. Empty: every region."""
+    region: str = ""
+    """The suite's name of the deployment's region. Empty: any."""
     start_s: float = 120.0
     """How long a machine takes to serve: paid, and of no use."""
     lived: Mapping[str, Lived]
@@ -83,14 +84,13 @@ def _crowd(offer: Offer, question: Question) -> int:
 
 def _meets(kind: Kind, question: Question) -> bool:
     wanted = question.constraints
-    here = {kind.region, f"{kind.provider}/{kind.region}"}
     return (
         (not wanted.providers or kind.provider in wanted.providers)
-        and (not wanted.regions or bool(here & set(wanted.regions)))
+        and (not wanted.regions or kind.region in wanted.regions)
         and (not wanted.instance_types or kind.instance_type in wanted.instance_types)
         and (not wanted.gpu or kind.gpu.casefold() == wanted.gpu.casefold())
         and (not wanted.min_vram_bytes or kind.vram_bytes >= wanted.min_vram_bytes)
-        and (not question.regions or f"{kind.provider}/{kind.region}" in question.regions)
+        and question.region in ("", kind.region)
     )
 
 

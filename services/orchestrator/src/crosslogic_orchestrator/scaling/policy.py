@@ -108,7 +108,7 @@ def _up(deployment: Deployment, snapshot: Snapshot, history: History, plan: Plan
     mixed = _on_demand_wanted(deployment, plan.desired) - _on_demand(own.kept)
     if missing <= 0 and (mixed <= 0 or not any(member.spot for member in own.kept)):
         return plan
-    gone = [*own.taken, *own.at_risk]
+    gone = [member for member in (*own.taken, *own.at_risk) if not member.replaced]
     # Replacements and floors wait for no cool-down: they are no change of mind.
     urgent = min(max(missing, 0), max(len(gone), _floor(deployment, plan) - len(own.kept)))
     waiting = _still(history.scaled_up_at, deployment.scale_up_cooldown_s, snapshot.now)

@@ -112,7 +112,7 @@ class AccountantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def QueryUsage(self, request, context):
-        """Sums the ledger. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT.
+        """Sums the ledger. Callers: billing, gateway, operator, orchestrator. Reads only. Errors: INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,7 @@ class AccountantServiceStub:
     registry. Safe to repeat. Errors: UNAVAILABLE (the database; try again).
     """
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.QueryUsageRequest, _accountant_pb2.QueryUsageResponse]
-    """Sums the ledger. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+    """Sums the ledger. Callers: billing, gateway, operator, orchestrator. Reads only. Errors: INVALID_ARGUMENT."""
     ListUsageRecords: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.ListUsageRecordsRequest, _accountant_pb2.ListUsageRecordsResponse]
     """Lists single records, newest first. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
     ReadRecords: _grpc.UnaryUnaryMultiCallable[_accountant_pb2.ReadRecordsRequest, _accountant_pb2.ReadRecordsResponse]
@@ -88,7 +88,7 @@ class AccountantServiceAsyncStub(AccountantServiceStub):
     registry. Safe to repeat. Errors: UNAVAILABLE (the database; try again).
     """
     QueryUsage: _aio.UnaryUnaryMultiCallable[_accountant_pb2.QueryUsageRequest, _accountant_pb2.QueryUsageResponse]  # type: ignore[assignment]
-    """Sums the ledger. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+    """Sums the ledger. Callers: billing, gateway, operator, orchestrator. Reads only. Errors: INVALID_ARGUMENT."""
     ListUsageRecords: _aio.UnaryUnaryMultiCallable[_accountant_pb2.ListUsageRecordsRequest, _accountant_pb2.ListUsageRecordsResponse]  # type: ignore[assignment]
     """Lists single records, newest first. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
     ReadRecords: _aio.UnaryUnaryMultiCallable[_accountant_pb2.ReadRecordsRequest, _accountant_pb2.ReadRecordsResponse]  # type: ignore[assignment]
@@ -150,7 +150,7 @@ class AccountantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accountant_pb2.QueryUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_accountant_pb2.QueryUsageResponse, _abc.Awaitable[_accountant_pb2.QueryUsageResponse]]:
-        """Sums the ledger. Callers: billing, gateway, operator. Reads only. Errors: INVALID_ARGUMENT."""
+        """Sums the ledger. Callers: billing, gateway, operator, orchestrator. Reads only. Errors: INVALID_ARGUMENT."""
 
     @_abc_1.abstractmethod
     def ListUsageRecords(

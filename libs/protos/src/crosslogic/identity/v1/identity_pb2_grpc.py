@@ -202,7 +202,7 @@ class IdentityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListOrgs(self, request, context):
-        """Lists organisations, oldest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token).
+        """Lists organisations, oldest first. Callers: gateway, operator, orchestrator. Errors: INVALID_ARGUMENT (page token).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

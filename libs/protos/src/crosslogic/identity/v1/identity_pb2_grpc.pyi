@@ -42,7 +42,7 @@ class IdentityServiceStub:
     GetOrg: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetOrgRequest, _identity_pb2.GetOrgResponse]
     """Returns one organisation. Callers: gateway, operator, billing. Errors: NOT_FOUND."""
     ListOrgs: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListOrgsRequest, _identity_pb2.ListOrgsResponse]
-    """Lists organisations, oldest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token)."""
+    """Lists organisations, oldest first. Callers: gateway, operator, orchestrator. Errors: INVALID_ARGUMENT (page token)."""
     UpdateOrg: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrgRequest, _identity_pb2.UpdateOrgResponse]
     """Changes the fields that are set. Suspending takes effect in every gateway within a second.
     Callers: gateway, operator, billing. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
@@ -141,7 +141,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     GetOrg: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetOrgRequest, _identity_pb2.GetOrgResponse]  # type: ignore[assignment]
     """Returns one organisation. Callers: gateway, operator, billing. Errors: NOT_FOUND."""
     ListOrgs: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListOrgsRequest, _identity_pb2.ListOrgsResponse]  # type: ignore[assignment]
-    """Lists organisations, oldest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token)."""
+    """Lists organisations, oldest first. Callers: gateway, operator, orchestrator. Errors: INVALID_ARGUMENT (page token)."""
     UpdateOrg: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrgRequest, _identity_pb2.UpdateOrgResponse]  # type: ignore[assignment]
     """Changes the fields that are set. Suspending takes effect in every gateway within a second.
     Callers: gateway, operator, billing. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
@@ -255,7 +255,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.ListOrgsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.ListOrgsResponse, _abc.Awaitable[_identity_pb2.ListOrgsResponse]]:
-        """Lists organisations, oldest first. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token)."""
+        """Lists organisations, oldest first. Callers: gateway, operator, orchestrator. Errors: INVALID_ARGUMENT (page token)."""
 
     @_abc_1.abstractmethod
     def UpdateOrg(

@@ -1,0 +1,98 @@
+"""The fleet as scaling sees it: load and fate of every node, as the registry pushes them."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from crosslogic.registry.v1 import registry_pb2 as pb
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_orchestrator.scaling.domain import Load
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSample:
+    """A node as last heard of."""
+
+    id: str
+    models: tuple[str, ...]
+    region: str
+    shared: bool
+    """Every organisation may use it."""
+    serves: bool
+    ending: bool
+    """Its cloud takes it back, or it is dead."""
+    draining: bool
+    at_risk: bool
+    load: Load
+
+
+class FleetSignals:
+    """Keeps the samples; wakes whoever decides when a node is about to go."""
+
+    def __init__(self, *, urgent: asyncio.Event) -> None:
+        """`urgent` is set when there is something to decide at once."""
+        self._urgent = urgent
+        self._nodes: dict[str, NodeSample] = {}
+        self._known = False
+
+    def take(self, message: pb.WatchNodesResponse) -> None:
+        """A message of the registry's watch."""
+        before = dict(self._nodes) if message.snapshot_start else self._nodes
+        if message.snapshot_start:
+            self._nodes = {}
+        for node in message.nodes:
+            sample, known = _sample(node), before.get(node.id)
+            self._nodes[node.id] = sample
+            if known is None or _fate(sample) != _fate(known):
+                self._urgent.set()
+        for node_id in message.removed_node_ids:
+            if self._nodes.pop(node_id, None) is not None:
+                self._urgent.set()
+        if message.snapshot_complete and not self._known:
+            self._known = True
+            self._urgent.set()
+
+    @property
+    def nodes(self) -> dict[str, NodeSample]:
+        """By id. Raises UNAVAILABLE while nothing was heard yet."""
+        if not self._known:
+            raise CodedError(ErrorCode.UNAVAILABLE, private="the registry has told of no nodes yet")
+        return self._nodes
+
+    def serving(self, model: str, region: str) -> Iterable[NodeSample]:
+        """Nodes that serve everybody a model in a region; empty: in any."""
+        return (
+            node
+            for node in self.nodes.values()
+            if node.serves and node.shared and model in node.models and region in ("", node.region)
+        )
+
+
+def _fate(sample: NodeSample) -> tuple[bool, bool, bool, bool]:
+    return sample.serves, sample.ending, sample.draining, sample.at_risk
+
+
+def _sample(node: pb.Node) -> NodeSample:
+    notice = node.spot_notice.kind if node.HasField("spot_notice") else pb.SPOT_NOTICE_KIND_UNSPECIFIED
+    draining = node.status == pb.NODE_STATUS_DRAINING
+    ending = node.status == pb.NODE_STATUS_DEAD or notice == pb.SPOT_NOTICE_KIND_TERMINATION
+    facts, load = node.facts, node.load
+    return NodeSample(
+        id=node.id,
+        models=tuple(facts.models),
+        region=facts.region,
+        shared=not node.org_id,
+        serves=node.status == pb.NODE_STATUS_ACTIVE and not ending,
+        ending=ending,
+        draining=draining,
+        at_risk=notice == pb.SPOT_NOTICE_KIND_RISK,
+        load=Load(
+            running=load.running,
+            waiting=load.waiting,
+            kv_cache_usage=load.kv_cache_usage,
+            tokens_per_s=load.current_tokens_per_sec,
+            capacity_tokens_per_s=facts.max_tokens_per_sec,
+            max_sequences=facts.max_sequences,
+            first_byte_ms=node.metrics.first_byte_ms if node.HasField("metrics") else 0,
+        ),
+    )
