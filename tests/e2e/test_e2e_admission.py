@@ -19,6 +19,7 @@ import redis
 from crosslogic.accountant.v1 import budgets_pb2 as budgets_pb
 from crosslogic.accountant.v1 import budgets_pb2_grpc as budgets_rpc
 from crosslogic_dev.suite import Suite
+from crosslogic_gateway.admission import cap_notices
 from tests.e2e.conftest import simulated
 from tests.fakes.e2e_clients import async_client, client
 from tests.fakes.e2e_ledger import Ledger
@@ -84,6 +85,20 @@ async def test_five_windows_hold_five_times_the_limit_and_never_more_though_a_wo
     print(f"{got.tokens / (WINDOWS * limit):.4f} of {WINDOWS} x {limit} tokens; {got}")
 
 
+async def _owners_will_be_told(suite: Suite, cap: int) -> None:
+    """The cap is a soft budget at the accountant too, which tells of what is spent, and once, whoever made it."""
+    with suite.operator() as operator:
+        budgets = budgets_rpc.BudgetServiceStub(operator._channel("accountant", suite.target("accountant")))
+        async with asyncio.timeout(30):
+            while True:
+                states = budgets.ListBudgets(budgets_pb.ListBudgetsRequest(), timeout=5).states
+                made = [state.budget for state in states if list(state.budget.owners) == [cap_notices.OWNER]]
+                if made:
+                    break
+                await asyncio.sleep(0.1)
+    assert [(budget.limit_picodollars, budget.hard) for budget in made] == [(cap, False)]
+
+
 async def test_requests_that_come_together_never_pass_a_hard_budget(suite: Suite, ledger: Ledger) -> None:
     # Prices are $0.05 and $0.10 for a million tokens: a request costs some 2.5 micro-dollars.
     cap = 600_000_000
@@ -103,6 +118,7 @@ async def test_requests_that_come_together_never_pass_a_hard_budget(suite: Suite
         assert time.monotonic() < until, f"{len(spent)} of {got.answered} records"
         await asyncio.sleep(0.05)
     assert 0 < sum(spent) <= cap
+    await _owners_will_be_told(suite, cap)
 
 
 async def test_a_hard_budget_that_is_made_at_the_accountant_stops_requests_within_a_moment(suite: Suite) -> None:

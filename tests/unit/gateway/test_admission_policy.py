@@ -210,7 +210,7 @@ def test_what_is_held_is_never_less_than_what_is_charged(picodollars: list[int])
 
 def test_operators_hear_of_a_budget_at_50_80_and_100_percent_and_again_when_it_started_anew() -> None:
     heard: list[int] = []
-    alerts = BudgetAlerts(passed=heard.append)
+    alerts = BudgetAlerts(passed=lambda org_id, its_budget, percent: heard.append(percent))
     budget = HardBudget("b", "org", "month", 1_000_000)
     for used in (0, 499, 500, 480, 510, 799, 801, 820, 1000, 490, 990, 1200):
         alerts.seen("org", budget, used)

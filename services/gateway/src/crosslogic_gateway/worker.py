@@ -26,6 +26,7 @@ from crosslogic_gateway.abuse.watch import AbuseWatch
 from crosslogic_gateway.abuse.wiring import watching_abuse
 from crosslogic_gateway.access_log import AccessLog
 from crosslogic_gateway.admin_wiring import open_admin
+from crosslogic_gateway.admission.cap_notices import CapNotices
 from crosslogic_gateway.admission.hard_budgets import BudgetWatch, HardBudgets
 from crosslogic_gateway.admission.ledger import AccountantLedger
 from crosslogic_gateway.admission.wiring import AdmissionOptions, RunningAdmission, running_admission
@@ -141,6 +142,8 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         hard_budgets = HardBudgets()
         budget_watch = BudgetWatch(channels=channels, target=settings.accountant_target, budgets=hard_budgets)
         await stack.enter_async_context(budget_watch.running())
+        cap_notices = CapNotices(channels=channels, target=settings.accountant_target)
+        await stack.enter_async_context(cap_notices.running())
         admission = await stack.enter_async_context(
             running_admission(
                 AdmissionOptions(
@@ -154,6 +157,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 prices=prices,
                 registry=metrics.registry,
                 known_budgets=hard_budgets.of,
+                notices=cap_notices,
             )
         )
         overload = await stack.enter_async_context(

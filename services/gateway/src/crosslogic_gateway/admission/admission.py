@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from crosslogic_gateway.admission.budget_alerts import BudgetAlerts
+from crosslogic_gateway.admission.cap_notices import CapNotices
 from crosslogic_gateway.admission.demand import Demand, demand_of
 from crosslogic_gateway.admission.estimate import TokenEstimates
 from crosslogic_gateway.admission.global_stock import GlobalStock
@@ -80,6 +81,7 @@ class Admission:
         global_stock: GlobalStock | None = None,
         turns: ServiceTurns | None = None,
         known_budgets: KnownBudgets = no_budgets,
+        notices: CapNotices | None = None,
         now_us: Callable[[], int],
     ) -> None:
         """`turns` is the queue before `global_stock`, None without one.
@@ -103,7 +105,8 @@ class Admission:
         self._views: OrderedDict[str, View] = OrderedDict()
         self._live: dict[str, HeldTicket] = {}
         self._owed: OrderedDict[Spec, list[int]] = OrderedDict()
-        self._alerts = BudgetAlerts(passed=metrics.budget_passed)
+        self._alerts = BudgetAlerts(passed=self._budget_passed)
+        self._notices = notices
         self.local = local
         pipe.on_up = self._redis_is_back
         pipe.on_down = self._redis_is_gone
@@ -138,6 +141,11 @@ class Admission:
                 self._global.put_back(ticket.prompt_tokens + ticket.completion_tokens)
             raise
         return ticket
+
+    def _budget_passed(self, org_id: str, budget: HardBudget, percent: int) -> None:
+        self._metrics.budget_passed(percent)
+        if self._notices is not None:
+            self._notices.passed(org_id, budget)
 
     def ended(self, ticket: HeldTicket, prompt_tokens: int, completion_tokens: int, cost_picodollars: int) -> None:
         """Takes back what a request did not use; learns from what it did."""

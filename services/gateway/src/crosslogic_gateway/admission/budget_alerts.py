@@ -15,8 +15,8 @@ MAX_BUDGETS = 50_000
 class BudgetAlerts:
     """Notices when what is spent and held passes a share of the limit. One a worker: each tells once."""
 
-    def __init__(self, *, passed: Callable[[int], None]) -> None:
-        """`passed` is called with each threshold that is passed, in percent."""
+    def __init__(self, *, passed: Callable[[str, HardBudget, int], None]) -> None:
+        """`passed` is called with the organisation, the budget and each threshold that is passed, in percent."""
         self._passed = passed
         self._told: OrderedDict[str, int] = OrderedDict()
         self._log = get_logger(__name__)
@@ -32,7 +32,7 @@ class BudgetAlerts:
         told = self._told.get(budget.id, 0)
         for threshold in THRESHOLDS_PERCENT:
             if told < threshold <= percent:
-                self._passed(threshold)
+                self._passed(org_id, budget, threshold)
                 self._log.warning(
                     "hard budget", org_id=org_id, budget=budget.id, period=budget.period, reached_percent=threshold
                 )

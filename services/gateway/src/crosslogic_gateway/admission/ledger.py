@@ -20,12 +20,12 @@ TIMEOUT_S = 2.0
 MAX_PAGES = 10
 _S = 1_000_000
 _HOUR_US = 3600 * _S
-_SCOPES = {
+SCOPES = {
     "org": budgets_pb.SPEND_SCOPE_ORG,
     "environment": budgets_pb.SPEND_SCOPE_ENVIRONMENT,
     "api_key": budgets_pb.SPEND_SCOPE_API_KEY,
 }
-_PERIODS = {"day": budgets_pb.SPEND_PERIOD_DAY, "month": budgets_pb.SPEND_PERIOD_MONTH}
+PERIODS = {"day": budgets_pb.SPEND_PERIOD_DAY, "month": budgets_pb.SPEND_PERIOD_MONTH}
 _HOUR_SLICES = 4
 
 
@@ -67,7 +67,7 @@ class AccountantLedger:
         request = budgets_pb.ReadSpendRequest(
             queries=[
                 budgets_pb.SpendQuery(
-                    scope=_SCOPES[budget.scope], id=_owner_of(budget, org_id), period=_PERIODS[budget.period]
+                    scope=SCOPES[budget.scope], id=owner_of(budget, org_id), period=PERIODS[budget.period]
                 )
                 for budget in by_scope
             ]
@@ -149,6 +149,6 @@ def _spent(budget: HardBudget, period_start: datetime, picodollars: str) -> Spen
     return Spent(period_start.strftime("%Y-%m-%d" if budget.period == "day" else "%Y-%m"), int(picodollars or "0"))
 
 
-def _owner_of(budget: HardBudget, org_id: str) -> str:
-    """A budget's id is `<scope>:<id of the owner>:<period>`."""
+def owner_of(budget: HardBudget, org_id: str) -> str:
+    """Whose spending counts: a cap's id is `<scope>:<id of the owner>:<period>`."""
     return org_id if budget.scope == "org" else budget.id.split(":")[1]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Gauge
 
 from crosslogic_gateway.admission.admission import Admission, KnownBudgets, no_budgets
+from crosslogic_gateway.admission.cap_notices import CapNotices
 from crosslogic_gateway.admission.global_stock import GlobalStock
 from crosslogic_gateway.admission.limits import NO_LIMIT, kinds, limit_numbers
 from crosslogic_gateway.admission.local import LocalLimits
@@ -69,6 +70,7 @@ async def running_admission(
     prices: Prices,
     registry: CollectorRegistry,
     known_budgets: KnownBudgets = no_budgets,
+    notices: CapNotices | None = None,
 ) -> AsyncIterator[RunningAdmission]:
     """Runs admission for as long as the block lasts; at its end Redis is told what is still to be told."""
     windows = kinds(options.window_scale)
@@ -94,6 +96,7 @@ async def running_admission(
         global_stock=stock,
         turns=turns,
         known_budgets=known_budgets,
+        notices=notices,
         now_us=lambda: time.time_ns() // 1000,
     )
     upkeep = Upkeep(
