@@ -8,6 +8,7 @@ PYTHON ?= python3
 ENGINE ?=
 MODEL ?=
 NODES ?=
+TUNNEL ?=
 PORTS ?= fixed
 PYTEST_ARGS ?=
 EXPERIMENTS ?=
@@ -26,8 +27,8 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 .PHONY: up
-up: venv ## start the suite and print a key (ENGINE=vllm|sim MODEL=<hub id or path> NODES=<n> PORTS=fixed|free)
-	@$(run) crosslogic_dev up --engine "$(ENGINE)" --model "$(MODEL)" --nodes "$(NODES)" --ports "$(PORTS)"
+up: venv ## start the suite and print a key (ENGINE=vllm|sim MODEL=<hub id or path> NODES=<n> TUNNEL=0|1 PORTS=fixed|free)
+	@$(run) crosslogic_dev up --engine "$(ENGINE)" --model "$(MODEL)" --nodes "$(NODES)" --tunnel "$(TUNNEL)" --ports "$(PORTS)"
 
 .PHONY: down
 down: ## stop every process of the suite; the data stays in .run
@@ -69,6 +70,10 @@ imports: venv ## who may import whom
 .PHONY: security
 security: venv ## bandit over all that runs
 	@$(run) bandit --quiet --recursive --configfile pyproject.toml --severity-level medium libs services scripts
+
+.PHONY: docs
+docs: venv ## the documentation as a site in dist/site, in an environment of its own
+	@scripts/docs.sh
 
 .PHONY: sbom
 sbom: venv ## what everything is made of, with licences, as CycloneDX in dist

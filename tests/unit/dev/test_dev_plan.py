@@ -28,7 +28,14 @@ def test_more_nodes_can_be_added_while_it_runs() -> None:
     assert asked(known=RUNS, running=True, nodes=3).nodes == 3
 
 
-@pytest.mark.parametrize("wish", [{"engine": "vllm"}, {"model": "some/model"}, {"nodes": 1}])
+def test_nodes_dial_the_gateway_where_that_was_asked_for_and_go_on_so() -> None:
+    plan = asked(engine="sim", tunnel=True)
+    assert plan.tunnel
+    assert not asked(engine="sim").tunnel
+    assert asked(known=plan, running=True, nodes=2).tunnel
+
+
+@pytest.mark.parametrize("wish", [{"engine": "vllm"}, {"model": "some/model"}, {"nodes": 1}, {"tunnel": True}])
 def test_a_wish_that_contradicts_what_runs_is_refused_and_says_what_to_do(wish: dict[str, Any]) -> None:
     with pytest.raises(DevError, match="make down"):
         asked(known=RUNS, running=True, **wish)

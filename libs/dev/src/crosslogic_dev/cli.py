@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--engine", type=lambda text: text or None, help=" or ".join(ENGINE_KINDS))
     up.add_argument("--model", type=lambda text: text or None, help="a hub id or a path; empty: a tiny one made here")
     up.add_argument("--nodes", type=_count, help="how many nodes, each with an engine")
+    up.add_argument("--tunnel", type=_flag, help="1: nodes dial the gateway and listen nowhere, as behind NAT")
     up.add_argument("--ports", choices=("fixed", "free"), default="fixed", help="free: any that nobody uses")
     commands.add_parser("down", help="stop every process; the data stays")
     commands.add_parser("status", help="tell what runs")
@@ -51,6 +52,12 @@ def _count(text: str) -> int | None:
     return int(text) if text else None
 
 
+def _flag(text: str) -> bool | None:
+    if text not in ("", "0", "1"):
+        raise argparse.ArgumentTypeError(f"must be 0 or 1, not {text!r}")
+    return text == "1" if text else None
+
+
 def _up(arguments: argparse.Namespace, root: Path, run_dir: RunDir) -> int:
     progress = printed_progress()
     wishes = Wishes(
@@ -59,6 +66,7 @@ def _up(arguments: argparse.Namespace, root: Path, run_dir: RunDir) -> int:
         engine=arguments.engine,
         model=arguments.model,
         nodes=arguments.nodes,
+        tunnel=arguments.tunnel,
         free_ports=arguments.ports == "free",
         environ=dict(os.environ),
     )

@@ -22,6 +22,8 @@ class Plan:
     """What was asked for: a hub id, a path, or empty for the engine's own little model."""
     nodes: int
     ports: Mapping[str, int] = field(default_factory=dict)
+    tunnel: bool = False
+    """Nodes dial the gateway and listen nowhere, as behind NAT."""
     org_id: str = ""
     environment_id: str = ""
 
@@ -57,7 +59,15 @@ class Plan:
             return None
 
 
-def decide(*, known: Plan | None, running: bool, engine: str | None, model: str | None, nodes: int | None) -> Plan:
+def decide(
+    *,
+    known: Plan | None,
+    running: bool,
+    engine: str | None,
+    model: str | None,
+    nodes: int | None,
+    tunnel: bool | None = None,
+) -> Plan:
     """The plan for what was asked; what was not asked for stays as it runs, or is vLLM, its little model and one node.
 
     Raises DevError for a wish that cannot be met, also one that contradicts what runs already.
@@ -71,6 +81,8 @@ def decide(*, known: Plan | None, running: bool, engine: str | None, model: str 
         for name, (asked, is_now) in wishes.items():
             if asked is not None and asked != is_now:
                 raise DevError(f"The suite runs with {name}={is_now or 'the default'}: run `make down` first.")
+        if tunnel is not None and tunnel != known.tunnel:
+            raise DevError(f"The suite runs with TUNNEL={known.tunnel:d}: run `make down` first.")
         if nodes is not None and nodes < known.nodes:
             raise DevError(f"The suite runs with NODES={known.nodes}: run `make down` first to have fewer.")
         return replace(known, nodes=nodes or known.nodes)
@@ -78,6 +90,7 @@ def decide(*, known: Plan | None, running: bool, engine: str | None, model: str 
         engine=engine or "vllm",
         model=model or "",
         nodes=nodes or 1,
+        tunnel=bool(tunnel),
         ports=dict(known.ports) if known is not None else {},
         org_id=known.org_id if known is not None else "",
         environment_id=known.environment_id if known is not None else "",

@@ -9,6 +9,7 @@ from crosslogic_dev.failure import DevError
 HOST = "127.0.0.1"
 DEFAULT_PORTS: Mapping[str, int] = {
     "gateway": 8080,
+    "gateway_tunnel": 7600,
     "identity": 7101,
     "registry": 7102,
     "registry_join": 7103,

@@ -46,6 +46,7 @@ class Wishes:
     engine: str | None = None
     model: str | None = None
     nodes: int | None = None
+    tunnel: bool | None = None
     free_ports: bool = False
     durable: bool = True
     """Whether PostgreSQL forces commits to the disk."""
@@ -103,7 +104,14 @@ class Stack:
         wishes = self._wishes
         known = Plan.load(self._run_dir)
         running = any(self.table.pid(name) is not None for name in self.table.names())
-        plan = decide(known=known, running=running, engine=wishes.engine, model=wishes.model, nodes=wishes.nodes)
+        plan = decide(
+            known=known,
+            running=running,
+            engine=wishes.engine,
+            model=wishes.model,
+            nodes=wishes.nodes,
+            tunnel=wishes.tunnel,
+        )
         ports = plan_ports(
             nodes=plan.nodes, environ=wishes.environ, known=plan.ports if running else {}, free=wishes.free_ports
         )
@@ -178,7 +186,7 @@ class Stack:
         for name, port in plan.ports.items():
             if name in servers and given_server(servers[name], self._wishes.environ, self._run_dir):
                 continue
-            owner = name.replace("_metrics", "").removesuffix("_join").removesuffix("_webhook")
+            owner = name.replace("_metrics", "").removesuffix("_join").removesuffix("_webhook").removesuffix("_tunnel")
             if self.table.pid(owner) is None:
                 refuse_taken(name, port)
 

@@ -36,6 +36,8 @@ class Suite:
 
     engine: EngineKind = "sim"
     nodes: int = 1
+    tunnel: bool = False
+    """Nodes dial the gateway and listen nowhere."""
     model: str = ""
     root: Path = field(default_factory=Path.cwd)
     """The checkout, where vLLM's virtual environment lies or is made."""
@@ -65,6 +67,7 @@ class Suite:
             engine=self.engine,
             model=self.model,
             nodes=self.nodes,
+            tunnel=self.tunnel,
             free_ports=True,
             durable=self.durable,
             environ=_inherited(self.environ),
