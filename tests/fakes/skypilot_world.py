@@ -8,6 +8,7 @@ leaves the machine: every proxy variable points at a closed port.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,8 +23,9 @@ ROOT = Path(__file__).parents[2]
 WORKER = ROOT / "services/orchestrator/skypilot_worker"
 REQUIREMENTS = WORKER / "requirements-test.txt"
 WAIT_S = 240.0
-_STARTS = 3
-"""SkyPilot's server gives up where a process of its own needs over a minute to start, as on a loaded machine."""
+_STARTS = 6
+"""SkyPilot's server gives up where a process of its own needs over a minute to start, as on a loaded machine, and where
+its queue's port is taken: that lies among those of outgoing connections and follows from the server's."""
 _GPU = "\"{'Gpus': [{'Name': 'A10G', 'Count': 1.0, 'MemoryInfo': {'SizeInMiB': 22888}}]}\""
 _COLUMNS = (
     "InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,GpuInfo,Price,SpotPrice,Region,AvailabilityZone,Arch"
@@ -75,10 +77,14 @@ class SkyPilotWorld:
         self.home = folder / "home"
         self._venv = folder / "venv"
         self._cloud = f"http://127.0.0.1:{free_port()}"
-        self._port = free_port()
-        self.api = f"http://127.0.0.1:{self._port}"
+        self._port = 0
         self._processes: list[subprocess.Popen[bytes]] = []
         self.log = folder / "skypilot.log"
+
+    @property
+    def api(self) -> str:
+        """SkyPilot's API server."""
+        return f"http://127.0.0.1:{self._port}"
 
     @property
     def python(self) -> Path:
@@ -110,6 +116,7 @@ class SkyPilotWorld:
         self._until(lambda: _answers(self._cloud), "the fake cloud does not answer")
         self._ask(_NETWORK)
         for _ in range(_STARTS):
+            self._port = _port()
             server = self._run("-m", "sky.server.server", "--host", "127.0.0.1", "--port", str(self._port))
             self._until(
                 lambda: server.poll() is not None or _answers(f"{self.api}/api/health"),  # noqa: B023  # asked at once
@@ -181,6 +188,18 @@ class SkyPilotWorld:
         while not check():
             assert time.monotonic() < until, f"{what}: {self.log.read_text()[-2_000:]}"
             time.sleep(0.1)
+
+
+def _port() -> int:
+    """A port for SkyPilot's server whose queue's port is free too."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", 50_000 + (11 + port - 46_580) % 10_000))
+            except OSError:
+                continue
+        return port
 
 
 def _answers(url: str) -> bool:
