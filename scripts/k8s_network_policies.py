@@ -21,6 +21,7 @@ DATABASE_USERS = ("identity", "registry", "accountant", "billing", "orchestrator
 REDIS_USERS = ("gateway", "identity", "registry")
 GRPC_PORT, JOIN_PORT, HTTP_PORT, METRICS_PORT, WEBHOOK_PORT = 7100, 7101, 8080, 9100, 8081
 POSTGRES_PORT, REDIS_PORT, AGENT_PORT, DNS_PORT, HTTPS_PORT = 5432, 6379, 7200, 53, 443
+TUNNEL_PORT = 7300
 HEADER = "# Written by scripts/k8s_network_policies.py from the caller rules in code. Not edited by hand.\n"
 
 Json = dict[str, Any]
@@ -72,6 +73,8 @@ def policies() -> list[Json]:
             ingress.append(_rule("from", [_nodes()], GRPC_PORT, JOIN_PORT))
         if service == "gateway":
             ingress.append(_rule("from", [_namespace("ingress-nginx")], HTTP_PORT))
+            # Nodes behind NAT dial pods; from outside the cluster the component `tunnels` lets them.
+            ingress.append(_rule("from", [_nodes()], TUNNEL_PORT))
         if service == "billing":
             ingress.append(_rule("from", [_namespace("ingress-nginx")], WEBHOOK_PORT))
         ingress.append(_rule("from", [_namespace("monitoring")], METRICS_PORT))
