@@ -25,6 +25,7 @@ async def run(world: World) -> None:
     gateway = world.suite.pid("gateway")
     assert gateway is not None
     before = resident_bytes(gateway)
+    failovers = world.gateway_metric("crosslogic_failovers")
     ids: list[str] = []
     numbers = iter(range(count))
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -36,7 +37,10 @@ async def run(world: World) -> None:
     while await asyncio.to_thread(world.sims.running):
         assert time.monotonic() - left_at < FREE_WITHIN_S + SLACK_S, "engines still work for clients that left"
         await asyncio.sleep(0.05)
-    print(f"engines were free {time.monotonic() - left_at:.2f} s after the last of {count} clients had left")
+    free_s, failovers = time.monotonic() - left_at, world.gateway_metric("crosslogic_failovers") - failovers
+    print(
+        f"{count} clients left: engines were free {free_s:.2f} s after, {failovers:.0f} requests were asked elsewhere"
+    )
     assert len(ids) == count
     await asyncio.to_thread(_check_bills, world, ids)
     assert resident_bytes(gateway) - before < GROWTH_BYTES, "the gateway grew"
