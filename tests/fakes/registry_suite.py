@@ -112,6 +112,13 @@ class RegistrySuite:
             "dead_s": 60.0,
             "forgotten_s": 86_400.0,
             "pool_size": 4,
+            "r2_account_id": "",
+            "s3_endpoint": "",
+            "s3_region": "auto",
+            "r2_access_key_id": Secret(""),
+            "r2_secret_access_key": Secret(""),
+            "r2_bucket_name": "",
+            "weights_url_s": 3600,
         }
         return RegistrySettings(**{**values, **others})
 

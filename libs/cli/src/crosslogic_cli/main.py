@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from crosslogic_cli.commands import certs, doctor, fleet, model_store, tenants, top, upgrades, usage
+from crosslogic_cli.commands import (
+    certs,
+    deployments,
+    doctor,
+    fleet,
+    model_store,
+    registered_models,
+    tenants,
+    top,
+    upgrades,
+    usage,
+)
 from crosslogic_cli.config import read_config
 from crosslogic_cli.failure import CliError
 
@@ -21,6 +32,7 @@ app = typer.Typer(
     "Exit codes: 1 refused or failed, 2 wrong use, 3 not reachable, 4 not allowed, 5 not found.",
 )
 model_store.add_to(fleet.models)
+registered_models.add_to(fleet.models)
 for commands in (
     tenants.orgs,
     tenants.envs,
@@ -30,6 +42,7 @@ for commands in (
     fleet.models,
     fleet.nodes,
     fleet.instances,
+    deployments.deployments,
     usage.usage,
     usage.audit,
     certs.certs,

@@ -119,6 +119,7 @@ class Topology:
             "CROSSLOGIC_ENGINE_URL": "http://127.0.0.1:{port}",
             "CROSSLOGIC_ENGINE_COMMAND": json.dumps(self.engine.argv("{port}")),
             "CROSSLOGIC_ENGINE_ENV": json.dumps(dict(self.engine.environ)),
+            **self.extra.get("machine", {}),
         }
 
     def join_token_file(self, number: int) -> Path:

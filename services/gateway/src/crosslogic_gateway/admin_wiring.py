@@ -12,6 +12,7 @@ from crosslogic.accountant.v1 import budgets_pb2_grpc as budgets_rpc
 from crosslogic.billing.v1 import billing_pb2_grpc as billing_rpc
 from crosslogic.identity.v1 import identity_pb2_grpc as identity_rpc
 from crosslogic.orchestrator.v1 import orchestrator_pb2_grpc as orchestrator_rpc
+from crosslogic.registry.v1 import model_store_pb2_grpc as model_store_rpc
 from crosslogic.registry.v1 import registry_pb2_grpc as registry_rpc
 from crosslogic.registry.v1 import upgrades_pb2_grpc as upgrades_rpc
 from crosslogic_common.clock import Clock
@@ -20,6 +21,7 @@ from crosslogic_gateway.admin import AdminDeps, make_admin_routes
 from crosslogic_gateway.admin.billing_stub import BillingStub
 from crosslogic_gateway.admin.budget_stub import BudgetStub
 from crosslogic_gateway.admin.deps import AccountantStub, IdentityStub, OrchestratorStub, RegistryStub
+from crosslogic_gateway.admin.model_store_stub import ModelStoreStub
 from crosslogic_gateway.admin.upgrade_stub import UpgradeStub
 from crosslogic_gateway.idempotency.ports import AnswersOnce
 from crosslogic_gateway.oidc.wiring import open_oidc
@@ -48,6 +50,10 @@ def admin_deps(settings: GatewaySettings, channels: Channels) -> AdminDeps:
         upgrades=lambda: cast(
             "UpgradeStub", upgrades_rpc.ModelUpgradeServiceStub(channels.service("registry", settings.registry_target))
         ),
+        model_store=lambda: cast(
+            "ModelStoreStub",
+            model_store_rpc.ModelStoreServiceStub(channels.service("registry", settings.registry_target)),
+        ),
         admin_token=settings.admin_token,
         regions=settings.regions,
     )
@@ -64,29 +70,3 @@ def _orchestrator(settings: GatewaySettings, channels: Channels) -> Callable[[],
         "OrchestratorStub",
         orchestrator_rpc.OrchestratorServiceStub(channels.service("orchestrator", settings.orchestrator_target)),
     )
-
-
-@contextlib.asynccontextmanager
-async def open_admin(
-    settings: GatewaySettings,
-    channels: Channels,
-    *,
-    clock: Clock,
-    idempotency: AnswersOnce,
-    client_address: Callable[[web.Request], str],
-) -> AsyncIterator[list[web.RouteDef]]:
-    """The admin API's routes, signing in included, for as long as the block lasts."""
-    async with open_oidc(
-        settings.oidc_providers,
-        seal_key=settings.seal_key,
-        clock=clock,
-        public_url=settings.public_url,
-        session_s=settings.admin_session_s,
-    ) as oidc:
-        deps = replace(
-            admin_deps(settings, channels),
-            idempotency=idempotency,
-            client_address=client_address,
-            sign_in=oidc.sign_in,
-        )
-        yield [*make_admin_routes(deps), *oidc.pages.routes()]

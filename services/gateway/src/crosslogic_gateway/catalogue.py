@@ -6,6 +6,9 @@ from crosslogic.registry.v1 import registry_pb2 as registry_pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.domain import Model, Principal
 
+_PREVIEWS = ("@development", "@staging")
+"""What ends the names of models that are not in production: offered to keys that name them, and to no others."""
+
 
 class Catalogue:
     """This worker's copy of the catalogue."""
@@ -37,7 +40,7 @@ class Catalogue:
     def for_principal(self, principal: Principal) -> list[Model]:
         """The models that a key may use, by name."""
         self._require_loaded()
-        return [model for name, model in sorted(self._models.items()) if principal.may_use(name)]
+        return [model for name, model in sorted(self._models.items()) if _may_use(principal, name)]
 
     def require(self, name: str, principal: Principal) -> Model:
         """The model a request names.
@@ -47,7 +50,7 @@ class Catalogue:
         """
         self._require_loaded()
         model = self._models.get(name)
-        if model is None or not principal.may_use(name):
+        if model is None or not _may_use(principal, name):
             raise CodedError(
                 ErrorCode.MODEL_NOT_FOUND,
                 f"The model `{name[:200]}` does not exist or you do not have access to it. "
@@ -59,3 +62,7 @@ class Catalogue:
     def _require_loaded(self) -> None:
         if not self.loaded:
             raise CodedError(ErrorCode.UNAVAILABLE, private="the catalogue was never received", retry_after_s=1.0)
+
+
+def _may_use(principal: Principal, name: str) -> bool:
+    return principal.may_use(name) and (principal.allowed_models is not None or not name.endswith(_PREVIEWS))

@@ -64,6 +64,7 @@ class Heartbeat:
         self._logs = logs
         self._told_facts: pb.NodeFacts | None = None
         self._told_notice: pb.SpotNotice | None = None
+        self._told_weights: pb.WeightsProgress | None = None
         self._interval_s = _FIRST_INTERVAL_S
         self._retimed = asyncio.Event()
         self._ending = asyncio.Event()
@@ -115,7 +116,7 @@ class Heartbeat:
         """One stream from its opening to its end, or to the node's goodbye."""
         stub: rpc.RegistryServiceAsyncStub = rpc.RegistryServiceStub(self._channels.service("registry", self._target))
         call = stub.HeartbeatStream()
-        self._told_facts = self._told_notice = None
+        self._told_facts = self._told_notice = self._told_weights = None
         reading: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         try:
@@ -127,6 +128,7 @@ class Heartbeat:
                 self._supervisor.changed.clear()
                 self._life.changed.clear()
                 self._commands.changed.clear()
+                self._report.weights_changed.clear()
                 leaving, told_drain = self._life.draining and not told_drain, self._life.draining
                 await self._write(call, self._message(None if leaving else await self._load()))
                 await self._pause(reading)
@@ -183,7 +185,13 @@ class Heartbeat:
         """Until the next heartbeat is due, the stream has ended, or there is news that must not wait."""
         loop = asyncio.get_running_loop()
         began_at = loop.time()
-        news = (self._supervisor.changed, self._life.changed, self._commands.changed, self._ending)
+        news = (
+            self._report.weights_changed,
+            self._supervisor.changed,
+            self._life.changed,
+            self._commands.changed,
+            self._ending,
+        )
         waits = [asyncio.create_task(event.wait()) for event in news]
         try:
             while True:
@@ -224,5 +232,8 @@ class Heartbeat:
         if notice != self._told_notice:
             # A notice that was withdrawn is told as one that says nothing.
             message.spot_notice.CopyFrom(notice or pb.SpotNotice())
-        self._told_facts, self._told_notice = facts, notice
+        weights = self._report.weights()
+        if weights is not None and weights != self._told_weights:
+            message.weights.CopyFrom(weights)
+        self._told_facts, self._told_notice, self._told_weights = facts, notice, weights
         return message

@@ -46,6 +46,7 @@ from crosslogic_node_agent.report import Place, Report, max_sequences_of
 from crosslogic_node_agent.servicer import NodeAgentServicer
 from crosslogic_node_agent.settings import NodeAgentSettings, check_together
 from crosslogic_node_agent.spool import Spool
+from crosslogic_node_agent.stored_weights import StoredWeights
 from crosslogic_node_agent.supervisor import Patience, Supervisor
 from crosslogic_node_agent.tunnels import Tunnels
 from crosslogic_node_agent.updates import Updates
@@ -61,7 +62,7 @@ RESTART_EXIT_CODE = 75
 """Asks whoever keeps the agent running to start it again, with the version that is installed now."""
 RULES: dict[str, frozenset[str]] = {
     f"/{SERVICE}/Relay": frozenset({"service:gateway"}),
-    f"/{SERVICE}/Infer": frozenset({"service:gateway", "service:operator"}),
+    f"/{SERVICE}/Infer": frozenset({"service:gateway", "service:operator", "service:registry"}),
 }
 
 
@@ -83,7 +84,8 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         stack.callback(pool.close)
         api = EngineApi(pool)
         templates = AnswerTemplates(from_tokens=settings.assemble_from_tokens)
-        supervisor = _supervisor(settings, api, agent_metrics, templates)
+        cleaner, weights = _weights(settings)
+        supervisor = _supervisor(settings, api, agent_metrics, templates, weights)
         await stack.enter_async_context(supervisor.running())
         files = IdentityFiles(settings.state_dir)
         joined = await join(
@@ -95,13 +97,15 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         )
         channels = Channels(files.tls)
         stack.push_async_callback(channels.close)
+        if weights is not None:
+            weights.open(channels, settings.registry_target)
         renewal = Renewal(files=files, channels=channels, registry_target=settings.registry_target, clock=SystemClock())
         await stack.enter_async_context(renewal.running())
         # The relay is made further below: no stream is served before.
         tunnels = Tunnels(channels=channels, new_session=lambda: RelaySession(relay))
         updates = _updates(settings, restart, stop) if settings.update_dir else None
         heartbeat = Heartbeat(
-            report=await _report(stack, settings, supervisor, life, api, agent_metrics),
+            report=await _report(stack, settings, supervisor, life, api, agent_metrics, weights),
             supervisor=supervisor,
             life=life,
             commands=await _commands(stack, settings, renewal, updates),
@@ -133,7 +137,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         else:
             server = _server(settings, files.tls, metrics, tracer, relay)
             await stack.enter_async_context(server.serving())
-        await _keep_house(stack, settings, updates, partial(_is_well, heartbeat, supervisor))
+        await _keep_house(stack, settings, cleaner, updates, partial(_is_well, heartbeat, supervisor))
         spot = spot_wiring.watch(settings, SystemClock(), life)
         await stack.enter_async_context(spot.running())
         await Departure(life=life, relay=relay, clock=SystemClock(), handover_s=settings.spot_handover_s).wait(
@@ -168,6 +172,7 @@ async def _report(
     life: NodeLife,
     api: EngineApi,
     metrics: AgentMetrics,
+    weights: StoredWeights | None,
 ) -> Report:
     """What this node says of itself."""
     report = Report(
@@ -178,6 +183,7 @@ async def _report(
         machine=LocalMachine(gpus=await asyncio.to_thread(nvml.open_gpus), disk=settings.state_dir),
         metrics=metrics,
         metrics_every_s=settings.metrics_every_s,
+        weights=weights,
     )
     await stack.enter_async_context(report.running())
     return report
@@ -193,11 +199,15 @@ async def _commands(
 
 
 async def _keep_house(
-    stack: contextlib.AsyncExitStack, settings: NodeAgentSettings, updates: Updates | None, well: Callable[[], bool]
+    stack: contextlib.AsyncExitStack,
+    settings: NodeAgentSettings,
+    cleaner: WeightsCleaner | None,
+    updates: Updates | None,
+    well: Callable[[], bool],
 ) -> None:
     """Old weights leave the disk, and a version on trial is followed."""
-    if settings.weights_dir:
-        await stack.enter_async_context(_cleaner(settings, settings.weights_dir).running())
+    if cleaner is not None:
+        await stack.enter_async_context(cleaner.running())
     if updates is not None:
         await stack.enter_async_context(updates.running(well, trial_s=settings.update_trial_s))
 
@@ -206,12 +216,17 @@ def _is_well(heartbeat: Heartbeat, supervisor: Supervisor) -> bool:
     return heartbeat.connected and supervisor.state.status is EngineStatus.READY
 
 
-def _cleaner(settings: NodeAgentSettings, directory: Path) -> WeightsCleaner:
-    return WeightsCleaner(
-        directory=directory,
-        keep=(settings.model, *settings.weights_keep),
-        free_percent=settings.weights_free_percent,
+def _weights(settings: NodeAgentSettings) -> tuple[WeightsCleaner | None, StoredWeights | None]:
+    """What keeps the weights' disk from filling, and what brings weights there; each where it is wanted."""
+    stored = settings.weights_source == "store"
+    root = settings.weights_dir or (settings.state_dir / "weights" if stored else None)
+    if root is None:
+        return None, None
+    root.mkdir(parents=True, exist_ok=True)
+    cleaner = WeightsCleaner(
+        directory=root, keep=(settings.model, *settings.weights_keep), free_percent=settings.weights_free_percent
     )
+    return cleaner, StoredWeights(root=root, cleaner=cleaner) if stored else None
 
 
 def _server(
@@ -233,7 +248,11 @@ def _server(
 
 
 def _supervisor(
-    settings: NodeAgentSettings, api: EngineApi, metrics: AgentMetrics, templates: AnswerTemplates
+    settings: NodeAgentSettings,
+    api: EngineApi,
+    metrics: AgentMetrics,
+    templates: AnswerTemplates,
+    weights: StoredWeights | None,
 ) -> Supervisor:
     command = None
     if settings.engine_command:
@@ -260,6 +279,7 @@ def _supervisor(
         measure=measurement.capacity,
         templates=templates,
         on_restart=metrics.engine_restarts.inc,
+        prepare=None if weights is None else weights.prepare,
         on_loaded=metrics.model_load_seconds.set,
     )
 

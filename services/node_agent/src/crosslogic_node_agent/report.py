@@ -15,6 +15,7 @@ from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.node_life import NodeLife
 from crosslogic_node_agent.ports import Machine
 from crosslogic_node_agent.spot.notice import NoticeKind, SpotNotice
+from crosslogic_node_agent.stored_weights import StoredWeights
 from crosslogic_node_agent.supervisor import Supervisor
 
 AGENT_VERSION: Final = "0.1.0"
@@ -69,6 +70,7 @@ class Report:
         machine: Machine,
         metrics: AgentMetrics,
         metrics_every_s: float = 15.0,
+        weights: StoredWeights | None = None,
     ) -> None:
         """`machine` is looked at every `metrics_every_s` seconds."""
         self._place = place
@@ -78,6 +80,9 @@ class Report:
         self._machine = machine
         self._metrics = metrics
         self._metrics_every_s = metrics_every_s
+        self._weights = weights
+        self.weights_changed = asyncio.Event() if weights is None else weights.changed
+        """Set when there is news of the weights that are fetched."""
         self._load = EngineLoad()
         self._metrics_load = EngineLoad()
         self._fresh_metrics: pb.NodeMetrics | None = None
@@ -129,12 +134,16 @@ class Report:
             hourly_price_picodollars=place.hourly_price_picodollars,
             tunnel=not place.address,
             max_sequences=place.max_sequences,
-            model_version=place.model_version,
+            model_version=self._weights.version if self._weights else place.model_version,
         )
 
     def spot_notice(self) -> pb.SpotNotice | None:
         """What the cloud told of the machine's end. None: nothing."""
         return None if self._life.notice is None else notice_message(self._life.notice)
+
+    def weights(self) -> pb.WeightsProgress | None:
+        """How far the node is with fetching its weights. None: it fetches none."""
+        return self._weights.progress if self._weights else None
 
     async def load(self) -> pb.NodeLoad:
         """How busy the engine is."""

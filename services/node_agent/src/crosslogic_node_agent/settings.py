@@ -138,6 +138,13 @@ class NodeAgentSettings(Settings):
         default="",
         doc="its version, any text of at most 100 characters; empty: none, which is a version too",
     )
+    weights_source: str = setting(
+        "CROSSLOGIC_WEIGHTS_SOURCE",
+        default="",
+        parse=one_of("", "store"),
+        doc="`store`: the version that the registry grants is fetched into WEIGHTS_DIR (empty: STATE_DIR) before the "
+        "engine starts, and `{weights}` in ENGINE_COMMAND is its folder; empty: the engine finds its weights by itself",
+    )
     engine_url: EngineAddress = setting(
         "CROSSLOGIC_ENGINE_URL", parse=EngineAddress.parse, doc="the engine: http://host:port or unix:/path"
     )

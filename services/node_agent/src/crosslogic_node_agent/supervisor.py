@@ -18,6 +18,14 @@ STEADY_S = 60.0
 """An engine that ran for so long is started again at once when it dies; one that dies early, ever more slowly."""
 
 
+Prepare = Callable[[EngineCommand], Awaitable[EngineCommand]]
+"""What must be there before the engine can start; the command that then starts it. Raises PreparationError."""
+
+
+class PreparationError(Exception):
+    """The engine cannot be started yet; the message says why, for people."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long the engine may take, in seconds."""
@@ -47,6 +55,7 @@ class Supervisor:
         on_restart: Callable[[], None],
         on_loaded: Callable[[float], None] = lambda _seconds: None,
         backoff: Backoff | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         """`model` is the catalogue's name of what the engine serves.
 
@@ -61,6 +70,7 @@ class Supervisor:
         self._templates = templates
         self._on_restart = on_restart
         self._on_loaded = on_loaded
+        self._prepare = prepare
         self._backoff = backoff or Backoff(base_s=0.5, cap_s=60.0)
         self._log = get_logger(__name__)
         self.state = EngineState(EngineStatus.STARTING, "the engine is starting")
@@ -105,6 +115,7 @@ class Supervisor:
 
     async def _supervise(self, command: EngineCommand) -> None:
         await self._clear(command)
+        command = await self._prepared(command)
         loop = asyncio.get_running_loop()
         while True:
             started_at = loop.time()
@@ -118,6 +129,22 @@ class Supervisor:
             self._set(EngineStatus.DOWN, f"engine died: {reason}", restarted=True)
             await asyncio.sleep(delay_s)
             self._set(EngineStatus.STARTING, f"starting again after: {reason}")
+
+    async def _prepared(self, command: EngineCommand) -> EngineCommand:
+        """The command, once what it needs is there."""
+        while self._prepare is not None:
+            try:
+                prepared = await self._prepare(command)
+            except PreparationError as error:
+                delay_s = self._backoff.next_s()
+                self._log.warning("the engine cannot be started yet", reason=str(error), again_in_s=round(delay_s, 2))
+                self._set(EngineStatus.DOWN, str(error))
+                await asyncio.sleep(delay_s)
+                continue
+            self._backoff.reset()
+            self._set(EngineStatus.STARTING, "the engine is starting")
+            return prepared
+        return command
 
     async def _run_once(self, command: EngineCommand) -> str:
         """One run of the engine; returns why it ended."""

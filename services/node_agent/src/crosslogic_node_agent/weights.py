@@ -46,7 +46,16 @@ class WeightsCleaner:
         self._directory = directory
         self._keep = frozenset(keep)
         self._free_percent = free_percent
+        self._kept_now: set[str] = set()
         self._log = get_logger(__name__)
+
+    def keep_also(self, name: str) -> None:
+        """From now on this directory is in use too."""
+        self._kept_now.add(name)
+
+    def make_room(self, wanted_bytes: int) -> list[Path]:
+        """Removes what nobody uses until so many bytes are free, or nothing is left; which that was. For a thread."""
+        return self._remove(wanted_bytes)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -61,8 +70,10 @@ class WeightsCleaner:
 
     def clean(self) -> list[Path]:
         """Removes what has to go; which that was. Takes as long as the disk does: for a thread."""
+        return self._remove(int(shutil.disk_usage(self._directory).total * self._free_percent / 100))
+
+    def _remove(self, wanted: int) -> list[Path]:
         usage = shutil.disk_usage(self._directory)
-        wanted = int(usage.total * self._free_percent / 100)
         if usage.free >= wanted:
             return []
         held = [_weigh(path) for path in _directories(self._directory)]
@@ -78,7 +89,7 @@ class WeightsCleaner:
         return removed
 
     def _in_use(self, path: Path) -> bool:
-        return path.name in self._keep or (path / ".in-use").exists()
+        return path.name in self._keep or path.name in self._kept_now or (path / ".in-use").exists()
 
     async def _look_forever(self) -> None:
         while True:

@@ -47,6 +47,12 @@ class Fleet(Protocol):
     async def join_token(self, *, node_id: str, org_id: str) -> str:
         """A token that lets one machine in as that node."""
 
+    async def grant_weights(self, *, node_id: str, model: str) -> None:
+        """Lets the machine read the weights of the model's version, if it has one in the store."""
+
+    async def refusal_for_size(self, *, model: str, instance_type: str) -> str:
+        """Why the model does not fit on the machine, with the arithmetic. Empty: it fits, or that cannot be told."""
+
     async def drain(self, node_id: str) -> None:
         """Takes a node out of picking."""
 

@@ -109,6 +109,7 @@ class Worker:
             # Noted first: whoever finds the job here knows that the provider may have been asked.
             await self._reach(job, Step.REQUESTED)
             return
+        await self._fleet.grant_weights(node_id=job.instance.id, model=job.instance.spec.model)
         token = await self._fleet.join_token(node_id=job.instance.id, org_id=job.instance.spec.org_id)
         if not await self._store.renew(job, until=self._clock.now() + timedelta(seconds=LEASE_S)):
             return

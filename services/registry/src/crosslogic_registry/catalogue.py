@@ -15,6 +15,8 @@ from crosslogic_registry.store import CATALOGUE_CHANNEL
 
 _PATIENCE_S = 1.0
 """For the database, where a copy in memory would do."""
+REFRESH_S = 120.0
+"""How old the copy may become if a notice of a change was lost."""
 
 
 class Catalogue:
@@ -61,13 +63,16 @@ class Catalogue:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Follows changes of every replica for as long as the block lasts."""
-        task = asyncio.create_task(self._follow(), name="catalogue")
+        tasks = [
+            asyncio.create_task(self._follow(), name="catalogue"),
+            asyncio.create_task(self._refresh(), name="catalogue's refresh"),
+        ]
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self) -> None:
         async for _ in notifications(self._dsn, schema="registry", channel=CATALOGUE_CHANNEL):
@@ -77,14 +82,21 @@ class Catalogue:
                 await asyncio.sleep(backoff.next_s())
                 reloaded = await self.reload()
 
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self.reload()
+
     async def reload(self) -> bool:
-        """Reads the catalogue and tells watchers of it. False: the database is away."""
+        """Reads the catalogue and tells watchers of what changed. False: the database is away."""
         try:
             models = await self._store.models()
         except CodedError as error:
             self._log.warning("catalogue not read, trying again", reason=error.private or error.public)
             return False
         async with self._changed:
+            if models == self._models:
+                return True
             self._models = models
             self.version += 1
             self._changed.notify_all()

@@ -212,6 +212,8 @@ class Fleet:
         now = self._clock.monotonic()
         member.hear(now)
         member.lease_due = True
+        if heartbeat.HasField("weights"):
+            node.weights.CopyFrom(heartbeat.weights)
         node.last_heartbeat_time.FromDatetime(self._clock.now())
         said = STATUS_FROM_PB.get(heartbeat.status, member.status)
         status = policy.next_status(member.status, said, drain_asked=member.drain_asked)

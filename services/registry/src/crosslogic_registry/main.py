@@ -8,12 +8,14 @@ from importlib.resources import files
 from opentelemetry import trace
 from redis.asyncio import Redis
 
+from crosslogic.registry.v1 import model_store_pb2 as model_store_pb
+from crosslogic.registry.v1 import model_store_pb2_grpc as model_store_rpc
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic.registry.v1 import upgrades_pb2 as upgrades_pb
 from crosslogic.registry.v1 import upgrades_pb2_grpc as upgrades_rpc
 from crosslogic_common.clock import SystemClock
-from crosslogic_common.grpc_server import GrpcServer, read_settings, run_service
+from crosslogic_common.grpc_server import GrpcServer, StartError, read_settings, run_service
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
@@ -21,6 +23,8 @@ from crosslogic_common.postgres import migrate, open_pool
 from crosslogic_common.redis import open_redis
 from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
+from crosslogic_model_store.errors import ModelStoreError
+from crosslogic_model_store.place import Place
 from crosslogic_registry.catalogue import Catalogue
 from crosslogic_registry.certificates import NodeCertificates
 from crosslogic_registry.change_log import ChangeLog
@@ -31,6 +35,10 @@ from crosslogic_registry.gateways import Gateways
 from crosslogic_registry.joining import Joining
 from crosslogic_registry.leases import LeaseRounds, RedisLeases
 from crosslogic_registry.lives import PostgresLives
+from crosslogic_registry.model_store.service import ModelStore
+from crosslogic_registry.model_store.servicer import ModelStoreServicer
+from crosslogic_registry.model_store.smoke import NodeSmokeTest
+from crosslogic_registry.model_store.store import PostgresModelStore
 from crosslogic_registry.node_logs import NodeLogs
 from crosslogic_registry.node_metrics import NodeMetricsCollector
 from crosslogic_registry.observations import Observations
@@ -49,37 +57,57 @@ from crosslogic_registry.witnesses import AccountantWitnesses, WitnessForwarder
 
 SERVICE = "crosslogic.registry.v1.RegistryService"
 UPGRADE_SERVICE = "crosslogic.registry.v1.ModelUpgradeService"
+MODEL_STORE_SERVICE = "crosslogic.registry.v1.ModelStoreService"
 JOIN_SERVICE = "crosslogic.registry.v1.NodeJoinService"
 _NODE = frozenset({"node"})
 _ADMIN = frozenset({"service:gateway", "service:operator"})
 _WATCHER = frozenset({"service:scheduler", "service:gateway", "service:orchestrator", "service:operator"})
 _LAUNCHER = _ADMIN | {"service:orchestrator"}
 
-RULES: dict[str, frozenset[str]] = {
-    f"/{SERVICE}/{method}": callers
-    for method, callers in {
-        "CreateJoinToken": _LAUNCHER,
-        "RenewCertificate": _NODE,
-        "HeartbeatStream": _NODE,
-        "WitnessStream": _NODE,
-        "WatchNodes": _WATCHER,
-        "ListNodes": _ADMIN,
-        "ListNodeLives": frozenset({"service:billing", "service:operator"}),
-        "DrainNode": _LAUNCHER,
-        "ResumeNode": _ADMIN,
-        "CommandNode": frozenset({"service:operator"}),
-        "ListNodeEvents": _ADMIN,
-        "ListNodeLogs": _ADMIN,
-        "GatewayStream": frozenset({"service:gateway"}),
-        "CreateModel": _ADMIN,
-        "ReplaceDeployments": _ADMIN,
-        "ListModels": _WATCHER,
-        "WatchModels": _WATCHER,
-    }.items()
-} | {
-    f"/{UPGRADE_SERVICE}/{method}": _ADMIN
-    for method in ("CreateModelUpgrade", "GetModelUpgrade", "ListModelUpgrades", "RollBackModelUpgrade")
-}
+RULES: dict[str, frozenset[str]] = (
+    {
+        f"/{SERVICE}/{method}": callers
+        for method, callers in {
+            "CreateJoinToken": _LAUNCHER,
+            "RenewCertificate": _NODE,
+            "HeartbeatStream": _NODE,
+            "WitnessStream": _NODE,
+            "WatchNodes": _WATCHER,
+            "ListNodes": _ADMIN,
+            "ListNodeLives": frozenset({"service:billing", "service:operator"}),
+            "DrainNode": _LAUNCHER,
+            "ResumeNode": _ADMIN,
+            "CommandNode": frozenset({"service:operator"}),
+            "ListNodeEvents": _ADMIN,
+            "ListNodeLogs": _ADMIN,
+            "GatewayStream": frozenset({"service:gateway"}),
+            "CreateModel": _ADMIN,
+            "ReplaceDeployments": _ADMIN,
+            "ListModels": _WATCHER,
+            "WatchModels": _WATCHER,
+        }.items()
+    }
+    | {
+        f"/{UPGRADE_SERVICE}/{method}": _ADMIN
+        for method in ("CreateModelUpgrade", "GetModelUpgrade", "ListModelUpgrades", "RollBackModelUpgrade")
+    }
+    | {
+        f"/{MODEL_STORE_SERVICE}/{method}": callers
+        for method, callers in {
+            "AddModelVersion": _ADMIN,
+            "ListModelVersions": _ADMIN,
+            "GrantWeights": _LAUNCHER,
+            "GetWeights": _NODE,
+            "RegisterModel": _ADMIN,
+            "DeregisterModel": _ADMIN,
+            "SetModelEnabled": _ADMIN,
+            "PromoteModel": _ADMIN,
+            "RollBackModel": _ADMIN,
+            "CheckFit": _LAUNCHER,
+            "ListRegisteredModels": _ADMIN,
+        }.items()
+    }
+)
 # Nodes are not trusted with more memory than their messages need, and strangers with next to none.
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 MAX_JOIN_BYTES = 64 * 1024
@@ -124,6 +152,14 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             sink=AccountantWitnesses(channels=channels, target=settings.accountant_target), observations=observations
         )
         await stack.enter_async_context(witnesses.running())
+        models = ModelStore(
+            store=PostgresModelStore(pool),
+            nodes=fleet,
+            smoke=NodeSmokeTest(channels, ids),
+            clock=SystemClock(),
+            place=_place(settings),
+            url_valid_s=settings.weights_url_s,
+        )
         joining = Joining(
             store=store,
             fleet=fleet,
@@ -155,6 +191,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             servicer=servicer,
             join_servicer=NodeJoinServicer(joining),
             upgrade_servicer=ModelUpgradeServicer(upgrades),
+            model_servicer=ModelStoreServicer(models),
             metrics=metrics,
             stopping=stopping,
             tracer=tracer,
@@ -166,6 +203,13 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         await stop.wait()
         # Before the servers stop in turn: each waits for its streams.
         stopping.set()
+
+
+def _place(settings: RegistrySettings) -> Place | None:
+    try:
+        return settings.place()
+    except ModelStoreError as error:
+        raise StartError(str(error)) from None
 
 
 async def _open_fleet(
@@ -221,6 +265,7 @@ def _servers(
     servicer: RegistryServicer,
     join_servicer: NodeJoinServicer,
     upgrade_servicer: ModelUpgradeServicer,
+    model_servicer: ModelStoreServicer,
     metrics: Metrics,
     stopping: asyncio.Event,
     tracer: trace.Tracer | None,
@@ -241,6 +286,11 @@ def _servers(
         upgrades_pb,
         UPGRADE_SERVICE,
         lambda target: upgrades_rpc.add_ModelUpgradeServiceServicer_to_server(upgrade_servicer, target),
+    )
+    server.add(
+        model_store_pb,
+        MODEL_STORE_SERVICE,
+        lambda target: model_store_rpc.add_ModelStoreServiceServicer_to_server(model_servicer, target),
     )
     join_server = GrpcServer(
         listen=settings.join_listen,

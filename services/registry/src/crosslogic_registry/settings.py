@@ -5,6 +5,7 @@ from pathlib import Path
 
 from crosslogic_common.settings import Secret, address, existing_file, integer, number, secret_setting, setting
 from crosslogic_common.standard_settings import StandardSettings
+from crosslogic_model_store.place import Place, place_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +61,32 @@ class RegistrySettings(StandardSettings):
     pool_size: int = setting(
         "CROSSLOGIC_POOL_SIZE", default="10", parse=integer(2, 200), doc="most database connections, 2 to 200"
     )
+    r2_account_id: str = setting(
+        "R2_ACCOUNT_ID", default="", doc="the account whose R2 holds the weights of models; empty: S3_ENDPOINT"
+    )
+    s3_endpoint: str = setting(
+        "S3_ENDPOINT", default="", doc="another S3's address as nodes reach it, in place of an R2 account; empty: none"
+    )
+    s3_region: str = setting("S3_REGION", default="auto", doc="its region; R2's is `auto`")
+    r2_access_key_id: Secret = secret_setting(
+        "R2_ACCESS_KEY_ID", default="", doc="a key that may read the bucket: what nodes are given is signed with it"
+    )
+    r2_secret_access_key: Secret = secret_setting("R2_SECRET_ACCESS_KEY", default="", doc="the key's secret")
+    r2_bucket_name: str = setting("R2_BUCKET_NAME", default="", doc="the bucket; empty: there is no model store")
+    weights_url_s: int = setting(
+        "CROSSLOGIC_WEIGHTS_URL_S",
+        default="3600",
+        parse=integer(60, 604_800),
+        doc="seconds that the addresses are good which nodes read weights at",
+    )
+
+    def place(self) -> Place | None:
+        """Where weights are. None: nowhere. Raises ModelStoreError."""
+        return place_of(
+            endpoint=self.s3_endpoint,
+            account_id=self.r2_account_id,
+            bucket=self.r2_bucket_name,
+            region=self.s3_region,
+            access_key_id=self.r2_access_key_id.reveal(),
+            secret_access_key=self.r2_secret_access_key.reveal(),
+        )

@@ -209,10 +209,11 @@ class PostgresStore:
         return _model(row)
 
     async def models(self, after: str = "", limit: int = 10_000) -> list[pb.Model]:
-        """The catalogue by name (code points), after a name."""
+        """What is on offer by name (code points), after a name."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                f'SELECT {_MODEL} FROM models WHERE name COLLATE "C" > %s ORDER BY name COLLATE "C" LIMIT %s',
+                f'SELECT {_MODEL} FROM models WHERE offered AND name COLLATE "C" > %s '
+                'ORDER BY name COLLATE "C" LIMIT %s',
                 (after, limit),
             )
             return [_model(row) for row in await cursor.fetchall()]

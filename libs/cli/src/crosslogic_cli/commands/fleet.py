@@ -68,23 +68,34 @@ def list_models(context: typer.Context) -> None:
 def register_model(
     context: typer.Context,
     name: str,
-    context_length: Annotated[int, typer.Option("--context", help="tokens that prompt and answer have together")],
     input_price: Annotated[str, typer.Option("--input", help="dollars for a million prompt tokens")],
     output_price: Annotated[str, typer.Option("--output", help="dollars for a million generated tokens")],
+    context_length: Annotated[
+        int, typer.Option("--context", help="tokens that prompt and answer have together; 0: the version's")
+    ] = 0,
     family: Annotated[str, typer.Option()] = "",
     region: Annotated[list[str] | None, typer.Option(help="where it is offered; may be repeated; none: all")] = None,
+    environment: Annotated[str, typer.Option(help="development, staging or production")] = "",
+    version: Annotated[str, typer.Option(help="of the model store; none: machines bring their own weights")] = "",
+    endpoint: Annotated[str, typer.Option(help="where somebody else serves it, https://...")] = "",
 ) -> None:
-    """Add a model to the catalogue."""
-    body = {
-        "name": name,
+    """Add a model to the catalogue; with an environment, a version or an endpoint, put that in place of what was."""
+    body: dict[str, Any] = {
         "context_length": context_length,
         "input_usd_per_million": input_price,
         "output_usd_per_million": output_price,
         "family": family,
         "regions": region or [],
     }
+    path = "/admin/models"
+    if environment or version or endpoint:
+        path = "/admin/registered-models"
+        place = {"environment": environment or "production", "version": version, "endpoint": endpoint}
+        body |= {"model": name, **place}
+    else:
+        body["name"] = name
     with client_of(context) as client:
-        show_one(client.call("POST", "/admin/models", body=body), as_json=config_of(context).as_json)
+        show_one(client.call("POST", path, body=body), as_json=config_of(context).as_json)
 
 
 @nodes.command("list")

@@ -1,5 +1,6 @@
 """`crosslogic models upload` and what else looks at the model store."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,12 +22,16 @@ from rich.progress import (
 
 from crosslogic_cli.context import client_of, config_of
 from crosslogic_cli.failure import CliError
-from crosslogic_cli.output import show_one, show_rows
+from crosslogic_cli.output import console, show_json, show_one, show_rows
 from crosslogic_model_store.errors import ModelStoreError
+from crosslogic_model_store.facts import ModelFacts, facts_of
+from crosslogic_model_store.fit import Demand, fit
+from crosslogic_model_store.gpus import accelerators, accelerators_of, known_names
 from crosslogic_model_store.hub import Hub
-from crosslogic_model_store.local_model import LocalModel, OnBytes, find_files, read_model
+from crosslogic_model_store.local_model import LocalModel, OnBytes, describe, find_files, read_model
 from crosslogic_model_store.manifest import Manifest
 from crosslogic_model_store.place import place_from
+from crosslogic_model_store.safetensors_header import TensorTotals
 from crosslogic_model_store.upload import Uploader
 
 _MIB = 2**20
@@ -45,6 +50,7 @@ def add_to(models: typer.Typer) -> None:
     """Adds the commands to the group `models`."""
     models.command("upload")(upload)
     models.command("stored")(stored)
+    models.command("fit")(fit_model)
 
 
 def upload(
@@ -163,3 +169,52 @@ def _refusals() -> Iterator[None]:
         raise CliError(str(error)) from None
     except OSError as error:
         raise CliError(f"{error.filename or 'the disk'}: {error.strerror}") from None
+
+
+def fit_model(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="a model's folder, or a folder with its config.json alone")],
+    gpu: Annotated[str, typer.Option(help="accelerator, for example H100; or a cloud's machine")],
+    count: Annotated[int, typer.Option(min=1, help="accelerators of the machine")] = 1,
+    context_tokens: Annotated[int, typer.Option("--context", help="tokens of a request; 0: all the model takes")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, help="requests of that length at once")] = 16,
+    parameters: Annotated[float, typer.Option(help="thousand millions, where the weights are not there")] = 0.0,
+    bytes_each: Annotated[float, typer.Option(help="bytes a parameter, for --parameters")] = 2.0,
+) -> None:
+    """Reckon whether a model fits: weights, KV cache, engine; and over how many accelerators it is split."""
+    gpus = accelerators_of(gpu) or accelerators(gpu, count)
+    if gpus is None:
+        raise CliError(f"{gpu} is not known here; known are {', '.join(known_names())}, and clouds' machines.")
+    with _refusals():
+        facts = _facts(folder, parameters, bytes_each)
+    try:
+        demand = Demand(context_tokens=context_tokens or facts.context_length, concurrency=concurrency)
+        found = fit(facts, gpus, demand)
+    except ValueError as error:
+        raise CliError(f"{error}.") from None
+    if config_of(context).as_json:
+        show_json(
+            {
+                "fits": found.fits,
+                "tensor_parallel": found.share.tensor_parallel,
+                "needed_bytes": found.share.total_bytes,
+                "available_bytes": found.available_bytes,
+                "arithmetic": list(found.arithmetic),
+            }
+        )
+    else:
+        for line in found.arithmetic:
+            console().print(line, markup=False, highlight=False)
+    if not found.fits:
+        raise CliError("It does not fit.")
+
+
+def _facts(folder: Path, parameters: float, bytes_each: float) -> ModelFacts:
+    if not parameters:
+        return describe(folder, find_files(folder)[0])
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except ValueError:
+        raise CliError("config.json is not JSON.") from None
+    elements = int(parameters * 1e9)
+    return facts_of(config, TensorTotals(elements, int(elements * bytes_each), {}))

@@ -17,6 +17,7 @@ from crosslogic_gateway.idempotency.ports import AnswersOnce
 if TYPE_CHECKING:
     from crosslogic_gateway.admin.billing_stub import BillingStub
     from crosslogic_gateway.admin.budget_stub import BudgetStub
+    from crosslogic_gateway.admin.model_store_stub import ModelStoreStub
     from crosslogic_gateway.admin.upgrade_stub import UpgradeStub
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
@@ -211,6 +212,8 @@ class AdminDeps:
     """None: budgets are not kept from here."""
     upgrades: "Callable[[], UpgradeStub] | None" = None
     """None: models are not upgraded from here."""
+    model_store: "Callable[[], ModelStoreStub] | None" = None
+    """None: models are not registered from here."""
     admin_token: Secret = field(repr=False)
     """Empty: every request is refused."""
     regions: RegionTable = field(default_factory=default_regions)

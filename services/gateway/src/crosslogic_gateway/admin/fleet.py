@@ -33,12 +33,12 @@ async def create_model(call: Call[schemas.NewModel, None]) -> schemas.Model:
             family=body.family,
             context_length=body.context_length,
             vram_required_bytes=body.vram_required_bytes,
-            prompt_price_picodollars=_price(
+            prompt_price_picodollars=price_of(
                 body.prompt_price_picodollars,
                 body.input_usd_per_million,
                 names=("prompt_price_picodollars", "input_usd_per_million"),
             ),
-            completion_price_picodollars=_price(
+            completion_price_picodollars=price_of(
                 body.completion_price_picodollars,
                 body.output_usd_per_million,
                 names=("completion_price_picodollars", "output_usd_per_million"),
@@ -93,7 +93,7 @@ async def _check_org(call: Call[schemas.NewJoinToken, None], org_id: str) -> Non
         raise
 
 
-def _price(picodollars: int | UnsetType, usd: str | UnsetType, *, names: tuple[str, str]) -> int:
+def price_of(picodollars: int | UnsetType, usd: str | UnsetType, *, names: tuple[str, str]) -> int:
     """A price from whichever of its two units is given. Raises INVALID_ARGUMENT: both, neither, not exact."""
     if picodollars is not UNSET:
         if usd is not UNSET:

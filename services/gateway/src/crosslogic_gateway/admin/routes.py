@@ -11,6 +11,7 @@ from crosslogic_gateway.admin.billing_operations import BILLING_OPERATIONS
 from crosslogic_gateway.admin.budget_operations import BUDGET_OPERATIONS
 from crosslogic_gateway.admin.deps import AdminDeps
 from crosslogic_gateway.admin.instance_operations import INSTANCE_OPERATIONS
+from crosslogic_gateway.admin.model_store_operations import MODEL_STORE_OPERATIONS
 from crosslogic_gateway.admin.operation import Operation, route_of
 from crosslogic_gateway.admin.people_operations import PEOPLE_OPERATIONS
 from crosslogic_gateway.admin.placement_operations import PLACEMENT_OPERATIONS
@@ -45,6 +46,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
         answer=schemas.ModelList,
     ),
     *PLACEMENT_OPERATIONS,
+    *MODEL_STORE_OPERATIONS,
     *UPGRADE_OPERATIONS,
     Operation(
         method="GET",

@@ -62,7 +62,8 @@ class NodeAgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Infer(self, request, context):
-        """The unary twin of one non-streamed call on `Relay`, for tests and internal teams. Callers: gateway, operator.
+        """The unary twin of one non-streamed call on `Relay`, for tests and internal teams. Callers: gateway, operator,
+        registry (before a version is promoted).
         Errors: ENGINE_UNAVAILABLE, TIMEOUT, INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

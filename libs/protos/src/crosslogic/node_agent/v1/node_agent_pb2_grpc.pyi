@@ -40,7 +40,8 @@ class NodeAgentServiceStub:
     `end`; the stream itself fails only with the connection.
     """
     Infer: _grpc.UnaryUnaryMultiCallable[_node_agent_pb2.InferRequest, _node_agent_pb2.InferResponse]
-    """The unary twin of one non-streamed call on `Relay`, for tests and internal teams. Callers: gateway, operator.
+    """The unary twin of one non-streamed call on `Relay`, for tests and internal teams. Callers: gateway, operator,
+    registry (before a version is promoted).
     Errors: ENGINE_UNAVAILABLE, TIMEOUT, INVALID_ARGUMENT.
     """
 
@@ -56,7 +57,8 @@ class NodeAgentServiceAsyncStub(NodeAgentServiceStub):
     `end`; the stream itself fails only with the connection.
     """
     Infer: _aio.UnaryUnaryMultiCallable[_node_agent_pb2.InferRequest, _node_agent_pb2.InferResponse]  # type: ignore[assignment]
-    """The unary twin of one non-streamed call on `Relay`, for tests and internal teams. Callers: gateway, operator.
+    """The unary twin of one non-streamed call on `Relay`, for tests and internal teams. Callers: gateway, operator,
+    registry (before a version is promoted).
     Errors: ENGINE_UNAVAILABLE, TIMEOUT, INVALID_ARGUMENT.
     """
 
@@ -81,7 +83,8 @@ class NodeAgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_agent_pb2.InferRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_agent_pb2.InferResponse, _abc.Awaitable[_node_agent_pb2.InferResponse]]:
-        """The unary twin of one non-streamed call on `Relay`, for tests and internal teams. Callers: gateway, operator.
+        """The unary twin of one non-streamed call on `Relay`, for tests and internal teams. Callers: gateway, operator,
+        registry (before a version is promoted).
         Errors: ENGINE_UNAVAILABLE, TIMEOUT, INVALID_ARGUMENT.
         """
 

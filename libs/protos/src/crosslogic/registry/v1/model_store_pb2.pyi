@@ -796,3 +796,73 @@ class ListRegisteredModelsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRegisteredModelsResponse: _TypeAlias = ListRegisteredModelsResponse  # noqa: Y015
+
+@_typing.final
+class CheckFitRequest(_message.Message):
+    """Asks whether a model fits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: _builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As clients name it."""
+    instance_type: _builtins.str
+    """A cloud's name of the kind of machine, or accelerators as `H100:8`."""
+    context_length: _builtins.int
+    """Tokens that prompt and answer of a request have together. 0: the catalogue's."""
+    concurrency: _builtins.int
+    """Requests of that length at once. 0: 16."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        instance_type: _builtins.str = ...,
+        context_length: _builtins.int = ...,
+        concurrency: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "context_length", b"context_length", "instance_type", b"instance_type", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckFitRequest: _TypeAlias = CheckFitRequest  # noqa: Y015
+
+@_typing.final
+class CheckFitResponse(_message.Message):
+    """Whether it fits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWN_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    TENSOR_PARALLEL_FIELD_NUMBER: _builtins.int
+    ARITHMETIC_FIELD_NUMBER: _builtins.int
+    known: _builtins.bool
+    """It can be told: the model has a version in the store whose files tell its layers, and the machine is known."""
+    fits: _builtins.bool
+    """It fits. False where it cannot be told."""
+    tensor_parallel: _builtins.int
+    """On how many of the machine's accelerators. 0 where it cannot be told."""
+    @_builtins.property
+    def arithmetic(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How that was reckoned, a line a step; or why it cannot be told."""
+
+    def __init__(
+        self,
+        *,
+        known: _builtins.bool = ...,
+        fits: _builtins.bool = ...,
+        tensor_parallel: _builtins.int = ...,
+        arithmetic: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arithmetic", b"arithmetic", "fits", b"fits", "known", b"known", "tensor_parallel", b"tensor_parallel"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckFitResponse: _TypeAlias = CheckFitResponse  # noqa: Y015

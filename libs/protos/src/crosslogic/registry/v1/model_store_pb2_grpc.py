@@ -81,6 +81,11 @@ class ModelStoreServiceStub(object):
                 request_serializer=crosslogic_dot_registry_dot_v1_dot_model__store__pb2.RollBackModelRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_registry_dot_v1_dot_model__store__pb2.RollBackModelResponse.FromString,
                 _registered_method=True)
+        self.CheckFit = channel.unary_unary(
+                '/crosslogic.registry.v1.ModelStoreService/CheckFit',
+                request_serializer=crosslogic_dot_registry_dot_v1_dot_model__store__pb2.CheckFitRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_registry_dot_v1_dot_model__store__pb2.CheckFitResponse.FromString,
+                _registered_method=True)
         self.ListRegisteredModels = channel.unary_unary(
                 '/crosslogic.registry.v1.ModelStoreService/ListRegisteredModels',
                 request_serializer=crosslogic_dot_registry_dot_v1_dot_model__store__pb2.ListRegisteredModelsRequest.SerializeToString,
@@ -163,6 +168,14 @@ class ModelStoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckFit(self, request, context):
+        """Reckons whether the version that a model has fits on a machine. Callers: gateway, operator, orchestrator. Reads only.
+        Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRegisteredModels(self, request, context):
         """Lists registered models by name, with how they are. Callers: gateway, operator.
         """
@@ -217,6 +230,11 @@ def add_ModelStoreServiceServicer_to_server(servicer, server):
                     servicer.RollBackModel,
                     request_deserializer=crosslogic_dot_registry_dot_v1_dot_model__store__pb2.RollBackModelRequest.FromString,
                     response_serializer=crosslogic_dot_registry_dot_v1_dot_model__store__pb2.RollBackModelResponse.SerializeToString,
+            ),
+            'CheckFit': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckFit,
+                    request_deserializer=crosslogic_dot_registry_dot_v1_dot_model__store__pb2.CheckFitRequest.FromString,
+                    response_serializer=crosslogic_dot_registry_dot_v1_dot_model__store__pb2.CheckFitResponse.SerializeToString,
             ),
             'ListRegisteredModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRegisteredModels,
@@ -469,6 +487,33 @@ class ModelStoreService(object):
             '/crosslogic.registry.v1.ModelStoreService/RollBackModel',
             crosslogic_dot_registry_dot_v1_dot_model__store__pb2.RollBackModelRequest.SerializeToString,
             crosslogic_dot_registry_dot_v1_dot_model__store__pb2.RollBackModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckFit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.registry.v1.ModelStoreService/CheckFit',
+            crosslogic_dot_registry_dot_v1_dot_model__store__pb2.CheckFitRequest.SerializeToString,
+            crosslogic_dot_registry_dot_v1_dot_model__store__pb2.CheckFitResponse.FromString,
             options,
             channel_credentials,
             insecure,

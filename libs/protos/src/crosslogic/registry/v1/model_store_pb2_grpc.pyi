@@ -66,6 +66,10 @@ class ModelStoreServiceStub:
     """Brings back the version that an environment had before. Twice goes there and back. Callers: gateway, operator. Errors:
     NOT_FOUND, CONFLICT (there was none before).
     """
+    CheckFit: _grpc.UnaryUnaryMultiCallable[_model_store_pb2.CheckFitRequest, _model_store_pb2.CheckFitResponse]
+    """Reckons whether the version that a model has fits on a machine. Callers: gateway, operator, orchestrator. Reads only.
+    Errors: INVALID_ARGUMENT.
+    """
     ListRegisteredModels: _grpc.UnaryUnaryMultiCallable[_model_store_pb2.ListRegisteredModelsRequest, _model_store_pb2.ListRegisteredModelsResponse]
     """Lists registered models by name, with how they are. Callers: gateway, operator."""
 
@@ -106,6 +110,10 @@ class ModelStoreServiceAsyncStub(ModelStoreServiceStub):
     RollBackModel: _aio.UnaryUnaryMultiCallable[_model_store_pb2.RollBackModelRequest, _model_store_pb2.RollBackModelResponse]  # type: ignore[assignment]
     """Brings back the version that an environment had before. Twice goes there and back. Callers: gateway, operator. Errors:
     NOT_FOUND, CONFLICT (there was none before).
+    """
+    CheckFit: _aio.UnaryUnaryMultiCallable[_model_store_pb2.CheckFitRequest, _model_store_pb2.CheckFitResponse]  # type: ignore[assignment]
+    """Reckons whether the version that a model has fits on a machine. Callers: gateway, operator, orchestrator. Reads only.
+    Errors: INVALID_ARGUMENT.
     """
     ListRegisteredModels: _aio.UnaryUnaryMultiCallable[_model_store_pb2.ListRegisteredModelsRequest, _model_store_pb2.ListRegisteredModelsResponse]  # type: ignore[assignment]
     """Lists registered models by name, with how they are. Callers: gateway, operator."""
@@ -198,6 +206,16 @@ class ModelStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_store_pb2.RollBackModelResponse, _abc.Awaitable[_model_store_pb2.RollBackModelResponse]]:
         """Brings back the version that an environment had before. Twice goes there and back. Callers: gateway, operator. Errors:
         NOT_FOUND, CONFLICT (there was none before).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckFit(
+        self,
+        request: _model_store_pb2.CheckFitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_store_pb2.CheckFitResponse, _abc.Awaitable[_model_store_pb2.CheckFitResponse]]:
+        """Reckons whether the version that a model has fits on a machine. Callers: gateway, operator, orchestrator. Reads only.
+        Errors: INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,245 @@
+"""Which version of a model each environment serves, who may read it, and what must be true before it goes on."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+import pytest
+
+from crosslogic.registry.v1 import model_store_pb2 as pb
+from crosslogic.registry.v1 import model_store_pb2_grpc as rpc
+from crosslogic.registry.v1 import registry_pb2
+from crosslogic_common.clock import SystemClock
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.postgres import migrate, open_pool
+from crosslogic_common.settings import Secret
+from crosslogic_common.tls import Channels
+from crosslogic_model_store.local_model import read_model
+from crosslogic_model_store.manifest import Manifest
+from crosslogic_registry.members import Member
+from crosslogic_registry.model_store import policy
+from crosslogic_registry.model_store.domain import Smoke
+from crosslogic_registry.model_store.service import ModelStore
+from crosslogic_registry.model_store.store import PostgresModelStore
+from crosslogic_registry.store import PostgresStore
+from tests.fakes.registry_suite import RegistrySuite
+from tests.fakes.small_models import make_model
+
+BUCKET = {
+    "s3_endpoint": "http://storage.example:9000",
+    "s3_region": "us-east-1",
+    "r2_access_key_id": Secret("AKIA"),
+    "r2_secret_access_key": Secret("account-secret"),
+    "r2_bucket_name": "weights",
+}
+
+
+@dataclass
+class Nodes:
+    """The fleet, by hand."""
+
+    found: list[Member] = field(default_factory=list)
+
+    def members(self) -> list[Member]:
+        return self.found
+
+    def serve(self, model: str, version: str) -> None:
+        node = registry_pb2.Node(id=str(uuid4()), reachable=True)
+        node.facts.CopyFrom(registry_pb2.NodeFacts(address="n:1", models=[model], model_version=version))
+        node.last_heartbeat_time.GetCurrentTime()
+        self.found.append(Member(node, "active", False, 0.0))
+
+
+@dataclass
+class Tries:
+    """Generations on nodes, by hand."""
+
+    passed: bool = True
+    asked: list[str] = field(default_factory=list)
+
+    async def generate(self, node: registry_pb2.Node, model: str) -> Smoke:
+        self.asked.append(model)
+        return Smoke(passed=self.passed, detail="4 tokens" if self.passed else "no answer")
+
+
+@dataclass
+class World:
+    models: ModelStore
+    catalogue: PostgresStore
+    nodes: Nodes
+    tries: Tries
+
+    async def offered(self) -> set[str]:
+        return {model.name for model in await self.catalogue.models()}
+
+
+@pytest.fixture
+async def world(pg_url: str) -> AsyncIterator[World]:
+    await migrate(pg_url, schema="registry", migrations=files("crosslogic_registry.migrations"))
+    async with open_pool(pg_url, schema="registry", max_size=4) as pool:
+        nodes, tries = Nodes(), Tries()
+        models = ModelStore(
+            store=PostgresModelStore(pool), nodes=nodes, smoke=tries, clock=SystemClock(), place=None, url_valid_s=60
+        )
+        yield World(models, PostgresStore(pool), nodes, tries)
+
+
+def manifest_of(folder: Path, name: str, *, seed: int = 1, licence: str = "") -> Manifest:
+    return read_model(make_model(folder / f"{name}-{seed}", seed=seed), name, licence=licence).manifest
+
+
+def entry(name: str) -> registry_pb2.Model:
+    return registry_pb2.Model(name=name, prompt_price_picodollars=5, completion_price_picodollars=7)
+
+
+async def test_a_version_goes_from_staging_to_production_and_back(world: World, tmp_path: Path) -> None:
+    name = f"m{uuid4().hex}"
+    old, new = manifest_of(tmp_path, name), manifest_of(tmp_path, name, seed=2)
+    for manifest in (old, new, new):
+        await world.models.add_version(manifest.to_json())
+    assert [v.manifest.revision for v in await world.models.versions(name, before=0, limit=9)] == [
+        new.revision,
+        old.revision,
+    ]
+    await world.models.register(entry(name), "production", version=old.revision, endpoint="")
+    staged = await world.models.register(entry(name), "staging", version=new.revision, endpoint="")
+    assert staged.name == f"{name}@staging"
+    assert {name, staged.name} <= await world.offered()
+
+    world.nodes.serve(staged.name, new.revision)
+    promoted, gates = await world.models.promote(name, "staging", "production", dry_run=False)
+    assert all(gate.passed for gate in gates)
+    assert promoted is not None
+    assert promoted.version == new.revision
+    assert world.tries.asked == [staged.name]
+    stored = await world.models._store.entry(name)
+    assert stored is not None
+    assert (stored.prompt_price_picodollars, stored.context_length) == (5, 2048)
+
+    assert (await world.models.roll_back(name)).version == old.revision
+    assert (await world.models.roll_back(name)).version == new.revision
+
+
+@pytest.mark.parametrize(
+    ("licence", "served", "generates", "gate"),
+    [("", True, True, "licence"), ("mit", False, True, "weights_verified"), ("mit", True, False, "smoke")],
+)
+async def test_a_version_that_is_not_proven_does_not_reach_production(
+    world: World, tmp_path: Path, licence: str, served: bool, generates: bool, gate: str
+) -> None:
+    name = f"m{uuid4().hex}"
+    folder = make_model(tmp_path / "m")
+    (folder / "README.md").unlink()
+    manifest = read_model(folder, name, licence=licence).manifest
+    await world.models.add_version(manifest.to_json())
+    await world.models.register(entry(name), "staging", version=manifest.revision, endpoint="")
+    world.nodes.serve(f"{name}@staging", manifest.revision if served else "another")
+    world.tries.passed = generates
+    _, gates = await world.models.promote(name, "staging", "production", dry_run=True)
+    assert gate in {each.name for each in gates if not each.passed}
+    with pytest.raises(CodedError, match=gate) as error:
+        await world.models.promote(name, "staging", "production", dry_run=False)
+    assert error.value.code == ErrorCode.CONFLICT
+    assert name not in await world.offered()
+
+
+async def test_a_model_that_is_disabled_is_offered_to_nobody_until_it_is_enabled(world: World) -> None:
+    name = f"m{uuid4().hex}"
+    model = entry(name)
+    model.context_length = 100
+    await world.models.register(model, "production", version="", endpoint="https://other.example/v1")
+    assert name in await world.offered()
+    assert not (await world.models.enable(name, enabled=False)).enabled
+    assert name not in await world.offered()
+    assert (await world.models.enable(name, enabled=True)).endpoint == "https://other.example/v1"
+    assert name in await world.offered()
+    await world.models.deregister(name)
+    assert name not in await world.offered()
+    with pytest.raises(CodedError):
+        await world.models.deregister(name)
+    with pytest.raises(CodedError):
+        await world.models.enable(name, enabled=True)
+    await world.models.register(model, "production", version="", endpoint="")
+    assert name in await world.offered()
+
+
+async def test_what_cannot_be_is_not_registered(world: World) -> None:
+    for model, version, endpoint in (
+        ("m@staging", "", ""),
+        ("m", "0" * 32, ""),
+        ("m", "../x", ""),
+        ("m", "", "ftp://x"),
+        ("m", "", "https://key@x/v1"),
+    ):
+        asked = entry(model)
+        asked.context_length = 100
+        with pytest.raises(CodedError):
+            await world.models.register(asked, "production", version=version, endpoint=endpoint)
+
+
+def test_names_say_the_environment() -> None:
+    assert policy.client_name("team/m", "production") == "team/m"
+    assert policy.parts_of("team/m@staging") == ("team/m", "staging")
+    assert policy.parts_of("m@other") == ("m@other", "production")
+
+
+async def test_a_model_that_does_not_fit_is_told_with_the_arithmetic(world: World, tmp_path: Path) -> None:
+    name = f"m{uuid4().hex}"
+    manifest = manifest_of(tmp_path, name)
+    await world.models.add_version(manifest.to_json())
+    await world.models.register(entry(name), "production", version=manifest.revision, endpoint="")
+    found = await world.models.check_fit(name, "H100:1", context_tokens=0, concurrency=16)
+    assert not isinstance(found, str)
+    assert found.fits
+    found = await world.models.check_fit(name, "g4dn.xlarge", context_tokens=2048, concurrency=1_000_000)
+    assert not isinstance(found, str)
+    assert not found.fits
+    assert "KV cache" in found.arithmetic[1]
+    assert isinstance(await world.models.check_fit(name, "unknown.type", context_tokens=0, concurrency=1), str)
+    assert isinstance(await world.models.check_fit("nothing", "H100:1", context_tokens=0, concurrency=1), str)
+
+
+def stub(suite: RegistrySuite, caller: str) -> Any:
+    channels = suite._channels.setdefault(caller, Channels(suite.ca.service(caller)))
+    return rpc.ModelStoreServiceStub(channels.service("registry", f"127.0.0.1:{suite.ports[0]}"))
+
+
+async def test_a_node_reads_what_it_was_granted_and_nothing_else(tmp_path: Path, pg_url: str) -> None:
+    suite = RegistrySuite(tmp_path, pg_url=pg_url)
+    async with suite.running(**BUCKET):
+        mine, other = manifest_of(tmp_path, "mine"), manifest_of(tmp_path, "other", seed=2)
+        for manifest in (mine, other):
+            await stub(suite, "gateway").AddModelVersion(pb.AddModelVersionRequest(manifest=manifest.to_json()))
+        node, stranger = await suite.join(), await suite.join()
+        node_stub: Any = rpc.ModelStoreServiceStub(node.channels.service("registry", node._target))
+        with pytest.raises(grpc.aio.AioRpcError) as nothing:
+            await node_stub.GetWeights(pb.GetWeightsRequest())
+        assert nothing.value.code() == grpc.StatusCode.NOT_FOUND
+
+        granted = await stub(suite, "orchestrator").GrantWeights(
+            pb.GrantWeightsRequest(node_id=node.id, name="mine", version=mine.revision)
+        )
+        assert granted.version == mine.revision
+        answer = await node_stub.GetWeights(pb.GetWeightsRequest())
+        assert answer.manifest == mine.to_json()
+        paths = {urlsplit(each.url).path for each in answer.objects}
+        assert paths == {f"/weights/models/mine/blobs/{file.sha256}" for file in mine.files}
+        assert b"account-secret" not in answer.SerializeToString()
+
+        strange_stub: Any = rpc.ModelStoreServiceStub(stranger.channels.service("registry", stranger._target))
+        for caller, method, request in (
+            (strange_stub, "GetWeights", pb.GetWeightsRequest()),
+            (stub(suite, "gateway"), "GetWeights", pb.GetWeightsRequest()),
+            (node_stub, "GrantWeights", pb.GrantWeightsRequest(node_id=node.id, name="other", version=other.revision)),
+            (node_stub, "PromoteModel", pb.PromoteModelRequest(model="mine")),
+            (stub(suite, "scheduler"), "RegisterModel", pb.RegisterModelRequest()),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await getattr(caller, method)(request)
+            assert refused.value.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED)
