@@ -70,3 +70,29 @@ def _orchestrator(settings: GatewaySettings, channels: Channels) -> Callable[[],
         "OrchestratorStub",
         orchestrator_rpc.OrchestratorServiceStub(channels.service("orchestrator", settings.orchestrator_target)),
     )
+
+
+@contextlib.asynccontextmanager
+async def open_admin(
+    settings: GatewaySettings,
+    channels: Channels,
+    *,
+    clock: Clock,
+    idempotency: AnswersOnce,
+    client_address: Callable[[web.Request], str],
+) -> AsyncIterator[list[web.RouteDef]]:
+    """The admin API's routes, signing in included, for as long as the block lasts."""
+    async with open_oidc(
+        settings.oidc_providers,
+        seal_key=settings.seal_key,
+        clock=clock,
+        public_url=settings.public_url,
+        session_s=settings.admin_session_s,
+    ) as oidc:
+        deps = replace(
+            admin_deps(settings, channels),
+            idempotency=idempotency,
+            client_address=client_address,
+            sign_in=oidc.sign_in,
+        )
+        yield [*make_admin_routes(deps), *oidc.pages.routes()]
