@@ -13,6 +13,7 @@ from openapi_spec_validator import validate
 
 from crosslogic_gateway.admin.routes import OPERATIONS, make_admin_routes
 from crosslogic_gateway.openapi import build_document
+from tests.fakes.admin_deployments import DEPLOYMENT_ID
 from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
 from tests.fakes.admin_orchestrator import INSTANCE_ID, JOB_ID
 
@@ -115,6 +116,7 @@ async def first_answer(answer: ClientResponse) -> Any:
 async def test_every_operations_answer_is_what_the_document_says(admin: AdminClient, document: dict[str, Any]) -> None:
     ids: dict[str, str] = {"node": "00000000-0000-0000-0000-000000000063", "instance": INSTANCE_ID, "billing": "7"}
     ids["usage"] = ids["node"]
+    ids["deployment"] = DEPLOYMENT_ID
     bodies: dict[str, Any] = {
         "createOrg": {"name": "Acme"},
         "updateOrg": {"name": "Acme 2", "status": "suspended"},
@@ -135,6 +137,8 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
         "createPlatformUser": {"email": "b@example.com", "role": "read_only"},
         "updateUser": {"role": "developer"},
         "launchInstance": {"model_name": "m", "provider": "local", "region": "us-east"},
+        "createDeployment": {"model": "m", "region": "us-east", "max_nodes": 3, "max_usd_per_hour": "12.5"},
+        "updateDeployment": {"min_nodes": 1, "max_nodes": 2, "spot_share": 0.5, "mode": "dry_run", "revision": 1},
         "createPrices": {"model": "m", "prompt_usd_per_million": "0.05", "completion_usd_per_million": "1"},
         "setTerms": {"discount": "1/3", "tiers": [{"from_tokens": 10, "share": "0.9"}], "monthly_cap_usd": "99.5"},
         "linkCustomer": {"name": "Acme", "country": "IN", "tax_id_type": "in_gst", "tax_id": "12ABC"},

@@ -20,6 +20,8 @@ from crosslogic_gateway.http import REQUEST_ID, SHOWN_REQUEST_ID, error_response
 from crosslogic_gateway.openapi import make_openapi_routes
 from tests.fakes.admin_billing import FakeBilling
 from tests.fakes.admin_budgets import FakeBudgets
+from tests.fakes.admin_deployments import FakeDeployments
+from tests.fakes.admin_model_store import FakeModelStore
 from tests.fakes.admin_orchestrator import FakeOrchestrator
 from tests.fakes.admin_stub import FakeStub
 from tests.fakes.admin_upgrades import FakeUpgrades
@@ -383,16 +385,20 @@ class Neighbours:
         self.accountant = FakeAccountant()
         self.budgets = FakeBudgets()
         self.upgrades = FakeUpgrades()
+        self.model_store = FakeModelStore()
         self.orchestrator = FakeOrchestrator()
+        self.deployments = FakeDeployments()
         self.billing = FakeBilling()
         self.deps = AdminDeps(
             identity=lambda: self.identity,  # type: ignore[arg-type,return-value]  # its methods are made at run time
             registry=lambda: self.registry,  # type: ignore[arg-type,return-value]
             accountant=lambda: self.accountant,  # type: ignore[arg-type,return-value]
             orchestrator=lambda: self.orchestrator,  # type: ignore[arg-type,return-value]
+            deployments=lambda: self.deployments,  # type: ignore[arg-type,return-value]
             billing=lambda: self.billing,  # type: ignore[arg-type,return-value]
             budgets=lambda: self.budgets,  # type: ignore[arg-type,return-value]
             upgrades=lambda: self.upgrades,  # type: ignore[arg-type,return-value]
+            model_store=lambda: self.model_store,  # type: ignore[arg-type,return-value]
             admin_token=Secret(token),
             timeout_s=3.0,
         )

@@ -11,6 +11,7 @@ from crosslogic.accountant.v1 import accountant_pb2_grpc as accountant_rpc
 from crosslogic.accountant.v1 import budgets_pb2_grpc as budgets_rpc
 from crosslogic.billing.v1 import billing_pb2_grpc as billing_rpc
 from crosslogic.identity.v1 import identity_pb2_grpc as identity_rpc
+from crosslogic.orchestrator.v1 import deployments_pb2_grpc as deployments_rpc
 from crosslogic.orchestrator.v1 import orchestrator_pb2_grpc as orchestrator_rpc
 from crosslogic.registry.v1 import model_store_pb2_grpc as model_store_rpc
 from crosslogic.registry.v1 import registry_pb2_grpc as registry_rpc
@@ -20,6 +21,7 @@ from crosslogic_common.tls import Channels
 from crosslogic_gateway.admin import AdminDeps, make_admin_routes
 from crosslogic_gateway.admin.billing_stub import BillingStub
 from crosslogic_gateway.admin.budget_stub import BudgetStub
+from crosslogic_gateway.admin.deployment_stub import DeploymentStub
 from crosslogic_gateway.admin.deps import AccountantStub, IdentityStub, OrchestratorStub, RegistryStub
 from crosslogic_gateway.admin.model_store_stub import ModelStoreStub
 from crosslogic_gateway.admin.upgrade_stub import UpgradeStub
@@ -42,6 +44,7 @@ def admin_deps(settings: GatewaySettings, channels: Channels) -> AdminDeps:
             accountant_rpc.AccountantServiceStub(channels.service("accountant", settings.accountant_target)),
         ),
         orchestrator=_orchestrator(settings, channels) if settings.orchestrator_target else None,
+        deployments=_deployments(settings, channels) if settings.orchestrator_target else None,
         billing=_billing(settings, channels) if settings.billing_target else None,
         budgets=lambda: cast(
             "BudgetStub",
@@ -69,6 +72,13 @@ def _orchestrator(settings: GatewaySettings, channels: Channels) -> Callable[[],
     return lambda: cast(
         "OrchestratorStub",
         orchestrator_rpc.OrchestratorServiceStub(channels.service("orchestrator", settings.orchestrator_target)),
+    )
+
+
+def _deployments(settings: GatewaySettings, channels: Channels) -> Callable[[], DeploymentStub]:
+    return lambda: cast(
+        "DeploymentStub",
+        deployments_rpc.DeploymentServiceStub(channels.service("orchestrator", settings.orchestrator_target)),
     )
 
 

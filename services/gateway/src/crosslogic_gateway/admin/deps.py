@@ -17,6 +17,7 @@ from crosslogic_gateway.idempotency.ports import AnswersOnce
 if TYPE_CHECKING:
     from crosslogic_gateway.admin.billing_stub import BillingStub
     from crosslogic_gateway.admin.budget_stub import BudgetStub
+    from crosslogic_gateway.admin.deployment_stub import DeploymentStub
     from crosslogic_gateway.admin.model_store_stub import ModelStoreStub
     from crosslogic_gateway.admin.upgrade_stub import UpgradeStub
 
@@ -206,6 +207,8 @@ class AdminDeps:
     accountant: Callable[[], AccountantStub]
     orchestrator: Callable[[], OrchestratorStub] | None = None
     """None: machines are not launched from here."""
+    deployments: "Callable[[], DeploymentStub] | None" = None
+    """None: as for `orchestrator`."""
     billing: "Callable[[], BillingStub] | None" = None
     """None: money is not looked at from here."""
     budgets: "Callable[[], BudgetStub] | None" = None

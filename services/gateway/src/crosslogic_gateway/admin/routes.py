@@ -9,6 +9,7 @@ from crosslogic_gateway.admin.access import ANYBODY, Access, of_query
 from crosslogic_gateway.admin.auth import AdminGate
 from crosslogic_gateway.admin.billing_operations import BILLING_OPERATIONS
 from crosslogic_gateway.admin.budget_operations import BUDGET_OPERATIONS
+from crosslogic_gateway.admin.deployment_operations import DEPLOYMENT_OPERATIONS
 from crosslogic_gateway.admin.deps import AdminDeps
 from crosslogic_gateway.admin.instance_operations import INSTANCE_OPERATIONS
 from crosslogic_gateway.admin.model_store_operations import MODEL_STORE_OPERATIONS
@@ -22,6 +23,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     *TENANT_OPERATIONS,
     *PEOPLE_OPERATIONS,
     *INSTANCE_OPERATIONS,
+    *DEPLOYMENT_OPERATIONS,
     Operation(
         method="POST",
         path="/admin/models",
