@@ -3,12 +3,14 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+import crosslogic_orchestrator.providers
 from crosslogic_common.regions import default_regions
 from crosslogic_orchestrator.domain import Spec
 from crosslogic_orchestrator.ports import ProviderError
@@ -18,6 +20,7 @@ from crosslogic_orchestrator.providers.skypilot_link import WorkerLink
 from tests.contract.orchestrator_provider_suite import TOKEN, ProviderSuite, end, launched, names, state
 from tests.fakes.test_ca import CertificateMaker
 
+SETUP = Path(crosslogic_orchestrator.providers.__file__).with_name("skypilot_setup.sh")
 FAKE = Path(__file__).parents[1] / "fakes/skypilot_worker.py"
 
 
@@ -178,3 +181,34 @@ async def test_a_worker_that_is_not_installed_is_said_to_be_so() -> None:
         with pytest.raises(ProviderError, match="cannot be started") as refused:
             await link.ask("list", {})
     assert refused.value.temporary
+
+
+SUDO = """#!/bin/sh
+echo "$@" >> "$HOME/arguments"
+token=$(echo "$@" | sed 's/.*--token-file \\([^ ]*\\).*/\\1/')
+cp "$token" "$HOME/installed-with"
+env > "$HOME/environment"
+"""
+
+
+def test_a_clouds_machine_joins_with_its_token_which_is_in_no_argument_and_gone_afterwards(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "sudo").write_text(SUDO)
+    (programs / "sudo").chmod(0o700)
+    variables = ("REGISTRY_TARGET", "REGISTRY_JOIN_TARGET", "MODEL", "REGION", "ENGINE_URL", "ENGINE_COMMAND")
+    environ = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "CROSSLOGIC_JOIN_TOKEN": TOKEN,
+        "SKYPILOT_CLUSTER_INFO": '{"cluster_name": "c", "cloud": "AWS", "region": "eu-central-1", "zone": null}',
+        **{f"CROSSLOGIC_{name}": f"the-{name}" for name in variables},
+    }
+    script = SETUP.read_text()
+    subprocess.run(["bash", "-c", script], env=environ, check=True, timeout=30)
+
+    said = (tmp_path / "arguments").read_text()
+    assert "--region eu-central-1" in said, "a node must say where it is, not what was asked for"
+    assert TOKEN not in said + (tmp_path / "environment").read_text()
+    assert (tmp_path / "installed-with").read_text() == TOKEN
+    assert list((tmp_path / "crosslogic").iterdir()) == []

@@ -104,6 +104,9 @@ class SkyPilotWorld:
             "AWS_EC2_METADATA_DISABLED": "true",
             "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
             "SKYPILOT_API_SERVER_LOCAL_PORT": str(self._port),
+            # Few processes of its own: each takes seconds to import it.
+            "SKYPILOT_POD_CPU_CORE_LIMIT": "1",
+            "SKYPILOT_POD_MEMORY_GB_LIMIT": "3",
             **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), nowhere),
             **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
         }
