@@ -1898,8 +1898,8 @@ class Model(_message.Message):
 
     @_builtins.property
     def version_shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionShare]:
-        """Which versions serve it. Nodes of a version that is not named get no new requests. Empty: versions do not matter. At
-        most 2, together 1,000.
+        """Which versions serve it, first the proven one, which a request tries that failed somewhere. Nodes of a version that is
+        not named get no new requests. Empty: versions do not matter. At most 2, together 1,000.
         """
 
     def __init__(

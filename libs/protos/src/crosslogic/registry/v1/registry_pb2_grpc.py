@@ -273,7 +273,7 @@ class RegistryServiceServicer(object):
 
     def CommandNode(self, request, context):
         """Hands a command to the node's agent on its heartbeat stream and waits for what came of it. Callers: operator. Twice is
-        two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream does not end at this replica),
+        two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream ends at no replica),
         OVERLOADED (too many commands wait), TIMEOUT (no outcome in time; the command may still be carried out).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

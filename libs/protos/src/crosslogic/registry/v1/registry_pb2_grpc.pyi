@@ -111,7 +111,7 @@ class RegistryServiceStub:
     """
     CommandNode: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CommandNodeRequest, _registry_pb2.CommandNodeResponse]
     """Hands a command to the node's agent on its heartbeat stream and waits for what came of it. Callers: operator. Twice is
-    two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream does not end at this replica),
+    two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream ends at no replica),
     OVERLOADED (too many commands wait), TIMEOUT (no outcome in time; the command may still be carried out).
     """
     ListNodeEvents: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListNodeEventsRequest, _registry_pb2.ListNodeEventsResponse]
@@ -179,7 +179,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     CommandNode: _aio.UnaryUnaryMultiCallable[_registry_pb2.CommandNodeRequest, _registry_pb2.CommandNodeResponse]  # type: ignore[assignment]
     """Hands a command to the node's agent on its heartbeat stream and waits for what came of it. Callers: operator. Twice is
-    two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream does not end at this replica),
+    two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream ends at no replica),
     OVERLOADED (too many commands wait), TIMEOUT (no outcome in time; the command may still be carried out).
     """
     ListNodeEvents: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListNodeEventsRequest, _registry_pb2.ListNodeEventsResponse]  # type: ignore[assignment]
@@ -298,7 +298,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CommandNodeResponse, _abc.Awaitable[_registry_pb2.CommandNodeResponse]]:
         """Hands a command to the node's agent on its heartbeat stream and waits for what came of it. Callers: operator. Twice is
-        two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream does not end at this replica),
+        two commands. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (the node's stream ends at no replica),
         OVERLOADED (too many commands wait), TIMEOUT (no outcome in time; the command may still be carried out).
         """
 
