@@ -1,5 +1,6 @@
 """How each figure is measured."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -15,6 +16,7 @@ from benchmarks.resolve_keys import resolve_keys
 from benchmarks.stack import BenchError, Stack, empty_stack
 from benchmarks.table import Budget, Figure
 from benchmarks.usage_month import usage_month
+from benchmarks.weights_rows import measure_weights
 
 NODES = 1000
 
@@ -35,10 +37,11 @@ class Lengths:
     month_records: int
     resolves: int
     autoscaled_h: float
+    weights_bytes: int
 
 
-FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 5, 2.0, 200_000, 100_000, 40_000, 1_000_000, 4_000, 24.0)
-QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 2, 1.0, 40_000, 5_000, 6_000, 100_000, 1_000, 6.0)
+FULL_LENGTHS = Lengths(2.0, 10.0, 8.0, 5.0, 5, 2.0, 200_000, 100_000, 40_000, 1_000_000, 4_000, 24.0, 2**30)
+QUICK_LENGTHS = Lengths(1.0, 3.0, 2.0, 2.0, 2, 1.0, 40_000, 5_000, 6_000, 100_000, 1_000, 6.0, 2**27)
 
 SuiteRow = Callable[[Stack, Lengths], Awaitable[list[Figure]]]
 
@@ -286,6 +289,13 @@ SUITE_ROWS: Mapping[str, SuiteRow] = {
     "gateway_first_token": gateway_first_token,
     "gateway_memory": gateway_memory,
 }
+
+
+async def weights(lengths: Lengths) -> list[Figure]:
+    """Weights from a storage on this machine to the disk, verified, beside a plain client."""
+    return await asyncio.to_thread(measure_weights, size_bytes=lengths.weights_bytes, rounds=lengths.rounds)
+
+
 ALONE_ROWS: Mapping[str, Callable[[Lengths], Awaitable[list[Figure]]]] = {
     "picks": picks,
     "records": records,
@@ -293,4 +303,5 @@ ALONE_ROWS: Mapping[str, Callable[[Lengths], Awaitable[list[Figure]]]] = {
     "usage_month": month,
     "resolve_keys": resolves,
     "autoscale": autoscaled,
+    "weights": weights,
 }

@@ -105,7 +105,7 @@ def test_the_caches_of_known_models_have_the_sizes_that_their_papers_give() -> N
         (LLAMA_70B, gpus("H100"), 8192, 1, False, 1),
         (LLAMA_70B, gpus("H100", 8), 8192, 4, True, 4),
         (LLAMA_70B, gpus("H200", 8), 8192, 16, True, 2),
-        (LLAMA_70B, gpus("A100", 8), 131072, 4, True, 8),
+        (LLAMA_70B, gpus("A100", 8), 131072, 3, True, 8),
         (DEEPSEEK_V3, gpus("H100", 8), 8192, 1, False, 8),
         (DEEPSEEK_V3, gpus("H200", 8), 8192, 64, True, 8),
         (GPT_OSS_20B, gpus("L4"), 8192, 8, True, 1),

@@ -20,7 +20,7 @@ from crosslogic_common.logs import get_logger
 from crosslogic_common.tls import Channels
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.fetch import FetchOptions, Urls, fetch
-from crosslogic_model_store.manifest import parse_manifest
+from crosslogic_model_store.manifest import folder_name, parse_manifest
 from crosslogic_node_agent.engine_process import EngineCommand
 from crosslogic_node_agent.supervisor import PreparationError
 from crosslogic_node_agent.weights import WeightsCleaner
@@ -84,9 +84,9 @@ class StoredWeights:
 
         options = FetchOptions(make_room=self._make_room, on_progress=self._count, stop=stop)
         self._log.info("weights wanted", model=manifest.model, version=manifest.revision, bytes=manifest.size_bytes)
+        self._cleaner.keep_also(folder_name(manifest.model, manifest.revision))
         folder = await asyncio.to_thread(fetch, manifest, root=self._root, urls=urls, options=options)
         self._log.info("weights are there", folder=str(folder))
-        self._cleaner.keep_also(folder.name)
         self.version = manifest.revision
         self._tell(manifest.size_bytes, manifest.size_bytes)
         return folder
