@@ -75,6 +75,10 @@ security: venv ## bandit over all that runs
 docs: venv ## the documentation as a site in dist/site, in an environment of its own
 	@scripts/docs.sh
 
+.PHONY: admin-client
+admin-client: venv ## a typed Python client of the admin API, one file in dist
+	@.venv/bin/python scripts/admin_client.py dist/crosslogic_admin.py
+
 .PHONY: sbom
 sbom: venv ## what everything is made of, with licences, as CycloneDX in dist
 	@.venv/bin/python scripts/sbom.py dist/sbom.cdx.json
