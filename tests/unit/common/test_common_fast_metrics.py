@@ -72,3 +72,12 @@ def test_slow_bucket_leads_to_the_trace_of_a_request_that_was_slow() -> None:
     assert f'x_seconds_bucket{{le="10.0",who="a"}} 2.0 # {{trace_id="{"ab" * 16}"}} 5.0 1000.5' in text
     assert text.count("# {") == 1
     assert 'x_seconds_bucket{le="10.0",who="a"} 2.0' in lines(registry)
+
+
+def test_values_noted_the_short_way_are_counted_with_the_others_and_stay_bounded() -> None:
+    registry = CollectorRegistry()
+    histogram = FastHistogram("x", "Text.", ["who"], buckets=BUCKETS, registry=registry, max_series=2)
+    histogram.observe(("a",), 1)
+    for name in "aabcde":
+        histogram.under((name,))(1)
+    assert {'x_count{who="a"} 3.0', 'x_count{who="b"} 1.0', 'x_count{who="other"} 3.0'} <= lines(registry)

@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from crosslogic.scheduler.v1 import scheduler_pb2 as pb
 from crosslogic_common.clock import SystemClock
 from crosslogic_gateway import picker as picker_module
 from crosslogic_gateway.affinity import NO_HINTS, PickHints
 from crosslogic_gateway.picker import HANGS_S, READY_S, Picker
+from crosslogic_gateway.request_traces import RequestTrace
+from crosslogic_gateway.traced import TracedPicker
 
 
 class CountingScheduler:
@@ -181,3 +184,17 @@ async def test_many_at_once_are_picked_in_shared_messages(picker: Picker, schedu
     assert len(set(picks)) == 100
     await asyncio.sleep(picker_module.REFILL_AFTER_S * 10)
     assert len(scheduler.asked) <= 102
+
+
+async def test_scheduler_learns_the_span_of_a_traced_pick_and_none_for_one_made_ahead(
+    scheduler: CountingScheduler, clock: StoppedClock
+) -> None:
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
+    trace = RequestTrace(tracer, tracer.start_span("request"))
+    picker = TracedPicker(open_stream=lambda: scheduler, clock=clock)
+    async with picker.running():
+        await pick(picker)
+        with trace.current():
+            await pick(picker)
+            await until_asked(scheduler, 3)
+    assert [request.traceparent[3:35] for request in scheduler.asked] == ["", trace.trace_id, ""]

@@ -9,7 +9,7 @@ pay for it.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -101,6 +101,16 @@ class FastHistogram(Collector):
         counts[bisect_left(self._bounds, value)] += 1
         counts[-1] += value
 
+    def under(self, labels: Labels) -> Callable[[float], None]:
+        """What notes one value under these labels: for those who note many."""
+        counts, bounds = self._series(labels), self._bounds
+
+        def observe(value: float) -> None:
+            counts[bisect_left(bounds, value)] += 1
+            counts[-1] += value
+
+        return observe
+
     def exemplify(self, labels: Labels, value: float, *, trace_id: str, at_unix_s: float) -> None:
         """Notes the trace of a request whose `value` was observed under these labels."""
         if labels in self._values:
@@ -108,7 +118,7 @@ class FastHistogram(Collector):
             self._exemplars[labels, bisect_left(self._bounds, value)] = found
 
     def _series(self, labels: Labels) -> list[float]:
-        if len(self._values) >= self._max_series:
+        if labels not in self._values and len(self._values) >= self._max_series:
             labels = self._other
         return self._values.setdefault(labels, [0] * (len(self._bounds) + 2))
 

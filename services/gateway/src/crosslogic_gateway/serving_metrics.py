@@ -14,6 +14,9 @@ _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 
 _TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
 MAX_NODE_SERIES = 2_000
 """Pairs of model and node; of a fleet that comes and goes, the oldest are forgotten."""
+MAX_PLACES = 5_000
+_Observe = Callable[[float], None]
+_Place = tuple[tuple[str, ...], _Observe, _Observe, _Observe]
 
 
 class ServingMetrics:
@@ -22,6 +25,7 @@ class ServingMetrics:
     def __init__(self, registry: CollectorRegistry, trace_id: Callable[[], str] | None = None) -> None:
         """`trace_id` tells the trace of the request in hand, empty without one; None: nothing is traced."""
         self._trace_id = trace_id
+        self._places: dict[tuple[str, str], _Place] = {}
         self._requests = FastCounter(
             "loadbalancer_requests",
             "Requests sent to nodes, retries included.",
@@ -74,19 +78,26 @@ class ServingMetrics:
         attempt = run.attempt
         if attempt is None:
             return
-        name = run.job.model.name
-        model = (name,)
+        place = (run.job.model.name, attempt.route.region)
+        model, balanced, first_token, next_token = self._places.get(place) or self._place(place)
         self._tokens.inc(model, tokens)
         if not run.resumed:
-            self._balancing.observe(model, attempt.opened_at - run.received_at)
+            balanced(attempt.opened_at - run.received_at)
         answer = attempt.answer
         if not run.first_byte_at or not isinstance(answer, StreamedAnswer):
             return
-        place = (name, attempt.route.region)
         first_s = run.first_byte_at - run.received_at
-        self._first_token.observe(place, first_s)
+        first_token(first_s)
         if self._trace_id is not None and (trace_id := self._trace_id()):
             self._first_token.exemplify(place, first_s, trace_id=trace_id, at_unix_s=time.time())
         gaps = answer.completion_tokens - 1
         if gaps > 0:
-            self._next_token.observe(place, max(answer.last_frame_at - run.first_byte_at, 0.0) / gaps)
+            next_token(max(answer.last_frame_at - run.first_byte_at, 0.0) / gaps)
+
+    def _place(self, place: tuple[str, str]) -> _Place:
+        """What notes requests for a model in a region."""
+        model = place[:1]
+        made = model, self._balancing.under(model), self._first_token.under(place), self._next_token.under(place)
+        if len(self._places) < MAX_PLACES:
+            self._places[place] = made
+        return made
