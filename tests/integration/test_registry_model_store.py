@@ -31,7 +31,7 @@ from crosslogic_registry.store import PostgresStore
 from tests.fakes.registry_suite import RegistrySuite
 from tests.fakes.small_models import make_model
 
-BUCKET = {
+BUCKET: dict[str, Any] = {
     "s3_endpoint": "http://storage.example:9000",
     "s3_region": "us-east-1",
     "r2_access_key_id": Secret("AKIA"),
