@@ -11,6 +11,7 @@ from psycopg.rows import TupleRow
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import Connection, Pool, notifications, transaction
 from crosslogic_orchestrator.domain import Instance, Job, JobKind, JobStatus, Spec, Step, StepRow
+from crosslogic_orchestrator.events import add_event
 
 CHANNEL = "fleet_jobs"
 SCHEMA = "fleet"
@@ -134,7 +135,10 @@ class PostgresStore:
             )
             if cursor.rowcount == 1:
                 await _tell(connection, job.id)
-            return cursor.rowcount == 1
+                text = f"The launch of a machine for {job.instance.spec.model} failed: {error}"
+                await _note(connection, "launch_failed", job.instance.id, text, now=now)
+                return True
+            return False
 
     async def end(self, job: Job, *, price_picodollars: int, now: datetime) -> bool:
         """See ports.Store."""
@@ -220,7 +224,10 @@ class PostgresStore:
                 "UPDATE instances SET state = 'lost', ended_at = %s WHERE id = %s AND state = 'active'",
                 (now, instance_id),
             )
-            return cursor.rowcount == 1
+            if cursor.rowcount != 1:
+                return False
+            await _note(connection, "node_lost", instance_id, f"The machine {instance_id} is gone by itself.", now=now)
+            return True
 
     def changes(self) -> AsyncIterator[str | None]:
         """See ports.Store."""
@@ -302,6 +309,20 @@ async def _begin_steps(connection: Connection, job: Job, step: Step, *, detail: 
             "ON CONFLICT DO NOTHING",
             (job.id, passed, now, None if passed == step else now, detail if passed == step else ""),
         )
+
+
+async def _note(connection: Connection, kind: str, instance_id: str, text: str, *, now: datetime) -> None:
+    cursor = await connection.execute("SELECT deployment_id FROM instances WHERE id = %s", (instance_id,))
+    row = await cursor.fetchone()
+    await add_event(
+        connection,
+        kind=kind,
+        at=now,
+        text=text,
+        details={},
+        deployment_id=str(row[0]) if row is not None and row[0] else "",
+        instance_id=instance_id,
+    )
 
 
 async def _tell(connection: Connection, job_id: str) -> None:

@@ -13,6 +13,7 @@ from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.postgres import Connection, Pool, transaction
 from crosslogic_orchestrator.domain import Spec
+from crosslogic_orchestrator.events import add_event
 from crosslogic_orchestrator.jobs import end_job, launch_job
 from crosslogic_orchestrator.scaling.domain import Deployment
 from crosslogic_orchestrator.scaling.records import (
@@ -277,25 +278,6 @@ class ScalingStore:
                 )
                 for row in await cursor.fetchall()
             ]
-
-
-async def add_event(
-    connection: Connection,
-    *,
-    kind: str,
-    at: datetime,
-    text: str,
-    details: Mapping[str, Any],
-    deployment_id: str = "",
-    instance_id: str = "",
-) -> None:
-    """Notes what happened, in the caller's transaction."""
-    # One writer at a time, to the end of its transaction: a reader of the order would else miss who commits late.
-    await connection.execute("SELECT pg_advisory_xact_lock(hashtext('fleet.events'))")
-    await connection.execute(
-        "INSERT INTO events (kind, deployment_id, instance_id, at, text, details) VALUES (%s, %s, %s, %s, %s, %s)",
-        (kind, deployment_id or None, instance_id or None, at, text, json.dumps(details)),
-    )
 
 
 async def _may_decide(connection: Connection, deployment: Deployment, epoch: int) -> bool:

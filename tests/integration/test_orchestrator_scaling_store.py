@@ -1,0 +1,172 @@
+"""Decisions in the real database: fenced, all or nothing, never changed; and what machines' fates teach placement."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+
+import psycopg
+import pytest
+
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
+from crosslogic_orchestrator.scaling.domain import Constraints, Deployment, End, History, Launch, Offer, Plan
+from crosslogic_orchestrator.scaling.records import Decided, Kept
+from crosslogic_orchestrator.scaling.store import ScalingStore
+from crosslogic_orchestrator.store import PostgresStore
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+OFFER = Offer(
+    provider="local",
+    region="r",
+    instance_type="",
+    spot=True,
+    price_picodollars=5,
+    expected_price_picodollars=6,
+    why="cheapest",
+)
+ASKED = Deployment(
+    id="",
+    model="m",
+    region="r",
+    max_nodes=3,
+    spot_share=0.5,
+    constraints=Constraints(providers=("local", "aws"), gpu="L4"),
+)
+
+
+@pytest.fixture
+async def pool(pg_url: str) -> AsyncIterator[Pool]:
+    await migrate(pg_url, schema="fleet", migrations=files("crosslogic_orchestrator.migrations"))
+    async with open_pool(pg_url, schema="fleet", max_size=4) as opened:
+        async with transaction(opened) as connection:
+            await connection.execute("TRUNCATE deployments, loop_leases, events RESTART IDENTITY CASCADE")
+        yield opened
+
+
+@pytest.fixture
+def store(pool: Pool) -> ScalingStore:
+    return ScalingStore(pool, ids=Uuid7Source())
+
+
+@pytest.fixture
+async def kept(store: ScalingStore) -> Kept:
+    return await store.create(replace(ASKED, id=Uuid7Source().next_text()), now=NOW)
+
+
+def decided(
+    kept: Kept, *, launches: int = 0, ends: tuple[str, ...] = (), replaces: str = "", act: bool = True
+) -> Decided:
+    plan = Plan(
+        desired=launches,
+        kept=0,
+        needs=(),
+        launches=(Launch(OFFER, "because", replaces),) * launches,
+        ends=tuple(End(each, "not needed") for each in ends),
+    )
+    return Decided(kept=kept, plan=plan, history=History(scaled_up_at=NOW), at=NOW, act=act)
+
+
+async def test_what_was_asked_for_comes_back_as_it_was_and_a_place_has_one_deployment(
+    store: ScalingStore, kept: Kept
+) -> None:
+    assert kept.deployment == replace(ASKED, id=kept.deployment.id)
+    with pytest.raises(CodedError) as caught:
+        await store.create(replace(ASKED, id=Uuid7Source().next_text()), now=NOW)
+    assert caught.value.code is ErrorCode.ALREADY_EXISTS
+    changed = await store.update(replace(kept.deployment, max_nodes=9), revision=1, now=NOW)
+    assert (changed.deployment.max_nodes, changed.deployment.revision) == (9, 2)
+    with pytest.raises(CodedError) as caught:
+        await store.update(kept.deployment, revision=1, now=NOW)
+    assert caught.value.code is ErrorCode.CONFLICT
+
+
+async def test_whoever_lost_the_lease_or_decided_for_another_revision_launches_nothing(
+    store: ScalingStore, kept: Kept
+) -> None:
+    first = await store.lead(epoch=0, now=NOW, lease_s=15)
+    assert await store.lead(epoch=0, now=NOW, lease_s=15) == 0, "two decide at once"
+    second = await store.lead(epoch=0, now=NOW + timedelta(seconds=16), lease_s=15)
+    assert second > first
+    assert not await store.carry_out(decided(kept, launches=1), epoch=first)
+    await store.update(kept.deployment, revision=0, now=NOW)
+    assert not await store.carry_out(decided(kept, launches=1), epoch=second)
+    assert (await store.world(now=NOW)).machines == ()
+    assert await store.decisions(kept.deployment.id, before=0, limit=10) == []
+
+
+async def test_decision_its_machines_and_its_events_come_together_and_stay(
+    store: ScalingStore, pool: Pool, kept: Kept
+) -> None:
+    epoch = await store.lead(epoch=0, now=NOW, lease_s=15)
+    assert await store.carry_out(decided(kept, launches=2), epoch=epoch)
+    world = await store.world(now=NOW)
+    assert [machine.instance.hourly_price_picodollars for machine in world.machines] == [5, 5]
+    one, other = (machine.instance.id for machine in world.machines)
+    (row,) = await store.decisions(kept.deployment.id, before=0, limit=10)
+    assert {launch["instance_id"] for launch in row.body["launches"]} == {one, other}
+
+    assert await store.carry_out(decided(kept, launches=1, ends=(one,), replaces=other), epoch=epoch)
+    assert await store.carry_out(decided(kept, ends=(one,)), epoch=epoch), "an end that is under way is no fault"
+    events = await store.events(after=0, limit=10)
+    assert [event.kind for event in events] == ["scale_up", "scale_up", "replacement_requested", "scale_down"]
+    states = {machine.instance.id: machine.instance.state for machine in (await store.world(now=NOW)).machines}
+    assert states[one] == "terminating"
+    for table in ("decisions", "events"):
+        with pytest.raises(psycopg.errors.RaiseException):
+            async with transaction(pool) as connection:
+                await connection.execute(f"DELETE FROM {table}")  # type: ignore[arg-type]
+
+
+async def test_dry_run_writes_down_and_launches_nothing(store: ScalingStore, kept: Kept) -> None:
+    epoch = await store.lead(epoch=0, now=NOW, lease_s=15)
+    assert await store.carry_out(decided(kept, launches=2, act=False), epoch=epoch)
+    assert (await store.world(now=NOW)).machines == ()
+    (row,) = await store.decisions(kept.deployment.id, before=0, limit=10)
+    assert row.body["dry_run"]
+
+
+async def test_failed_launches_and_lost_machines_are_remembered_by_place(
+    store: ScalingStore, pool: Pool, pg_url: str, kept: Kept
+) -> None:
+    epoch = await store.lead(epoch=0, now=NOW, lease_s=15)
+    assert await store.carry_out(decided(kept, launches=2), epoch=epoch)
+    jobs = PostgresStore(pool, dsn=pg_url)
+    failing, going = (
+        await jobs.claim(now=NOW + timedelta(seconds=1), lease_s=30),
+        await jobs.claim(now=NOW + timedelta(seconds=1), lease_s=30),
+    )
+    assert failing is not None
+    assert going is not None
+    assert await jobs.end(going, price_picodollars=0, now=NOW + timedelta(seconds=40))
+    assert await jobs.lose(going.instance.id, now=NOW + timedelta(hours=1))
+    assert await jobs.give_up(failing, "no room", now=NOW + timedelta(seconds=50))
+    again = await jobs.claim(now=NOW + timedelta(seconds=60), lease_s=30)
+    assert again is not None
+    assert await jobs.end(again, price_picodollars=0, now=NOW + timedelta(seconds=60))
+
+    world = await store.world(now=NOW + timedelta(minutes=5))
+    attempts = world.attempts[kept.deployment.id]
+    assert (attempts.failed_in_a_row, attempts.start_s) == (1, 40)
+    assert attempts.failing_places == {"local/r/any"}
+    assert world.lived["local/r/any"].taken == 1
+    assert [event.kind for event in await store.events(after=2, limit=10)] == ["node_lost", "launch_failed"]
+
+
+async def test_requests_that_wait_are_forgotten_when_nobody_repeats_them(store: ScalingStore, kept: Kept) -> None:
+    held = await store.hold(model="m", region="", reporter="w", waiting=3, now=NOW, until=NOW + timedelta(seconds=5))
+    assert held is not None
+    assert (await store.world(now=NOW)).waiting == {kept.deployment.id: 3}
+    assert (await store.world(now=NOW + timedelta(seconds=6))).waiting == {}
+    assert await store.hold(model="x", region="", reporter="w", waiting=1, now=NOW, until=NOW) is None
+
+
+async def test_end_of_a_deployment_ends_its_machines(store: ScalingStore, kept: Kept) -> None:
+    epoch = await store.lead(epoch=0, now=NOW, lease_s=15)
+    assert await store.carry_out(decided(kept, launches=2), epoch=epoch)
+    for _ in range(2):
+        await store.end(kept.deployment.id, now=NOW)
+    assert {machine.instance.state for machine in (await store.world(now=NOW)).machines} == {"terminating"}
+    assert not await store.carry_out(decided(kept, launches=1), epoch=epoch)
+    assert await store.deployments() == []
