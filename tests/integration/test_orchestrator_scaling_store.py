@@ -116,7 +116,7 @@ async def test_decision_its_machines_and_its_events_come_together_and_stay(
     for table in ("decisions", "events"):
         with pytest.raises(psycopg.errors.RaiseException):
             async with transaction(pool) as connection:
-                await connection.execute(f"DELETE FROM {table}")  # type: ignore[arg-type]
+                await connection.execute(f"DELETE FROM {table}")
 
 
 async def test_dry_run_writes_down_and_launches_nothing(store: ScalingStore, kept: Kept) -> None:
