@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,14 @@ import pytest
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
-from crosslogic_dev.ports import is_free
 from crosslogic_dev.suite import Suite
 from tests.e2e.conftest import simulated
 from tests.fakes.e2e_load import Load, Seen, running, wait_for
 from tests.fakes.e2e_nodes import JoinedNode, descendants, fleet, joined, node_of, operator
+from tests.fakes.e2e_ports import two_free_ports
 
 ACTIVE, DRAINING, DEAD = pb.NODE_STATUS_ACTIVE, pb.NODE_STATUS_DRAINING, pb.NODE_STATUS_DEAD
 WORKERS = 2
-
-
-def two_free_ports() -> int:
-    """The first of two free ports beside each other, where no suite looks for its own."""
-    while True:
-        port = random.randrange(12_000, 19_000)
-        if is_free(port) and is_free(port + 1):
-            return port
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from crosslogic_dev.ports import free_port
 
 
 class Prometheus:
-    """`with Prometheus(binary, folder, targets, rules) as prometheus:` scrapes them every second."""
+    """`with Prometheus(binary, folder, targets, rules) as prometheus:` scrapes them every two seconds."""
 
     def __init__(
         self, binary: Path, folder: Path, targets: Mapping[str, Sequence[str]], rules: Mapping[str, Any]
@@ -34,7 +34,7 @@ class Prometheus:
     def __enter__(self) -> Self:
         (self._folder / "rules.yaml").write_text(yaml.safe_dump(dict(self._rules)))
         config = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"},
             "rule_files": ["rules.yaml"],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": list(targets)}]}
@@ -79,6 +79,10 @@ class Prometheus:
     def value(self, promql: str) -> float:
         """The sum of its series."""
         return sum(float(each["value"][1]) for each in self.query(promql))
+
+    def labels_of(self, metric: str) -> set[str]:
+        """The names of the labels that any of the metric's series has had."""
+        return set(self._get("labels", **{"match[]": metric})["data"])
 
     def values_of(self, label: str, metric: str) -> list[str]:
         """The label's values on the metric's series."""
