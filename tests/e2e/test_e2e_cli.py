@@ -66,7 +66,7 @@ def test_what_a_node_logged_is_read_by_an_operator(suite: Suite, tmp_path: Path)
     def shipped() -> bool:
         shown = crosslogic(suite, "nodes", "logs", node, "--source", "agent", home=tmp_path)
         assert shown.returncode == 0, shown.stderr
-        return '"event": "engine ready"' in shown.stdout
+        return '"service": "node_agent"' in shown.stdout
 
     assert wait_until(shipped, timeout_s=30)
 

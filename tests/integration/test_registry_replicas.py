@@ -22,6 +22,7 @@ from crosslogic_dev.redis import start_redis
 from crosslogic_dev.run_dir import RunDir
 from crosslogic_registry.fleet import RESUME_DOUBT_S
 from crosslogic_registry.leases import RedisLeases, lease_key
+from crosslogic_registry.node_logs import KEPT_LINES, MAX_LINES
 from tests.fakes.registry_suite import RegistrySuite, watching
 from tests.fakes.registry_world import heartbeat
 
@@ -70,6 +71,14 @@ async def test_what_a_node_logs_at_one_replica_is_read_at_the_other(suite: Regis
             assert answer.dropped == 2
             grave = pb.ListNodeLogsRequest(node_id=node.id, least_level=pb.LOG_LEVEL_WARNING)
             assert [line.text for line in (await reader.ListNodeLogs(grave)).lines] == [f"engine {n}" for n in range(3)]
+            chatty = heartbeat()
+            chatty.logs.lines.extend(pb.NodeLogLine(text=str(number)) for number in range(MAX_LINES))
+            for _ in range(-(-KEPT_LINES // MAX_LINES) + 1):
+                await stream.write(chatty)
+                await stream.read()
+            async with asyncio.timeout(5):
+                while len((answer := await reader.ListNodeLogs(all_of_it)).lines) != KEPT_LINES or answer.dropped:
+                    await asyncio.sleep(0.01)
             since = pb.ListNodeLogsRequest(node_id=node.id, cursor=answer.cursor)
             assert not (await reader.ListNodeLogs(since)).lines
         with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -1,15 +1,15 @@
 """What agents ship of their logs: taken without waiting, kept in Redis for a while, read through any replica.
 
-`registry:logs:{id}` is a Redis stream with an entry for each batch, a serialised NodeLogs. A node keeps its last
-`KEPT_BATCHES`, whatever it ships: a chatty one pushes out its own lines and nobody else's. While Redis is away lines
-are lost and counted; heartbeats do not wait for it.
+`registry:logs:{id}` is a Redis stream with an entry for each line: a serialised NodeLogLine, and what the agent had
+dropped by then. A node keeps its last `KEPT_LINES`, whatever it ships: a chatty one pushes out its own lines and nobody
+else's. While Redis is away lines are lost and counted; heartbeats do not wait for it.
 """
 
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import cast
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, cast
 
 from google.protobuf.message import DecodeError
 from redis.asyncio import Redis
@@ -26,13 +26,13 @@ MAX_LINES = 128
 MAX_LINE_BYTES = 2_048
 MAX_BATCH_BYTES = 16_384
 """Of the text of one batch."""
-KEPT_BATCHES = 8
-"""Of one node: at most 128 KiB."""
+KEPT_LINES = 256
+"""Of one node: about 64 KiB, and 512 KiB if each were as long as a line may be."""
 KEPT_MS = 86_400_000
 MAX_WAITING = 1_024
 """Batches on their way to Redis."""
-_BATCHES_A_TRIP = 64
-_FIELD = b"b"
+_BATCHES_A_TRIP = 4
+_LINE, _DROPPED = b"line", b"dropped"
 _CURSOR = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 
 
@@ -48,7 +48,7 @@ class NodeLogs:
         """Without Redis nothing is kept."""
         self._redis = redis
         self._observations = observations
-        self._waiting: asyncio.Queue[tuple[str, bytes, int]] = asyncio.Queue(MAX_WAITING)
+        self._waiting: asyncio.Queue[tuple[str, pb.NodeLogs]] = asyncio.Queue(MAX_WAITING)
         self._log = get_logger(__name__)
 
     @contextlib.asynccontextmanager
@@ -68,7 +68,7 @@ class NodeLogs:
         if cut := len(logs.lines) - len(kept.lines):
             self._drop(cut)
         try:
-            self._waiting.put_nowait((node_id, kept.SerializeToString(), len(kept.lines)))
+            self._waiting.put_nowait((node_id, kept))
         except asyncio.QueueFull:
             self._drop(len(kept.lines))
 
@@ -91,10 +91,11 @@ class NodeLogs:
         answer = pb.ListNodeLogsResponse(cursor=cursor)
         for entry_id, fields in entries:
             answer.cursor = entry_id.decode()
-            with contextlib.suppress(DecodeError):
-                batch = pb.NodeLogs.FromString(fields.get(_FIELD, b""))
-                answer.dropped = batch.dropped
-                answer.lines.extend(_wanted(batch.lines, least_level, source))
+            with contextlib.suppress(DecodeError, ValueError):
+                answer.dropped = int(fields.get(_DROPPED, b"0"))
+                line = pb.NodeLogLine.FromString(fields.get(_LINE, b""))
+                if line.level >= least_level and source in (pb.LOG_SOURCE_UNSPECIFIED, line.source):
+                    answer.lines.append(line)
         return answer
 
     async def _write_forever(self) -> None:
@@ -105,16 +106,18 @@ class NodeLogs:
             try:
                 await self._write(batches)
             except (RedisError, OSError) as error:
-                self._drop(sum(lines for _, _, lines in batches))
+                self._drop(sum(len(logs.lines) for _, logs in batches))
                 self._log.warning("log lines of nodes not kept", batches=len(batches), reason=str(error))
 
-    async def _write(self, batches: Iterable[tuple[str, bytes, int]]) -> None:
+    async def _write(self, batches: Iterable[tuple[str, pb.NodeLogs]]) -> None:
         if self._redis is None:
             return
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for node_id, batch, _ in batches:
+            for node_id, logs in batches:
                 key = logs_key(node_id)
-                pipeline.xadd(key, {_FIELD: batch}, maxlen=KEPT_BATCHES, approximate=False)
+                for line in logs.lines:
+                    entry: dict[Any, Any] = {_LINE: line.SerializeToString(), _DROPPED: logs.dropped}
+                    pipeline.xadd(key, entry, maxlen=KEPT_LINES, approximate=False)
                 pipeline.pexpire(key, KEPT_MS)
             await pipeline.execute()
 
@@ -138,9 +141,3 @@ def fit_to_keep(logs: pb.NodeLogs) -> pb.NodeLogs:
         added.time.seconds = min(max(line.time.seconds, 0), 253_402_300_799)  # the last second that a Timestamp has
         added.time.nanos = min(max(line.time.nanos, 0), 999_999_999)
     return kept
-
-
-def _wanted(
-    lines: Iterable[pb.NodeLogLine], least_level: "pb.LogLevel.ValueType", source: "pb.LogSource.ValueType"
-) -> Iterator[pb.NodeLogLine]:
-    return (line for line in lines if line.level >= least_level and source in (pb.LOG_SOURCE_UNSPECIFIED, line.source))

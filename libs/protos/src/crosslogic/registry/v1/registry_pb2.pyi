@@ -1672,7 +1672,7 @@ Global___ListNodeLogsRequest: _TypeAlias = ListNodeLogsRequest  # noqa: Y015
 
 @_typing.final
 class ListNodeLogsResponse(_message.Message):
-    """The end of a node's logs: about the last 128 KiB, of the last 24 hours."""
+    """The end of a node's logs: the last 256 lines, of the last 24 hours."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
