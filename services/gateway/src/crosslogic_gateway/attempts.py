@@ -15,6 +15,7 @@ from crosslogic_common.logs import get_logger
 from crosslogic_common.seal import Sealer
 from crosslogic_gateway.affinity import Hinter
 from crosslogic_gateway.answers import Answer, StreamedAnswer, WholeAnswer
+from crosslogic_gateway.cold_starts import ColdStarts
 from crosslogic_gateway.domain import Route
 from crosslogic_gateway.engine_errors import client_error, error_event
 from crosslogic_gateway.failover import (
@@ -71,6 +72,7 @@ class Attempts:
         serving: ServingMetrics,
         policy: FailoverPolicy | None = None,
         hedged_models: frozenset[str] = frozenset(),
+        cold_starts: ColdStarts | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         """`hedged_models` are names of the catalogue, `*` for all; `now_us` is the wall clock in microseconds."""
@@ -85,6 +87,7 @@ class Attempts:
         self._first_byte_timeout_ms = round(timeouts.first_byte_s * 1000)
         self._idle_timeout_ms = round(timeouts.idle_s * 1000)
         self._policy = policy or FailoverPolicy()
+        self._cold_starts = cold_starts
         self._loop = asyncio.get_running_loop()
         self._budget = RetryBudget(self._policy, began_at=self._loop.time())
         self._hedging = Hedging(hedged_models)
@@ -118,11 +121,14 @@ class Attempts:
             try:
                 route = await self._pick(run, unreached)
             except CodedError as error:
-                if error.code is not ErrorCode.NO_CAPACITY or not unreached or waits >= MAX_ATTEMPTS:
+                if error.code is not ErrorCode.NO_CAPACITY or waits >= MAX_ATTEMPTS:
                     raise
                 waits += 1
-                route = await self._first_back(unreached, error)
-                unreached.remove(route)
+                if unreached:
+                    route = await self._first_back(unreached, error)
+                    unreached.remove(route)
+                else:
+                    route = await self._cold_start(run, error)
             try:
                 attempt = self._open(run, route)
                 if len(run.tried) == 1 and run.job.body.stream and self._hedging.wanted(run.job.model.name):
@@ -135,6 +141,18 @@ class Attempts:
                     if len(unreached) >= MAX_UNREACHED:
                         raise failed.error from None
                     unreached.append(route)
+
+    async def _cold_start(self, run: Run, error: CodedError) -> Route:
+        """A node that is launched for the request. Raises `error` where there is none in time."""
+        if self._cold_starts is None or run.tried:
+            raise error
+        job = run.job
+        route = await self._cold_starts.wait(
+            model=job.model.name, region=job.principal.region, refused=error, pick=lambda: self._pick(run, [])
+        )
+        # What it waited is no time that a node took.
+        run.deadline = self._loop.time() + self._policy.window_s
+        return route
 
     async def _first_back(self, unreached: list[Route], error: CodedError) -> Route:
         """The first of nodes that could not be reached to be so again: the scheduler knows them to live.

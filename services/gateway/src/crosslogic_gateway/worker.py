@@ -6,13 +6,16 @@ import gc
 import random
 import time
 from collections.abc import AsyncIterator
+from typing import cast
+from uuid import uuid4
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
 
 from crosslogic.accountant.v1 import accountant_pb2 as accountant_pb
+from crosslogic.orchestrator.v1 import deployments_pb2_grpc as deployments_rpc
 from crosslogic.scheduler.v1 import scheduler_pb2 as scheduler_pb
-from crosslogic_common.clock import SystemClock
+from crosslogic_common.clock import Clock, SystemClock
 from crosslogic_common.grpc_server import StartError
 from crosslogic_common.h2 import H2Stream, H2Target
 from crosslogic_common.ids import Uuid7Source
@@ -33,6 +36,7 @@ from crosslogic_gateway.admission.wiring import AdmissionOptions, RunningAdmissi
 from crosslogic_gateway.app import AppDeps, Readiness, make_app
 from crosslogic_gateway.attempts import Attempts
 from crosslogic_gateway.catalogue import Catalogue
+from crosslogic_gateway.cold_starts import ColdStarts, Deployments
 from crosslogic_gateway.edge import Edge, EdgePolicy
 from crosslogic_gateway.failover import FailoverPolicy
 from crosslogic_gateway.fleet_ties import running_relays
@@ -137,6 +141,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 budget_least=settings.retry_budget_min,
             ),
             hedged_models=frozenset(settings.hedged_models),
+            cold_starts=_cold_starts(settings, channels, clock=clock),
         )
         attempts.counts.register(metrics.registry)
         hard_budgets = HardBudgets()
@@ -302,6 +307,20 @@ def _readiness(
             "admission": admission.away,
             "watch_budgets": budgets.lost,
         },
+    )
+
+
+def _cold_starts(settings: GatewaySettings, channels: Channels, *, clock: Clock) -> ColdStarts | None:
+    """None: nobody launches machines."""
+    if not settings.orchestrator_target:
+        return None
+    return ColdStarts(
+        deployments=lambda: cast(
+            "Deployments",
+            deployments_rpc.DeploymentServiceStub(channels.service("orchestrator", settings.orchestrator_target)),
+        ),
+        reporter=uuid4().hex,
+        monotonic=clock.monotonic,
     )
 
 
