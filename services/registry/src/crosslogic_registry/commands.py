@@ -1,7 +1,7 @@
 """Commands for nodes on their way, and who waits for what comes of them."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
@@ -16,18 +16,23 @@ MAX_LOCATION_CHARS = 2_048
 _SHA256_BYTES, _SIGNATURE_BYTES = 32, 64
 
 
-class NodeCommands:
-    """Hands commands to nodes whose streams end here."""
+AskOthers = Callable[[str, str, pb.NodeCommand, int], Awaitable[pb.NodeCommandOutcome]]
 
-    def __init__(self, *, fleet: Fleet, ids: Uuid7Source) -> None:
+
+class NodeCommands:
+    """Hands commands to nodes whose streams end here, and to other replicas those for nodes whose do not."""
+
+    def __init__(self, *, fleet: Fleet, ids: Uuid7Source, ask_others: AskOthers | None = None) -> None:
+        """`ask_others` has another replica carry a command out, by its id, node, command and timeout in seconds."""
         self._fleet = fleet
+        self._ask_others = ask_others
         self._ids = ids
         self._waiting: dict[tuple[str, str], asyncio.Future[pb.NodeCommandOutcome]] = {}
 
     async def command(self, node_id: str, command: pb.NodeCommand, timeout_s: int) -> pb.NodeCommandOutcome:
         """Has a node carry a command out; what came of it.
 
-        Raises NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (its stream does not end here), OVERLOADED, TIMEOUT.
+        Raises NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (its stream ends at no replica), OVERLOADED, TIMEOUT.
         """
         check_command(command)
         if timeout_s > MAX_TIMEOUT_S:
@@ -36,7 +41,15 @@ class NodeCommands:
             )
         if len(self._waiting) >= MAX_WAITING:
             raise CodedError(ErrorCode.OVERLOADED, "Too many commands are under way.")
-        session = (await self._fleet.member(node_id)).session
+        timeout_s = timeout_s or DEFAULT_TIMEOUT_S
+        if (await self._fleet.member(node_id)).session is None and self._ask_others is not None:
+            return await self._ask_others(str(self._ids.next()), node_id, command, timeout_s)
+        return await self.carry_out(node_id, command, timeout_s)
+
+    async def carry_out(self, node_id: str, command: pb.NodeCommand, timeout_s: int) -> pb.NodeCommandOutcome:
+        """The same for a node whose stream ends here. Raises UNAVAILABLE (it does not), OVERLOADED, TIMEOUT."""
+        member = self._fleet.known(node_id)
+        session = None if member is None else member.session
         if session is None:
             raise CodedError(ErrorCode.UNAVAILABLE, "The node's stream does not end at this replica.")
         sent = pb.NodeCommand()
@@ -46,7 +59,7 @@ class NodeCommands:
         self._waiting[node_id, sent.id] = outcome
         try:
             session.order(sent)
-            return await asyncio.wait_for(outcome, timeout_s or DEFAULT_TIMEOUT_S)
+            return await asyncio.wait_for(outcome, timeout_s)
         except TimeoutError:
             raise CodedError(ErrorCode.TIMEOUT, "The node has not said what came of it.") from None
         finally:

@@ -28,6 +28,8 @@ from crosslogic_model_store.place import Place
 from crosslogic_registry.catalogue import Catalogue
 from crosslogic_registry.certificates import NodeCertificates
 from crosslogic_registry.change_log import ChangeLog
+from crosslogic_registry.command_relay import CommandRelay
+from crosslogic_registry.command_store import PostgresCommands
 from crosslogic_registry.commands import NodeCommands
 from crosslogic_registry.domain import Silence
 from crosslogic_registry.fleet import Fleet
@@ -141,6 +143,9 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             clock=SystemClock(),
             heartbeat_s=settings.heartbeat_interval_ms / 1000,
         )
+        relay = CommandRelay(store=PostgresCommands(pool), fleet=fleet, dsn=dsn, origin=origin)
+        commands = NodeCommands(fleet=fleet, ids=ids, ask_others=relay.ask)
+        await stack.enter_async_context(relay.running(commands.carry_out))
         gateways.also = upgrades.observed
         await stack.enter_async_context(upgrades.running())
         metrics.registry.register(NodeMetricsCollector(fleet))
@@ -176,7 +181,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         await stack.enter_async_context(Prober(silence=silence, probe=GrpcProbe(channels)).running())
         servicer = RegistryServicer(
             fleet=fleet,
-            commands=NodeCommands(fleet=fleet, ids=ids),
+            commands=commands,
             gateways=gateways,
             logs=logs,
             lives=PostgresLives(pool),
