@@ -377,3 +377,24 @@ def test_silent_nodes_that_gateways_found_dead_relieve_nobody() -> None:
     for number in (2, 3):
         made.fails(f"n{number}", 5)
     assert set(made.picks(count=60)) <= {"n0", "n1", "n4"}
+
+
+@pytest.mark.parametrize("strategy", [each for each in pb.PickStrategy.values() if each])
+def test_a_node_that_is_not_well_gets_less_and_never_nothing(strategy: pb.PickStrategy.ValueType) -> None:
+    made = World()
+    made.tell_all(*(told_node(f"well-{number}") for number in range(3)), told_node("ailing", health=60))
+    made.catalogue(pb.Deployment(strategy=strategy))
+    picked: Counter[str] = Counter()
+    for beat in range(2, 62):
+        for _ in range(20):
+            picked[made.pick(keep=True).id] += 1
+        made.tell_all(
+            *(told_node(f"well-{number}", beat=beat) for number in range(3)), told_node("ailing", health=60, beat=beat)
+        )
+    assert 0 < picked["ailing"] < 0.9 * min(picked[f"well-{number}"] for number in range(3))
+
+
+def test_a_node_whose_health_the_registry_does_not_tell_counts_as_well() -> None:
+    made = World()
+    made.tell_all(told_node("told"), told_node("untold", health=0))
+    assert min(made.picks(count=200).values()) > 60

@@ -55,6 +55,10 @@ class NodeState:
     """Its cloud says that it may take the machine soon, or the registry finds it unwell."""
     ejected: bool = False
     """It failed or lagged, by what gateways saw."""
+    handicap: float = 0.0
+    """What its health adds to its load wherever nodes are compared: 0 for one that is well."""
+    turns_lost: float = 0.0
+    """Part of a turn that it has lost for its health, round robin."""
     delivered: float = 0.0
     """Tokens per second that it generates over the most it can, by its last heartbeat."""
     connections: int = 0

@@ -246,6 +246,7 @@ class FleetView:
                     self._ejections.came_back(fresh)
             self._nodes[node.id] = known = fresh
             self._index.add(known)
+        known.handicap = policy.handicap(node.health_score)
         heartbeat_ns = node.last_heartbeat_time.ToNanoseconds()
         if heartbeat_ns and heartbeat_ns == known.heartbeat_ns:
             # No news of its load (a lost stream, a snapshot after a reconnect): what was sent to it still counts.

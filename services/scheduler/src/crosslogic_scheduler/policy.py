@@ -20,6 +20,11 @@ READING_WEIGHT = 4.0
 matters, 0 doubles the time to the first token."""
 UNWELL_BELOW = 40
 """Health score (registry.v1.Node) below which a node is spared: half of its calls fail, say, or it falls silent."""
+WELL_FROM = 90
+"""Health score from which nodes count as equally well: one restart of the engine, say, is no reason to idle."""
+HEALTH_WEIGHT = 0.5
+"""What a node of health score 0 would seem more loaded than it is. One that is hot (80 points) gets what others would
+get only at a load higher by 5 %; one below `UNWELL_BELOW` is spared altogether."""
 HEARTBEAT_S = 5.0
 """How often nodes tell of themselves: as long a request of one's own counts, unless its end is told before."""
 ASSUMED_STREAMS = 64
@@ -73,9 +78,9 @@ def pick_one(pool: Pool, excluded: Collection[str], draw: Callable[[], float], n
 
 
 def cost(node: NodeState, now: float) -> float:
-    """How bad it is to send one more request to a node: its load then, and how long the prompt waits to be read."""
+    """How bad it is to send one more request to a node: its load then, its health, how long the prompt has to wait."""
     wait_s = node.reads_until - now
-    return node.load + node.step + (READING_WEIGHT * wait_s if wait_s > 0.0 else 0.0)
+    return node.load + node.step + node.handicap + (READING_WEIGHT * wait_s if wait_s > 0.0 else 0.0)
 
 
 def _drawn(pool: Pool, size: int, draw: Callable[[], float]) -> NodeState:
@@ -106,6 +111,16 @@ def _least(
 def is_unwell(health_score: int) -> bool:
     """Whether a node's score, 1 to 100, is so low that others are better. 0: the registry gives none."""
     return 0 < health_score < UNWELL_BELOW
+
+
+def handicap(health_score: int) -> float:
+    """What a node's score, 1 to 100, adds to its load. 0: the registry gives none, which is no sign."""
+    return HEALTH_WEIGHT * (WELL_FROM - health_score) / WELL_FROM if 0 < health_score < WELL_FROM else 0.0
+
+
+def ailing(node: NodeState) -> float:
+    """By how much a node's requests or times count more for its health; 1 for one that is well."""
+    return 1.0 + node.handicap / HEALTH_WEIGHT
 
 
 def sane(figure: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from crosslogic_common.prefix_blocks import BLOCK_ENDS, BYTES_A_TOKEN
 from crosslogic_scheduler.domain import NodeState, Question, Strategy
-from crosslogic_scheduler.policy import READING_WEIGHT, SMALL_POOL, cost, pick_one
+from crosslogic_scheduler.policy import HEALTH_WEIGHT, READING_WEIGHT, SMALL_POOL, ailing, cost, pick_one
 from crosslogic_scheduler.pool import Pool
 from crosslogic_scheduler.prefixes import PrefixIndex
 
@@ -48,7 +48,7 @@ def for_session(pool: Pool, key: int, excluded: Collection[str], now: float) -> 
     for node in pool.ring().from_key(key):
         if node.id in excluded:
             continue
-        if node.load + node.step <= FULL and node.reads_until <= now + SESSION_WAIT_S:
+        if node.load + node.step + node.handicap <= FULL and node.reads_until <= now + SESSION_WAIT_S:
             return node
         if least is None or cost(node, now) < cost(least, now):
             least = node
@@ -59,14 +59,22 @@ def for_session(pool: Pool, key: int, excluded: Collection[str], now: float) -> 
 
 
 def in_turn(pool: Pool, excluded: Collection[str]) -> NodeState | None:
-    """The node whose turn it is."""
+    """The node whose turn it is. One that is not well loses turns: a third of them at a score of 60."""
     nodes = pool.nodes
+    passed_over: NodeState | None = None
     for _ in range(len(nodes)):
         pool.turn = (pool.turn + 1) % len(nodes)
         node = nodes[pool.turn]
-        if node.id not in excluded:
-            return node
-    return None
+        if node.id in excluded:
+            continue
+        if node.handicap:
+            node.turns_lost += node.handicap / HEALTH_WEIGHT
+            if node.turns_lost >= 1.0:
+                node.turns_lost -= 1.0
+                passed_over = passed_over or node
+                continue
+        return node
+    return passed_over
 
 
 def by_prefix(
@@ -127,7 +135,7 @@ def _least(pool: Pool, excluded: Collection[str], draw: Draw, better: Better) ->
 
 
 def _fewer_connections(left: NodeState, right: NodeState) -> bool:
-    return left.connections < right.connections
+    return (left.connections + 1) * ailing(left) < (right.connections + 1) * ailing(right)
 
 
 def _sooner_answered(left: NodeState, right: NodeState) -> bool:
@@ -137,5 +145,7 @@ def _sooner_answered(left: NodeState, right: NodeState) -> bool:
     compared by its requests.
     """
     if left.latency_us and right.latency_us:
-        return left.latency_us * (left.connections + 1) < right.latency_us * (right.connections + 1)
-    return left.connections < right.connections
+        return left.latency_us * (left.connections + 1) * ailing(left) < (
+            right.latency_us * (right.connections + 1) * ailing(right)
+        )
+    return _fewer_connections(left, right)
