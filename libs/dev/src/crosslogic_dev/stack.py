@@ -216,9 +216,15 @@ class Stack:
         said_at = begin
         plan, timeout_s = topology.plan, topology.engine.start_timeout_s
         missing = {plan.target(f"node_agent-{number}"): f"node_agent-{number}" for number in plan.node_numbers}
+        tunnels: set[str] = set()
         while True:
             for node in _active_nodes(client, plan):
-                name = missing.pop(node.facts.address, None)
+                # A node behind a tunnel has no address: which of them it is does not matter.
+                if node.facts.tunnel and missing and node.id not in tunnels:
+                    tunnels.add(node.id)
+                    name: str | None = missing.pop(next(iter(missing)))
+                else:
+                    name = missing.pop(node.facts.address, None)
                 if name is not None and name in self._started:
                     self._progress(f"{name} is active: {node.facts.max_tokens_per_sec:.0f} tokens/s measured")
             if not missing:
