@@ -17,7 +17,8 @@ MAX_AHEAD_MS = 86_400_000
 """Requests from further ahead are refused: no gateway's clock is that wrong, and partitions are made in time."""
 
 _MONTH_NAME = re.compile(r"usage_records_(?P<year>[0-9]{4})_(?P<month>[0-9]{2})")
-_CHARGED = frozenset({Outcome.SUCCEEDED, Outcome.CLIENT_DISCONNECTED})
+# Plain numbers: they hash in a tenth of an enum's time, and this is asked of every record.
+_CHARGED = frozenset({int(Outcome.SUCCEEDED), int(Outcome.CLIENT_DISCONNECTED)})
 
 
 def cost_picodollars(

@@ -11,9 +11,12 @@ Item_contra = TypeVar("Item_contra", contravariant=True)
 Done = TypeVar("Done")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PreparedRecord:
-    """A record and its row, packed when it was read, so that a record that cannot be packed spoils no batch."""
+    """A record and its row, packed when it was read, so that a record that cannot be packed spoils no batch.
+
+    Not frozen, as in domain.py: one is made for every record. Nobody changes one.
+    """
 
     record: UsageRecord
     row: bytes
