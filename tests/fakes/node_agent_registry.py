@@ -111,7 +111,7 @@ class FakeRegistry(rpc.RegistryServiceServicer, rpc.NodeJoinServiceServicer):
         raise AssertionError("no node calls this")
 
     CreateJoinToken = CreateModel = DrainNode = ListModels = ListNodes = _elsewhere
-    ResumeNode = CommandNode = ListNodeEvents = ReplaceDeployments = _elsewhere
+    ResumeNode = CommandNode = ListNodeEvents = ListNodeLives = ListNodeLogs = ReplaceDeployments = _elsewhere
     WatchModels = WatchNodes = GatewayStream = _elsewhere  # type: ignore[assignment]  # nor these, which would yield
 
     def issue(self, csr_der: bytes) -> bytes:
