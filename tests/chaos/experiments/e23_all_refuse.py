@@ -14,13 +14,22 @@ WINDOW_S = 10.0
 RECOVERED_WITHIN_S = 30.0
 
 
+async def _earlier_traffic_is_forgotten(world: World) -> None:
+    """What was served before allows retries too, for one window after the first of them."""
+    for pause_s in (WINDOW_S, 0.0):
+        asked = await world.client.ask(world.a_request(0, max_tokens=2))
+        assert not asked.complete
+        await asyncio.sleep(pause_s)
+
+
 async def run(world: World) -> None:
     """A steady stream of requests; afterwards one at a time until twenty in a row succeed."""
     seconds = SECONDS * world.size
     count = world.scaled(SECONDS * A_SECOND, least=20)
-    before = world.gateway_metric("crosslogic_node_attempts")
     await asyncio.to_thread(world.set_faults, {"status": 503})
     try:
+        await _earlier_traffic_is_forgotten(world)
+        before = world.gateway_metric("crosslogic_node_attempts")
         asked = [world.a_request(number, max_tokens=4) for number in range(count)]
         await asyncio.gather(
             *(world.client.ask(each, after_s=seconds * number / count) for number, each in enumerate(asked))
