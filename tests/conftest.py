@@ -1,1 +1,7 @@
 """What every test may use."""
+
+import os
+
+# Tests fork children that change their user while gRPC's threads run in this process. With its fork handlers on, such a
+# child dies of a segmentation fault before it becomes what it was started for. Read when gRPC is first used.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
