@@ -209,14 +209,18 @@ def traffic(suite: Suite, prometheus: Prometheus) -> Traffic:
     return made
 
 
-def test_every_metric_that_operators_were_promised_is_there(prometheus: Prometheus, traffic: Traffic) -> None:
+def test_every_metric_that_operators_were_promised_is_there(
+    suite: Suite, prometheus: Prometheus, traffic: Traffic
+) -> None:
     missing = set(ASKED_FOR)
 
     def complete() -> bool:
+        # Rates need requests between two scrapes, whenever a worker was first seen.
+        assert ask(suite, traffic) == 200
         missing.difference_update({name for name in missing if prometheus.query(f"{{__name__='{name}'}}")})
         return not missing
 
-    assert wait_until(complete, timeout_s=60), missing
+    assert wait_until(complete, timeout_s=90, poll_s=0.5), missing
     for name, labels in LABELS.items():
         seen = prometheus.labels_of(name)
         assert seen - {"__name__", "job", "instance"} == labels, name
