@@ -12,6 +12,7 @@ import msgspec
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.metrics import Metrics
 from crosslogic_node_agent.assembly import AnswerTemplates
+from crosslogic_node_agent.continuation import unpacked
 from crosslogic_node_agent.domain import Ending, EngineAddress, TokenCount
 from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.metrics import AgentMetrics
@@ -56,6 +57,9 @@ class Received:
     @property
     def head(self) -> pb.RelayHead:
         return self.frames[0].head
+
+    def tokens(self) -> list[int]:
+        return [token for frame in self.frames for token in unpacked(frame.ids)]
 
     def events(self) -> list[dict[str, Any]]:
         lines = [event.partition(b"data: ")[2] for event in self.data.split(b"\n\n")]

@@ -22,6 +22,10 @@ from tests.fakes.node_agent_bench import MODEL, Bench, bench, relay_open
 from tests.fakes.node_agent_engine import FakeEngine
 
 
+AT_ONCE_S = 1.0
+"""Milliseconds on an idle machine, a few hundred on a loaded one; not the seconds of a timeout."""
+
+
 @pytest.fixture
 async def engine() -> AsyncIterator[FakeEngine]:
     async with FakeEngine() as engine:
@@ -49,7 +53,7 @@ async def test_a_stream_reaches_the_client_without_what_only_accounting_asked_fo
     assert answer.data.endswith(b"data: [DONE]\n\n")
     assert answer.head.status == 200
     assert unpacked(answer.head.prompt_ids) == [1, 2, 3]
-    assert [id_ for frame in answer.frames for id_ in unpacked(frame.ids)] == [101, 102, 103]
+    assert answer.tokens() == [101, 102, 103]
     assert answer.end.outcome == common_pb.OUTCOME_SUCCEEDED
     assert answer.end.usage == common_pb.TokenUsage(
         prompt_tokens=3, completion_tokens=3, source=common_pb.COUNT_SOURCE_ENGINE_FINAL
@@ -159,10 +163,13 @@ async def test_a_client_that_leaves_stops_the_engine_at_once_and_pays_for_what_i
     await engine.seen[request_id].hung_up.wait()
     told_s = time.perf_counter() - started
     await answer.ended.wait()
-    assert told_s < 0.1
+    assert told_s < AT_ONCE_S
     assert answer.end.outcome == common_pb.OUTCOME_CLIENT_DISCONNECTED
     assert answer.end.usage.source == common_pb.COUNT_SOURCE_ENGINE_RUNNING
-    assert answer.end.usage.completion_tokens == engine.seen[request_id].tokens_sent
+    # The last ones may lie with the agent, counted, or in the socket that it closed, not counted.
+    counted = answer.end.usage.completion_tokens
+    assert 0 <= counted - len(answer.tokens()) <= 1
+    assert 0 <= engine.seen[request_id].tokens_sent - counted <= 1
 
 
 async def test_a_client_that_leaves_before_the_first_token_stops_the_engine(engine: FakeEngine, relayed: Bench) -> None:
@@ -172,29 +179,36 @@ async def test_a_client_that_leaves_before_the_first_token_stops_the_engine(engi
         while request_id not in engine.seen:
             await asyncio.sleep(0.005)
         relayed.gateway.cancel(call_id)
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(AT_ONCE_S):
             await engine.seen[request_id].hung_up.wait()
             await answer.ended.wait()
         assert answer.end.usage.source == common_pb.COUNT_SOURCE_NONE
 
 
-async def test_a_thousand_disconnects_at_random_count_what_the_engine_sent_and_leak_nothing(
+async def test_a_thousand_disconnects_at_random_count_what_the_client_got_and_leak_nothing(
     engine: FakeEngine, relayed: Bench
 ) -> None:
     draw = random.Random(7)
+    unread = 0
 
     async def one() -> None:
+        nonlocal unread
         request_id = str(uuid.uuid4())
         call_id, answer = relayed.gateway.open(completion(500, delay_ms=1), request_id=request_id, stream=True)
         await asyncio.sleep(draw.random() * 0.05)
         relayed.gateway.cancel(call_id)
         await answer.ended.wait()
         seen = engine.seen.pop(request_id, None)
-        assert answer.end.usage.completion_tokens == (seen.tokens_sent if seen else 0)
+        sent = seen.tokens_sent if seen else 0
+        counted = answer.end.usage.completion_tokens
+        assert len(answer.tokens()) <= counted <= sent
+        unread += sent - counted
         del relayed.gateway.calls[call_id]
 
     for _ in range(20):
         await asyncio.gather(*(one() for _ in range(50)))
+    # What the engine had just written when the agent hung up is with nobody.
+    assert unread <= 20
     assert relayed.relay.running == 0
     assert len(relayed.witnesses.kept) == 1000
     gc.collect()
@@ -253,7 +267,7 @@ async def test_a_silent_engine_ends_at_the_first_byte_and_at_the_idle_limit(engi
         assert answer.end.outcome == common_pb.OUTCOME_TIMED_OUT
         assert answer.end.error.code == "TIMEOUT"
         assert answer.end.usage.completion_tokens == after
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(AT_ONCE_S):
             await engine.seen[request_id].hung_up.wait()
 
 
@@ -284,7 +298,7 @@ async def test_a_gateway_that_dies_stops_all_its_requests_and_leaves_their_witne
         answers = [relayed.gateway.open(completion(10_000, delay_ms=2), request_id=id_, stream=True)[1] for id_ in ids]
         await asyncio.gather(*(answer.first.wait() for answer in answers))
         relayed.session.cancel()
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(AT_ONCE_S):
             await asyncio.gather(*(engine.seen[id_].hung_up.wait() for id_ in ids))
         assert [ending for _, _, ending, _ in relayed.witnesses.kept] == [Ending.FAILED] * 20
         assert all(count.completion_tokens > 0 for _, count, _, _ in relayed.witnesses.kept)
