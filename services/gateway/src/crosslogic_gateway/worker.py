@@ -5,8 +5,8 @@ import contextlib
 import gc
 import random
 import time
-from collections.abc import AsyncIterator
-from typing import cast
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar, cast
 from uuid import uuid4
 
 from aiohttp import web
@@ -63,6 +63,7 @@ from crosslogic_gateway.usage_outbox import UsageOutbox
 PICK_STREAM = "/crosslogic.scheduler.v1.SchedulerService/PickStream"
 LANE_STREAM = "/crosslogic.scheduler.v1.SchedulerService/LaneStream"
 RECORD_STREAM = "/crosslogic.accountant.v1.AccountantService/RecordStream"
+In = TypeVar("In")
 HAND_OVER_S = 5.0
 """What must still be billed has at least so long to be counted, and to reach the accountant."""
 
@@ -78,19 +79,15 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         stack.push_async_callback(channels.close)
         redis = await stack.enter_async_context(open_redis(settings.redis_url.reveal()))
         usage = UsageOutbox(
-            open_stream=lambda: H2Stream(
-                target=H2Target(settings.accountant_target, service_dns_name("accountant"), RECORD_STREAM),
-                tls=settings.tls,
-                deserialize=accountant_pb.RecordStreamResponse.FromString,
+            open_stream=lambda: _stream(
+                settings, settings.accountant_target, RECORD_STREAM, accountant_pb.RecordStreamResponse.FromString
             ),
             max_records=settings.outbox_records,
         )
         await stack.enter_async_context(usage.running())
         picker = (Picker if tracer is None else TracedPicker)(
-            open_stream=lambda: H2Stream(
-                target=H2Target(settings.scheduler_target, service_dns_name("scheduler"), PICK_STREAM),
-                tls=settings.tls,
-                deserialize=scheduler_pb.PickStreamResponse.FromString,
+            open_stream=lambda: _stream(
+                settings, settings.scheduler_target, PICK_STREAM, scheduler_pb.PickStreamResponse.FromString
             ),
             clock=clock,
         )
@@ -151,13 +148,7 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
         await stack.enter_async_context(cap_notices.running())
         admission = await stack.enter_async_context(
             running_admission(
-                AdmissionOptions(
-                    redis_url=settings.redis_url.reveal(),
-                    budget_s=settings.redis_budget_s,
-                    workers=settings.workers,
-                    global_limits=settings.global_limits,
-                    window_scale=settings.limit_window_scale,
-                ),
+                _admission_options(settings),
                 ledger=AccountantLedger(channels=channels, target=settings.accountant_target),
                 prices=prices,
                 registry=metrics.registry,
@@ -172,10 +163,8 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
                 ),
                 redis=redis,
                 nodes=relays.in_flight,
-                open_stream=lambda: H2Stream(
-                    target=H2Target(settings.scheduler_target, service_dns_name("scheduler"), LANE_STREAM),
-                    tls=settings.tls,
-                    deserialize=scheduler_pb.LaneStreamResponse.FromString,
+                open_stream=lambda: _stream(
+                    settings, settings.scheduler_target, LANE_STREAM, scheduler_pb.LaneStreamResponse.FromString
                 ),
                 registry=metrics.registry,
             )
@@ -238,6 +227,22 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             get_logger(__name__).info("stopping")
             until = asyncio.get_running_loop().time() + settings.shutdown_grace_s
         await _finish(idempotency, attempts, usage, until)
+
+
+def _stream(settings: GatewaySettings, target: str, method: str, deserialize: Callable[[bytes], In]) -> H2Stream[In]:
+    """A stream to the service that `method`, `/crosslogic.<service>.v1...`, belongs to."""
+    name = service_dns_name(method.split(".")[1])
+    return H2Stream(target=H2Target(target, name, method), tls=settings.tls, deserialize=deserialize)
+
+
+def _admission_options(settings: GatewaySettings) -> AdmissionOptions:
+    return AdmissionOptions(
+        redis_url=settings.redis_url.reveal(),
+        budget_s=settings.redis_budget_s,
+        workers=settings.workers,
+        global_limits=settings.global_limits,
+        window_scale=settings.limit_window_scale,
+    )
 
 
 def _settle_collector() -> None:

@@ -26,35 +26,17 @@ class GlobalStock:
         self._spec = make_spec(principal)
         self._pipe = pipe
         self._local = local
-        counters = [counter for counter in self._spec.counters if counter.kind_index != CONCURRENCY]
+        windows = [(kinds[c.kind_index], c.limit) for c in self._spec.counters if c.kind_index != CONCURRENCY]
         # A batch is older than what is handed out of it by less than one step of the window, and so counts in time.
-        self._keep_s = min(kinds[c.kind_index].window_us / kinds[c.kind_index].buckets for c in counters) / 1e6
-        tokens = [c.limit for c in counters if kinds[c.kind_index].counted == "tokens"]
-        requests = [c.limit for c in counters if kinds[c.kind_index].counted == "requests"]
-        self.counts_tokens = bool(tokens)
-        self._most_tokens = min(tokens, default=0)
-        self._most_requests = min(requests, default=2**31)
+        self._keep_s = min(kind.window_us / kind.buckets for kind, _ in windows) / 1e6
+        self.counts_tokens = any(kind.counted == "tokens" for kind, _ in windows)
+        self._most_tokens, self._seconds_a_token = _narrowest(windows, "tokens", unlimited=0)
+        self._most_requests, self._seconds_a_request = _narrowest(windows, "requests", unlimited=2**31)
         self._requests = 0
         self._tokens = 0
         self._taken_at = 0
         self._room_in_s = 0.0
         """When there will be something again, as Redis said when there was nothing."""
-        self._seconds_a_request = max(
-            (
-                kinds[c.kind_index].window_us / 1e6 / max(c.limit, 1)
-                for c in counters
-                if kinds[c.kind_index].counted == "requests"
-            ),
-            default=0.0,
-        )
-        self._seconds_a_token = max(
-            (
-                kinds[c.kind_index].window_us / 1e6 / max(c.limit, 1)
-                for c in counters
-                if kinds[c.kind_index].counted == "tokens"
-            ),
-            default=0.0,
-        )
         self._until = 0.0
         self._handed_requests = 0
         self._handed_tokens = 0
@@ -151,6 +133,15 @@ class GlobalStock:
         if (self._requests or self._tokens) and self._taken_at:
             self._pipe.tell(TAG, self._spec, _give(self._requests, self._tokens, self._taken_at))
         self._requests = self._tokens = self._taken_at = 0
+
+
+def _narrowest(windows: Sequence[tuple[Kind, int]], counted: str, *, unlimited: int) -> tuple[int, float]:
+    """Of what is counted: the smallest limit, `unlimited` if there is none, and the seconds that one takes at most."""
+    limited = [(kind.window_us / 1e6, limit) for kind, limit in windows if kind.counted == counted]
+    return (
+        min((limit for _, limit in limited), default=unlimited),
+        max((window_s / max(limit, 1) for window_s, limit in limited), default=0.0),
+    )
 
 
 def _take(requests: int, tokens: int) -> Callable[[int], Operation]:
