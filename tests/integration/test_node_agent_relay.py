@@ -21,7 +21,6 @@ from crosslogic_node_agent.whole_call import infer
 from tests.fakes.node_agent_bench import MODEL, Bench, bench, relay_open
 from tests.fakes.node_agent_engine import FakeEngine
 
-
 AT_ONCE_S = 1.0
 """Milliseconds on an idle machine, a few hundred on a loaded one; not the seconds of a timeout."""
 
