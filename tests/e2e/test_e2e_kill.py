@@ -157,6 +157,6 @@ async def test_hung_dependency_and_requests_go_on(suite: Suite, ledger: Ledger, 
         finally:
             suite.kill(name, signal.SIGCONT)
     assert [each for each in seen if not each.complete] == []
-    assert slowest_s < 2.0, f"a request took {slowest_s:.1f} s"
+    assert slowest_s < 3.0, f"a request took {slowest_s:.1f} s"
     entries = ledger.holding({each.request_id for each in seen})
     assert all(entries[each.request_id].tokens == each.tokens for each in seen)

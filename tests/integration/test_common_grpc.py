@@ -325,7 +325,7 @@ async def test_shutdown_ends_in_its_grace_and_names_what_it_cut(ca: CertificateM
         started = time.monotonic()
         with capture_logs() as logs:
             await serving.end()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
         error = await refusal(call)
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert [entry["rpcs"] for entry in logs if entry["log_level"] == "warning"] == [{f"/{SERVICE}/ListModels": 1}]

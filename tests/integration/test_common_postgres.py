@@ -122,7 +122,7 @@ async def test_hung_database_costs_the_time_limit_and_not_for_ever(pg_url: str, 
         started = time.monotonic()
         with pytest.raises(CodedError) as in_flight:
             await silenced(pool, proxy, timeout_s=0.5)
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 4
         with pytest.raises(CodedError) as next_one:
             await one(pool, timeout_s=0.5)
         assert time.monotonic() - started < 10

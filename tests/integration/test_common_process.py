@@ -93,7 +93,7 @@ async def test_metrics_show_the_process_and_its_event_loop(tmp_path: Path) -> No
             with contextlib.closing(answer):
                 text = answer.read().decode()
     lag_s = float(text.split("\ncrosslogic_event_loop_lag_seconds ")[1].split()[0])
-    assert 0.2 < lag_s < 2
+    assert 0.2 < lag_s < 20
     assert "process_resident_memory_bytes" in text
 
 

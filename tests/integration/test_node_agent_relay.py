@@ -226,7 +226,7 @@ async def test_a_slow_reader_stops_its_own_engine_request_and_nobody_elses(engin
     started = time.perf_counter()
     _, other = relayed.gateway.open(completion(20), stream=True)
     await other.ended.wait()
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 2 * AT_ONCE_S
     assert len(slow.data) == sent
     while not slow.ended.is_set():
         relayed.gateway.credit(slow_call, 1_000_000)

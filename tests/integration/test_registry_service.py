@@ -265,7 +265,7 @@ async def test_a_restart_keeps_the_fleet_and_ends_its_streams_at_once(suite: Reg
         await stream.write(first)
         await stream.read()
         started = time.monotonic()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 5
     assert await stream.read() == grpc.aio.EOF
     async with suite.running(), watching(suite) as watch:
         await watch.until(lambda nodes: node.id in nodes)

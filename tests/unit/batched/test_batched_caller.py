@@ -103,7 +103,7 @@ async def test_a_call_without_an_answer_ends_at_its_deadline() -> None:
             await caller.call("slow", timeout_s=0.1)
         elapsed_s = asyncio.get_running_loop().time() - started
         assert caught.value.code == ErrorCode.TIMEOUT
-        assert 0.1 <= elapsed_s < 0.5
+        assert 0.1 <= elapsed_s < 5
         assert caller.in_flight == 0
 
 
