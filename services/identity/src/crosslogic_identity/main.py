@@ -26,6 +26,7 @@ from crosslogic_identity.servicer import IdentityServicer, UseCases
 from crosslogic_identity.settings import IdentitySettings
 from crosslogic_identity.shared_cache import SharedCache
 from crosslogic_identity.store import CHANNEL, PostgresStore
+from crosslogic_identity.term_changes import PostgresTermChanges
 from crosslogic_identity.user_store import PostgresUserStore
 from crosslogic_identity.users import Users
 
@@ -34,7 +35,7 @@ SERVICE = "crosslogic.identity.v1.IdentityService"
 _ADMIN = frozenset({"service:gateway", "service:operator"})
 _GATEWAY = frozenset({"service:gateway"})
 _BILLED = _ADMIN | {"service:billing"}
-"""Billing suspends organisations that do not pay, and lets them in again."""
+"""Billing suspends organisations that do not pay, lets them in again, and charges by plans and capacity."""
 _SOLD = _ADMIN | {"service:orchestrator"}
 """Whoever sizes the fleet must know what was sold."""
 
@@ -44,7 +45,9 @@ def rules() -> dict[str, frozenset[str]]:
     special = {
         **dict.fromkeys(("ResolveApiKey", "ResolveUser", "WatchRevocations"), _GATEWAY),
         **dict.fromkeys(("GetOrg", "UpdateOrg"), _BILLED),
-        "ListOrgs": _SOLD,
+        "ListOrgs": _SOLD | _BILLED,
+        "ListPlans": _BILLED,
+        "ListTermChanges": frozenset({"service:billing", "service:operator"}),
     }
     return {f"/{SERVICE}/{method}": special.get(method, _ADMIN) for method in method_names(pb, SERVICE)}
 
@@ -58,6 +61,7 @@ def use_cases(pool: Pool) -> UseCases:
         plans=Plans(store=PostgresPlanStore(pool), clock=clock),
         users=Users(store=PostgresUserStore(pool), tenants=tenants, clock=clock, ids=ids),
         audit=AuditLog(store=PostgresAuditStore(pool)),
+        term_changes=PostgresTermChanges(pool),
     )
 
 

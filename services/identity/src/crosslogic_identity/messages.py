@@ -12,6 +12,7 @@ from crosslogic.identity.v1 import identity_pb2 as pb
 from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_identity import audit, domain, policy
+from crosslogic_identity.term_changes import TermChange
 
 Word = TypeVar("Word", bound=str)
 
@@ -96,12 +97,10 @@ def asked_kind(kind: int) -> domain.Kind:
     return "live" if kind == pb.API_KEY_KIND_UNSPECIFIED else word(KIND, kind, "kind")
 
 
-def asked_time(stamp: Timestamp) -> datetime:
+def asked_time(stamp: Timestamp, field: str = "expire_time") -> datetime:
     """A time that Python can hold."""
     if not 0 <= stamp.seconds <= _LAST_SECOND or not 0 <= stamp.nanos < 10**9:
-        raise CodedError(
-            ErrorCode.INVALID_ARGUMENT, "`expire_time` must be between 1970 and 9999.", param="expire_time"
-        )
+        raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{field}` must be between 1970 and 9999.", param=field)
     return stamp.ToDatetime(tzinfo=UTC)
 
 
@@ -206,6 +205,18 @@ def plan(of: domain.Plan) -> pb.Plan:
         max_output_tokens=of.max_output_tokens,
         create_time=time(of.created_at),
         update_time=time(of.updated_at),
+    )
+
+
+def term_change(of: TermChange) -> pb.TermChange:
+    """A change of a plan's or an organisation's terms."""
+    return pb.TermChange(
+        from_time=time(of.from_time),
+        org_id=of.org_id,
+        plan=of.plan,
+        reserved_capacity=reserved(of.reserved_capacity),
+        billing_mode=BILLING[of.billing_mode] if of.billing_mode else pb.BILLING_MODE_UNSPECIFIED,
+        overage_policy=OVERAGE[of.overage_policy] if of.overage_policy else pb.OVERAGE_POLICY_UNSPECIFIED,
     )
 
 

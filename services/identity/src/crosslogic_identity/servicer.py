@@ -23,6 +23,7 @@ from crosslogic_identity.plans import Plans
 from crosslogic_identity.revocations import RevocationHub
 from crosslogic_identity.service import IdentityService
 from crosslogic_identity.shared_cache import SharedCache
+from crosslogic_identity.term_changes import PostgresTermChanges
 from crosslogic_identity.users import Users
 
 _RESULTS = {ErrorCode.INVALID_API_KEY: "refused", ErrorCode.TENANT_SUSPENDED: "suspended"}
@@ -40,6 +41,7 @@ class UseCases:
     plans: Plans
     users: Users
     audit: AuditLog
+    term_changes: PostgresTermChanges
 
 
 class IdentityServicer(rpc.IdentityServiceServicer):
@@ -52,6 +54,7 @@ class IdentityServicer(rpc.IdentityServiceServicer):
         self._plans = use_cases.plans
         self._users = use_cases.users
         self._audit = use_cases.audit
+        self._term_changes = use_cases.term_changes
         self._hub = hub
         self._cache = cache
         self._metrics = metrics
@@ -188,6 +191,15 @@ class IdentityServicer(rpc.IdentityServiceServicer):
         by = requests.actor_of(request.actor, context)
         plan = await self._plans.change(request.name, requests.plan_changes(request), by)
         return pb.UpdatePlanResponse(plan=messages.plan(plan))
+
+    async def ListTermChanges(self, request: pb.ListTermChangesRequest, context: Context) -> pb.ListTermChangesResponse:
+        limit = page_limit(request.page_size)
+        since = messages.asked_time(request.since_time, "since_time") if request.HasField("since_time") else None
+        found = await self._term_changes.page(since=since, after=_page_number(request.page_token), limit=limit + 1)
+        return pb.ListTermChangesResponse(
+            changes=[messages.term_change(change) for change in found[:limit]],
+            next_page_token=str(found[limit - 1].id) if len(found) > limit else "",
+        )
 
     async def CreateUser(self, request: pb.CreateUserRequest, context: Context) -> pb.CreateUserResponse:
         user = await self._users.create(

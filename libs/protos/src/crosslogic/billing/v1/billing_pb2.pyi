@@ -552,7 +552,7 @@ class Terms(_message.Message):
     OVERAGE_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     mode: Global___BillingMode.ValueType
-    """How it uses the cloud."""
+    """How it uses the cloud, by its plan at identity. In answers only: requests leave it out."""
     collection: Global___Collection.ValueType
     """How it pays."""
     free_tokens: _builtins.int
@@ -562,9 +562,9 @@ class Terms(_message.Message):
     unit_fee_picodollars: _builtins.str
     """What a capacity unit costs a month, whole pico-dollars in decimal digits. Empty: 0."""
     overage: Global___Overage.ValueType
-    """What becomes of tokens beyond them."""
+    """What becomes of tokens beyond them, by its plan at identity. In answers only: requests leave it out."""
     time_zone: _builtins.str
-    """Where its months begin at midnight, for example `Asia/Kolkata`. Empty: UTC."""
+    """Where its months begin at midnight, for example `Asia/Kolkata`. Empty: UTC. Not for a plan."""
     @_builtins.property
     def discount(self) -> Global___Ratio:
         """Taken off what usage costs, after tiers, 0 to 1. Unset: nothing."""
@@ -575,7 +575,9 @@ class Terms(_message.Message):
 
     @_builtins.property
     def reserved_units(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Capacity units by catalogue name of the model; a unit is one guaranteed token a second. At most 1,000 models."""
+        """Capacity units by catalogue name of the model, as identity has them; a unit is one guaranteed token a second. In answers
+        only: requests leave them out.
+        """
 
     def __init__(
         self,
@@ -686,6 +688,12 @@ class GetAccountResponse(_message.Message):
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    AGREED_ALONE_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    """Name of its plan, as identity said last. Empty: identity has not said anything of it."""
+    agreed_alone: _builtins.bool
+    """The terms were agreed with it alone; they do not come from its plan."""
     @_builtins.property
     def account(self) -> Global___Account:
         """As it is now. One that billing has not heard of is an account without anything."""
@@ -699,10 +707,12 @@ class GetAccountResponse(_message.Message):
         *,
         account: Global___Account | None = ...,
         terms: Global___Terms | None = ...,
+        plan: _builtins.str = ...,
+        agreed_alone: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "agreed_alone", b"agreed_alone", "plan", b"plan", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -763,6 +773,148 @@ class SetTermsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetTermsResponse: _TypeAlias = SetTermsResponse  # noqa: Y015
+
+@_typing.final
+class PlanTerms(_message.Message):
+    """One version of a plan's terms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FROM_MONTH_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    """Name of the plan."""
+    version: _builtins.int
+    """1 and up. 0: nothing was set, these are the usual terms."""
+    from_month: _builtins.str
+    """`YYYY-MM`, the first month that it is for. Empty: nothing was set."""
+    @_builtins.property
+    def terms(self) -> Global___Terms:
+        """The terms."""
+
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+        version: _builtins.int = ...,
+        from_month: _builtins.str = ...,
+        terms: Global___Terms | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_month", b"from_month", "plan", b"plan", "terms", b"terms", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanTerms: _TypeAlias = PlanTerms  # noqa: Y015
+
+@_typing.final
+class GetPlanTermsRequest(_message.Message):
+    """Asks for a plan's terms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    MONTH_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    """Name of the plan."""
+    month: _builtins.str
+    """`YYYY-MM`. Empty: this month (UTC)."""
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+        month: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["month", b"month", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPlanTermsRequest: _TypeAlias = GetPlanTermsRequest  # noqa: Y015
+
+@_typing.final
+class GetPlanTermsResponse(_message.Message):
+    """A plan's terms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def terms(self) -> Global___PlanTerms:
+        """The version that holds in the month."""
+
+    def __init__(
+        self,
+        *,
+        terms: Global___PlanTerms | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPlanTermsResponse: _TypeAlias = GetPlanTermsResponse  # noqa: Y015
+
+@_typing.final
+class SetPlanTermsRequest(_message.Message):
+    """Asks for a new version of a plan's terms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    FROM_MONTH_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    """Name of the plan."""
+    from_month: _builtins.str
+    """`YYYY-MM`, the first month that it is for."""
+    @_builtins.property
+    def terms(self) -> Global___Terms:
+        """The terms, all of them but the time zone."""
+
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+        from_month: _builtins.str = ...,
+        terms: Global___Terms | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_month", b"from_month", "plan", b"plan", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPlanTermsRequest: _TypeAlias = SetPlanTermsRequest  # noqa: Y015
+
+@_typing.final
+class SetPlanTermsResponse(_message.Message):
+    """The new version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def terms(self) -> Global___PlanTerms:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        terms: Global___PlanTerms | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPlanTermsResponse: _TypeAlias = SetPlanTermsResponse  # noqa: Y015
 
 @_typing.final
 class Address(_message.Message):

@@ -61,6 +61,16 @@ class BillingServiceStub(object):
                 request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsResponse.FromString,
                 _registered_method=True)
+        self.GetPlanTerms = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/GetPlanTerms',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetPlanTermsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetPlanTermsResponse.FromString,
+                _registered_method=True)
+        self.SetPlanTerms = channel.unary_unary(
+                '/crosslogic.billing.v1.BillingService/SetPlanTerms',
+                request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetPlanTermsRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetPlanTermsResponse.FromString,
+                _registered_method=True)
         self.LinkCustomer = channel.unary_unary(
                 '/crosslogic.billing.v1.BillingService/LinkCustomer',
                 request_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.LinkCustomerRequest.SerializeToString,
@@ -164,6 +174,23 @@ class BillingServiceServicer(object):
     def SetTerms(self, request, context):
         """Agrees on terms from a month on; they replace those that were agreed for the same month. Callers: gateway, operator.
         Safe to repeat. Errors: INVALID_ARGUMENT, CONFLICT (the time zone of an organisation that was billed already).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPlanTerms(self, request, context):
+        """What organisations on a plan have in a month where nothing was agreed with them alone. Callers: gateway, operator.
+        Reads only. Errors: NOT_FOUND (identity has no such plan), UNAVAILABLE (it cannot be asked).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPlanTerms(self, request, context):
+        """Makes a plan's next version of terms, from a month on; earlier versions stay as they are. Callers: gateway, operator.
+        Twice: two versions that say the same. Errors: NOT_FOUND (identity has no such plan), UNAVAILABLE (it cannot be
+        asked), INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -289,6 +316,16 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.SetTerms,
                     request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsRequest.FromString,
                     response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsResponse.SerializeToString,
+            ),
+            'GetPlanTerms': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPlanTerms,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetPlanTermsRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetPlanTermsResponse.SerializeToString,
+            ),
+            'SetPlanTerms': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPlanTerms,
+                    request_deserializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetPlanTermsRequest.FromString,
+                    response_serializer=crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetPlanTermsResponse.SerializeToString,
             ),
             'LinkCustomer': grpc.unary_unary_rpc_method_handler(
                     servicer.LinkCustomer,
@@ -488,6 +525,60 @@ class BillingService(object):
             '/crosslogic.billing.v1.BillingService/SetTerms',
             crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsRequest.SerializeToString,
             crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetTermsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPlanTerms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/GetPlanTerms',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetPlanTermsRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.GetPlanTermsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPlanTerms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.billing.v1.BillingService/SetPlanTerms',
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetPlanTermsRequest.SerializeToString,
+            crosslogic_dot_billing_dot_v1_dot_billing__pb2.SetPlanTermsResponse.FromString,
             options,
             channel_credentials,
             insecure,

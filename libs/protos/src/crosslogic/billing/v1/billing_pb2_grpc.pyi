@@ -55,6 +55,15 @@ class BillingServiceStub:
     """Agrees on terms from a month on; they replace those that were agreed for the same month. Callers: gateway, operator.
     Safe to repeat. Errors: INVALID_ARGUMENT, CONFLICT (the time zone of an organisation that was billed already).
     """
+    GetPlanTerms: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetPlanTermsRequest, _billing_pb2.GetPlanTermsResponse]
+    """What organisations on a plan have in a month where nothing was agreed with them alone. Callers: gateway, operator.
+    Reads only. Errors: NOT_FOUND (identity has no such plan), UNAVAILABLE (it cannot be asked).
+    """
+    SetPlanTerms: _grpc.UnaryUnaryMultiCallable[_billing_pb2.SetPlanTermsRequest, _billing_pb2.SetPlanTermsResponse]
+    """Makes a plan's next version of terms, from a month on; earlier versions stay as they are. Callers: gateway, operator.
+    Twice: two versions that say the same. Errors: NOT_FOUND (identity has no such plan), UNAVAILABLE (it cannot be
+    asked), INVALID_ARGUMENT.
+    """
     LinkCustomer: _grpc.UnaryUnaryMultiCallable[_billing_pb2.LinkCustomerRequest, _billing_pb2.LinkCustomerResponse]
     """Makes an organisation a customer of the payment provider, with its subscription. Callers: gateway, operator. Safe to
     repeat. Errors: INVALID_ARGUMENT, CONFLICT (no provider is configured), UNAVAILABLE (the provider; try again).
@@ -124,6 +133,15 @@ class BillingServiceAsyncStub(BillingServiceStub):
     SetTerms: _aio.UnaryUnaryMultiCallable[_billing_pb2.SetTermsRequest, _billing_pb2.SetTermsResponse]  # type: ignore[assignment]
     """Agrees on terms from a month on; they replace those that were agreed for the same month. Callers: gateway, operator.
     Safe to repeat. Errors: INVALID_ARGUMENT, CONFLICT (the time zone of an organisation that was billed already).
+    """
+    GetPlanTerms: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetPlanTermsRequest, _billing_pb2.GetPlanTermsResponse]  # type: ignore[assignment]
+    """What organisations on a plan have in a month where nothing was agreed with them alone. Callers: gateway, operator.
+    Reads only. Errors: NOT_FOUND (identity has no such plan), UNAVAILABLE (it cannot be asked).
+    """
+    SetPlanTerms: _aio.UnaryUnaryMultiCallable[_billing_pb2.SetPlanTermsRequest, _billing_pb2.SetPlanTermsResponse]  # type: ignore[assignment]
+    """Makes a plan's next version of terms, from a month on; earlier versions stay as they are. Callers: gateway, operator.
+    Twice: two versions that say the same. Errors: NOT_FOUND (identity has no such plan), UNAVAILABLE (it cannot be
+    asked), INVALID_ARGUMENT.
     """
     LinkCustomer: _aio.UnaryUnaryMultiCallable[_billing_pb2.LinkCustomerRequest, _billing_pb2.LinkCustomerResponse]  # type: ignore[assignment]
     """Makes an organisation a customer of the payment provider, with its subscription. Callers: gateway, operator. Safe to
@@ -221,6 +239,27 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_billing_pb2.SetTermsResponse, _abc.Awaitable[_billing_pb2.SetTermsResponse]]:
         """Agrees on terms from a month on; they replace those that were agreed for the same month. Callers: gateway, operator.
         Safe to repeat. Errors: INVALID_ARGUMENT, CONFLICT (the time zone of an organisation that was billed already).
+        """
+
+    @_abc_1.abstractmethod
+    def GetPlanTerms(
+        self,
+        request: _billing_pb2.GetPlanTermsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.GetPlanTermsResponse, _abc.Awaitable[_billing_pb2.GetPlanTermsResponse]]:
+        """What organisations on a plan have in a month where nothing was agreed with them alone. Callers: gateway, operator.
+        Reads only. Errors: NOT_FOUND (identity has no such plan), UNAVAILABLE (it cannot be asked).
+        """
+
+    @_abc_1.abstractmethod
+    def SetPlanTerms(
+        self,
+        request: _billing_pb2.SetPlanTermsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.SetPlanTermsResponse, _abc.Awaitable[_billing_pb2.SetPlanTermsResponse]]:
+        """Makes a plan's next version of terms, from a month on; earlier versions stay as they are. Callers: gateway, operator.
+        Twice: two versions that say the same. Errors: NOT_FOUND (identity has no such plan), UNAVAILABLE (it cannot be
+        asked), INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod

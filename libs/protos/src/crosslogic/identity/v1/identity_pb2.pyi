@@ -3189,3 +3189,109 @@ class WatchRevocationsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
 Global___WatchRevocationsResponse: _TypeAlias = WatchRevocationsResponse  # noqa: Y015
+
+@_typing.final
+class ListTermChangesRequest(_message.Message):
+    """Asks for a page of changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Those of this time and later. Unset: all."""
+
+    def __init__(
+        self,
+        *,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "since_time", b"since_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTermChangesRequest: _TypeAlias = ListTermChangesRequest  # noqa: Y015
+
+@_typing.final
+class TermChange(_message.Message):
+    """What has been so from a time on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    RESERVED_CAPACITY_FIELD_NUMBER: _builtins.int
+    BILLING_MODE_FIELD_NUMBER: _builtins.int
+    OVERAGE_POLICY_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation. Empty: the plan itself has changed."""
+    plan: _builtins.str
+    """Name of the plan: the organisation's, or the one that has changed."""
+    billing_mode: Global___BillingMode.ValueType
+    """How organisations on the plan buy. Unspecified for an organisation."""
+    overage_policy: Global___OveragePolicy.ValueType
+    """What happens beyond reserved capacity. Unspecified for an organisation."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when. Of one plan or organisation, later in each change."""
+
+    @_builtins.property
+    def reserved_capacity(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservedCapacity]:
+        """What the organisation has reserved, one entry a model. Empty for a plan."""
+
+    def __init__(
+        self,
+        *,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        org_id: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        reserved_capacity: _abc.Iterable[Global___ReservedCapacity] | None = ...,
+        billing_mode: Global___BillingMode.ValueType = ...,
+        overage_policy: Global___OveragePolicy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_mode", b"billing_mode", "from_time", b"from_time", "org_id", b"org_id", "overage_policy", b"overage_policy", "plan", b"plan", "reserved_capacity", b"reserved_capacity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TermChange: _TypeAlias = TermChange  # noqa: Y015
+
+@_typing.final
+class ListTermChangesResponse(_message.Message):
+    """A page of changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: this was the last page."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TermChange]:
+        """A plan's first change comes before those of organisations on it."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___TermChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTermChangesResponse: _TypeAlias = ListTermChangesResponse  # noqa: Y015

@@ -125,6 +125,11 @@ class IdentityServiceStub(object):
                 request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanRequest.SerializeToString,
                 response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanResponse.FromString,
                 _registered_method=True)
+        self.ListTermChanges = channel.unary_unary(
+                '/crosslogic.identity.v1.IdentityService/ListTermChanges',
+                request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListTermChangesRequest.SerializeToString,
+                response_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListTermChangesResponse.FromString,
+                _registered_method=True)
         self.CreateUser = channel.unary_unary(
                 '/crosslogic.identity.v1.IdentityService/CreateUser',
                 request_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.CreateUserRequest.SerializeToString,
@@ -202,7 +207,7 @@ class IdentityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListOrgs(self, request, context):
-        """Lists organisations, oldest first. Callers: gateway, operator, orchestrator. Errors: INVALID_ARGUMENT (page token).
+        """Lists organisations, oldest first. Callers: gateway, operator, orchestrator, billing. Errors: INVALID_ARGUMENT (page token).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -307,7 +312,7 @@ class IdentityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListPlans(self, request, context):
-        """Lists plans, by name. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token).
+        """Lists plans, by name. Callers: gateway, operator, billing. Errors: INVALID_ARGUMENT (page token).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -316,6 +321,14 @@ class IdentityServiceServicer(object):
     def UpdatePlan(self, request, context):
         """Changes the fields that are set, for every organisation on the plan, in every gateway within a second.
         Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTermChanges(self, request, context):
+        """Lists from when on plans and organisations were what they were, as far as money needs it, in the order of the changes.
+        Callers: billing, operator. Reads only. Errors: INVALID_ARGUMENT (page token, time).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -499,6 +512,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.UpdatePlan,
                     request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanRequest.FromString,
                     response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanResponse.SerializeToString,
+            ),
+            'ListTermChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTermChanges,
+                    request_deserializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListTermChangesRequest.FromString,
+                    response_serializer=crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListTermChangesResponse.SerializeToString,
             ),
             'CreateUser': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateUser,
@@ -1043,6 +1061,33 @@ class IdentityService(object):
             '/crosslogic.identity.v1.IdentityService/UpdatePlan',
             crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanRequest.SerializeToString,
             crosslogic_dot_identity_dot_v1_dot_identity__pb2.UpdatePlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTermChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crosslogic.identity.v1.IdentityService/ListTermChanges',
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListTermChangesRequest.SerializeToString,
+            crosslogic_dot_identity_dot_v1_dot_identity__pb2.ListTermChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,7 +42,7 @@ class IdentityServiceStub:
     GetOrg: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetOrgRequest, _identity_pb2.GetOrgResponse]
     """Returns one organisation. Callers: gateway, operator, billing. Errors: NOT_FOUND."""
     ListOrgs: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListOrgsRequest, _identity_pb2.ListOrgsResponse]
-    """Lists organisations, oldest first. Callers: gateway, operator, orchestrator. Errors: INVALID_ARGUMENT (page token)."""
+    """Lists organisations, oldest first. Callers: gateway, operator, orchestrator, billing. Errors: INVALID_ARGUMENT (page token)."""
     UpdateOrg: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrgRequest, _identity_pb2.UpdateOrgResponse]
     """Changes the fields that are set. Suspending takes effect in every gateway within a second.
     Callers: gateway, operator, billing. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
@@ -84,10 +84,14 @@ class IdentityServiceStub:
     GetPlan: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetPlanRequest, _identity_pb2.GetPlanResponse]
     """Returns one plan. Callers: gateway, operator. Errors: NOT_FOUND."""
     ListPlans: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListPlansRequest, _identity_pb2.ListPlansResponse]
-    """Lists plans, by name. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token)."""
+    """Lists plans, by name. Callers: gateway, operator, billing. Errors: INVALID_ARGUMENT (page token)."""
     UpdatePlan: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdatePlanRequest, _identity_pb2.UpdatePlanResponse]
     """Changes the fields that are set, for every organisation on the plan, in every gateway within a second.
     Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
+    """
+    ListTermChanges: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListTermChangesRequest, _identity_pb2.ListTermChangesResponse]
+    """Lists from when on plans and organisations were what they were, as far as money needs it, in the order of the changes.
+    Callers: billing, operator. Reads only. Errors: INVALID_ARGUMENT (page token, time).
     """
     CreateUser: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateUserRequest, _identity_pb2.CreateUserResponse]
     """Lets a person in. Callers: gateway, operator. Not repeatable: the second call finds the person there. Errors:
@@ -141,7 +145,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     GetOrg: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetOrgRequest, _identity_pb2.GetOrgResponse]  # type: ignore[assignment]
     """Returns one organisation. Callers: gateway, operator, billing. Errors: NOT_FOUND."""
     ListOrgs: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListOrgsRequest, _identity_pb2.ListOrgsResponse]  # type: ignore[assignment]
-    """Lists organisations, oldest first. Callers: gateway, operator, orchestrator. Errors: INVALID_ARGUMENT (page token)."""
+    """Lists organisations, oldest first. Callers: gateway, operator, orchestrator, billing. Errors: INVALID_ARGUMENT (page token)."""
     UpdateOrg: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrgRequest, _identity_pb2.UpdateOrgResponse]  # type: ignore[assignment]
     """Changes the fields that are set. Suspending takes effect in every gateway within a second.
     Callers: gateway, operator, billing. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
@@ -183,10 +187,14 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     GetPlan: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetPlanRequest, _identity_pb2.GetPlanResponse]  # type: ignore[assignment]
     """Returns one plan. Callers: gateway, operator. Errors: NOT_FOUND."""
     ListPlans: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListPlansRequest, _identity_pb2.ListPlansResponse]  # type: ignore[assignment]
-    """Lists plans, by name. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token)."""
+    """Lists plans, by name. Callers: gateway, operator, billing. Errors: INVALID_ARGUMENT (page token)."""
     UpdatePlan: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdatePlanRequest, _identity_pb2.UpdatePlanResponse]  # type: ignore[assignment]
     """Changes the fields that are set, for every organisation on the plan, in every gateway within a second.
     Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
+    """
+    ListTermChanges: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListTermChangesRequest, _identity_pb2.ListTermChangesResponse]  # type: ignore[assignment]
+    """Lists from when on plans and organisations were what they were, as far as money needs it, in the order of the changes.
+    Callers: billing, operator. Reads only. Errors: INVALID_ARGUMENT (page token, time).
     """
     CreateUser: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateUserRequest, _identity_pb2.CreateUserResponse]  # type: ignore[assignment]
     """Lets a person in. Callers: gateway, operator. Not repeatable: the second call finds the person there. Errors:
@@ -255,7 +263,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.ListOrgsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.ListOrgsResponse, _abc.Awaitable[_identity_pb2.ListOrgsResponse]]:
-        """Lists organisations, oldest first. Callers: gateway, operator, orchestrator. Errors: INVALID_ARGUMENT (page token)."""
+        """Lists organisations, oldest first. Callers: gateway, operator, orchestrator, billing. Errors: INVALID_ARGUMENT (page token)."""
 
     @_abc_1.abstractmethod
     def UpdateOrg(
@@ -381,7 +389,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.ListPlansRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.ListPlansResponse, _abc.Awaitable[_identity_pb2.ListPlansResponse]]:
-        """Lists plans, by name. Callers: gateway, operator. Errors: INVALID_ARGUMENT (page token)."""
+        """Lists plans, by name. Callers: gateway, operator, billing. Errors: INVALID_ARGUMENT (page token)."""
 
     @_abc_1.abstractmethod
     def UpdatePlan(
@@ -391,6 +399,16 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.UpdatePlanResponse, _abc.Awaitable[_identity_pb2.UpdatePlanResponse]]:
         """Changes the fields that are set, for every organisation on the plan, in every gateway within a second.
         Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND, INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTermChanges(
+        self,
+        request: _identity_pb2.ListTermChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListTermChangesResponse, _abc.Awaitable[_identity_pb2.ListTermChangesResponse]]:
+        """Lists from when on plans and organisations were what they were, as far as money needs it, in the order of the changes.
+        Callers: billing, operator. Reads only. Errors: INVALID_ARGUMENT (page token, time).
         """
 
     @_abc_1.abstractmethod
