@@ -410,6 +410,39 @@ async def test_an_event_that_breaks_stripe_for_ever_is_passed_by_the_others_of_i
     assert world.stripe.sent() - sent < 2 + 24 * 2
 
 
+async def test_a_row_of_events_that_break_stripe_holds_up_nothing_behind_it_however_long_it_is(world: Bench) -> None:
+    org, customer = await world.customer()
+    rows, good = 12, 3
+    for minute in range(rows + good):
+        world.ledger.use(org, NOW + timedelta(minutes=minute), prompt=100)
+    world.clock.advance(minutes=rows + good + 2)
+    await world.close()
+    poison = [
+        row[0]
+        for row in await world.rows("SELECT identifier FROM meter_events WHERE event_name = %s ORDER BY id", TOKENS)
+    ][:rows]
+    for identifier in poison:
+        _fails_for_ever(identifier, world)
+    # Found out within two minutes; then what came after the row is told at once.
+    for _ in range(12):
+        world.clock.advance(seconds=10)
+        await world.send()
+    assert world.stripe.total(TOKENS, customer) == good * 100
+    # What is used from now on waits for a quarter of an hour at most, though no event of the row ever goes through.
+    for used in range(1, 4):
+        world.ledger.use(org, world.clock.now(), prompt=11)
+        for _ in range(6):
+            await settled(world, minutes=3)
+        assert world.stripe.total(TOKENS, customer) == good * 100 + used * 11
+    waiting = await world.rows("SELECT count(*) FROM meter_events WHERE state = 'pending' AND due_at IS NOT NULL")
+    assert waiting == [(rows,)]
+    # Each of them is tried by itself from now on, ever more seldom.
+    sent = world.stripe.sent()
+    for _ in range(4):
+        await settled(world, minutes=60)
+    assert world.stripe.sent() - sent <= 4 * rows
+
+
 async def test_an_event_that_fails_for_a_month_is_a_dead_letter_while_stripe_would_still_take_it(world: Bench) -> None:
     org, customer = await world.customer()
     world.ledger.use(org, NOW, prompt=100)

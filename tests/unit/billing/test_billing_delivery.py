@@ -19,6 +19,7 @@ from crosslogic_billing.export.policy import (
     parts,
     too_old,
     tries,
+    tries_newest,
     wait_s,
 )
 
@@ -136,6 +137,12 @@ def test_an_hours_sum_with_others_of_unknown_outcome_tells_only_what_it_can() ->
 
 def test_a_lane_tries_those_behind_its_first_event_only_when_that_has_failed_for_long() -> None:
     assert [tries(failures) for failures in (0, 1, 2, 3, 4, 9, 500)] == [1, 1, 1, 2, 3, 8, 8]
+
+
+def test_the_last_try_of_a_lane_that_has_failed_for_long_is_its_newest_event() -> None:
+    for failures, last in ((3, 1), (4, 2), (9, 7), (500, 7)):
+        assert [tries_newest(failures, stuck) for stuck in range(last + 1)] == [False] * last + [True]
+    assert not any(tries_newest(failures, 0) for failures in range(10))
 
 
 def test_what_still_fails_after_30_days_is_left_to_an_operator_while_stripe_would_take_it() -> None:

@@ -45,6 +45,8 @@ class MeterEvent:
     created_at: datetime
     last_attempt_at: datetime | None
     delivered_at: datetime | None
+    set_aside: bool = False
+    """Others of its lane have gone past it. Known of events about to be sent."""
 
 
 @dataclass(frozen=True, slots=True)

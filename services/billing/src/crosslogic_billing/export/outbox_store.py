@@ -68,7 +68,9 @@ class PostgresOutbox:
             )
             return [Lane(row[0], row[1], str(row[2]), row[3], row[4]) for row in await found.fetchall()]
 
-    async def begin(self, lane: Lane, now: datetime, until: datetime, *, past: Sequence[int] = ()) -> MeterEvent | None:
+    async def begin(
+        self, lane: Lane, now: datetime, until: datetime, *, past: Sequence[int] = (), newest: bool = False
+    ) -> MeterEvent | None:
         """See ports.OutboxStore."""
         async with transaction(self._pool) as connection:
             held = await connection.execute(
@@ -77,18 +79,21 @@ class PostgresOutbox:
             )
             if held.rowcount != 1:
                 return None
-            found = await connection.execute(
-                f"SELECT {EVENT_COLUMNS} FROM meter_events WHERE state = 'pending' AND customer_id = %s "
-                "AND event_name = %s AND (due_at IS NULL OR due_at <= %s) AND id <> ALL(%s) "
-                "ORDER BY id LIMIT 1 FOR UPDATE",
-                (lane.customer_id, lane.event_name, now, list(past)),
-            )
-            row = await found.fetchone()
-            if row is None:
-                return None
-            event = event_of(row)
-            await self._attempt(connection, event, now)
-        return replace(event, attempts=event.attempts + 1)
+            order: LiteralString = "DESC" if newest else "ASC"
+            # Two reads, each along the index: one that sorts would read all of a lane for each of its events.
+            for set_aside, due in ((False, "due_at IS NULL"), (True, "due_at <= %(now)s")):
+                found = await connection.execute(
+                    f"SELECT {EVENT_COLUMNS} FROM meter_events WHERE state = 'pending' "
+                    "AND customer_id = %(customer)s AND event_name = %(name)s AND id <> ALL(%(past)s) "
+                    f"AND {due} ORDER BY id {order} LIMIT 1 FOR UPDATE",
+                    {"customer": lane.customer_id, "name": lane.event_name, "past": list(past), "now": now},
+                )
+                row = await found.fetchone()
+                if row is not None:
+                    event = event_of(row)
+                    await self._attempt(connection, event, now)
+                    return replace(event, attempts=event.attempts + 1, set_aside=set_aside)
+        return None
 
     async def again(self, event: MeterEvent, now: datetime) -> MeterEvent:
         """See ports.OutboxStore."""

@@ -21,7 +21,8 @@ STEADY_S = 900.0
 """Once backoff has grown so far, there is an attempt every 15 minutes."""
 _BASE_S = 1.0
 _PATIENCE = 3
-_MOST_TRIES = 8
+MOST_TRIES = 8
+"""Events of a lane that may fail in one lease. Any of them may be counted by Stripe without our knowing."""
 _MOST_SUMS = 4_096
 _DUPLICATE_CODES = frozenset({"duplicate_meter_event"})
 _TOO_MANY = 429
@@ -95,13 +96,20 @@ def found_in(summary: float, hour: Hour, value: int) -> tuple[bool, bool]:
 
 
 def tries(failures: int) -> int:
-    """How many events of a lane are tried in a row though each fails.
+    """How many events of a lane may fail while none goes through, by how often that happened before in a row.
 
-    At first one: nothing is known of Stripe but that it does not answer. A lane that has failed for long tries those
-    behind its first one as well, in case it is that event alone that Stripe cannot take. Never many: any of them
-    may be counted by Stripe without our knowing.
+    At first one: nothing is known of Stripe but that it does not answer. A lane that has failed for long tries others
+    as well, in case it is some events alone that Stripe cannot take.
     """
-    return 1 if failures < _PATIENCE else min(_MOST_TRIES, failures - _PATIENCE + 2)
+    return 1 if failures < _PATIENCE else min(MOST_TRIES, failures - _PATIENCE + 2)
+
+
+def tries_newest(failures: int, stuck: int) -> bool:
+    """Whether the next try is the lane's newest event: the last one, where several are tried.
+
+    However many in a row Stripe cannot take, they were made in a row too: the newest is the least likely of them.
+    """
+    return stuck > 0 and stuck == tries(failures) - 1
 
 
 def give_up(event: MeterEvent, now: datetime) -> bool:

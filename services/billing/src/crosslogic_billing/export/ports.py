@@ -34,10 +34,13 @@ class OutboxStore(Protocol):
     async def lease(self, now: datetime, until: datetime, limit: int) -> Sequence[Lane]:
         """Lanes with something to send, due and not leased, leased from now on."""
 
-    async def begin(self, lane: Lane, now: datetime, until: datetime, *, past: Sequence[int] = ()) -> MeterEvent | None:
-        """The lane's oldest pending event that is due and not one of `past`, about to be sent.
+    async def begin(
+        self, lane: Lane, now: datetime, until: datetime, *, past: Sequence[int] = (), newest: bool = False
+    ) -> MeterEvent | None:
+        """The lane's oldest (or `newest`) pending event that is due and not one of `past`, about to be sent.
 
-        The lease holds until then. The event is noted before it is sent: from here on Stripe may have it.
+        Those that were set aside come last. The lease holds until then. The event is noted before it is sent: from
+        here on Stripe may have it.
         It is told with `unknown_since` as it was before. None: there is none, or the lease was lost.
         """
 

@@ -74,22 +74,30 @@ class Sender:
         if not await self._prepared(lane):
             await self._release(lane, lane.failures + 1)
             return
-        failures = lane.failures
+        failures, failed, answered = lane.failures, 0, False
         stuck: list[MeterEvent] = []
         for _ in range(_EVENTS_A_LEASE):
             now = self._clock.now()
-            event = await self._outbox.begin(lane, now, now + LEASE, past=[one.id for one in stuck])
+            newest = answered or policy.tries_newest(failures, len(stuck))
+            event = await self._outbox.begin(lane, now, now + LEASE, past=[one.id for one in stuck], newest=newest)
             if event is None:
                 break
             outcome = await self._deliver(event, now)
-            if isinstance(outcome, Retry):
+            if not isinstance(outcome, Retry):
+                # Stripe answers: it is the stuck events that it cannot take now. The others need not wait for them.
+                answered = answered or bool(stuck)
+                await self._set_aside(stuck)
+                stuck, failures = [], 0
+                continue
+            failed += 1
+            if outcome.unknown and (answered or event.set_aside):
+                await self._set_aside([event])
+            else:
                 stuck.append(event)
                 if not outcome.unknown or len(stuck) >= policy.tries(failures):
                     break
-            else:
-                # Stripe answers: it is these events that it cannot take now. The others need not wait for them.
-                await self._set_aside(stuck)
-                stuck, failures = [], 0
+            if failed >= policy.MOST_TRIES:
+                break
         await self._release(lane, failures + 1 if stuck else failures)
 
     async def _set_aside(self, stuck: list[MeterEvent]) -> None:
