@@ -19,7 +19,7 @@ TRIAL_ARGS ?=
 export PYTHON
 
 run := .venv/bin/python -m
-code := libs services tests benchmarks scripts
+code := libs services tests benchmarks scripts examples
 existing = $(wildcard $(code))
 
 .PHONY: help
@@ -98,6 +98,12 @@ protos-check: venv ## lint the contracts, find breaking changes (BASE=<ref>), co
 .PHONY: protos-wheel
 protos-wheel: venv ## build the stubs as a wheel that another team can install alone
 	@$(run) build --wheel --no-isolation --outdir dist libs/protos
+
+.PHONY: examples
+examples: venv ## call a service of the running suite with stubs in Python, TypeScript and Go
+	@[ -f .run/plan.json ] || { echo "make examples: nothing runs here; make up first" >&2; exit 1; }; \
+	port=$$($(run) json.tool .run/plan.json | sed -nE 's/ *"registry": ([0-9]+),?/\1/p'); \
+	for language in python typescript go; do scripts/stub_example.sh $$language 127.0.0.1:$$port .run/tls; done
 
 .PHONY: bench
 bench: venv ## measure against the budgets; prints a table and writes JSON

@@ -1,12 +1,14 @@
-"""What a newcomer pastes from the README works as it stands there."""
+"""What a newcomer pastes from the README works as it stands there, and so do the examples of generated stubs."""
 
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from crosslogic_dev.suite import Suite
 from tests.e2e.conftest import ROOT
+from tests.fakes.service_venvs import build_wheels, make_environment
 
 DEFAULT_MODEL = "crosslogic-tiny"
 
@@ -47,3 +49,28 @@ def test_the_lines_to_type_next(suite: Suite) -> None:
 def test_the_python_client(suite: Suite) -> None:
     environ = {"CROSSLOGIC_BASE_URL": suite.base_url, "CROSSLOGIC_API_KEY": suite.api_key}
     assert _run(suite, [sys.executable, "-"], _block("python", "OpenAI("), environ).strip()
+
+
+def test_a_team_with_nothing_but_the_stub_wheel_calls_a_service(suite: Suite, tmp_path: Path) -> None:
+    wheels = build_wheels(["crosslogic-protos"], tmp_path / "wheels")
+    python = make_environment(tmp_path / "alone", name="crosslogic-protos", wheels=wheels)
+    _lists_nodes(suite, [str(python), "-I", str(ROOT / "examples/python/list_nodes.py")])
+
+
+def test_a_team_that_generates_stubs_for_typescript_calls_a_service(suite: Suite) -> None:
+    built = [str(ROOT / "scripts/stub_example.sh"), "typescript"]
+    subprocess.run(built, check=True, timeout=240)
+    _lists_nodes(suite, ["node", str(ROOT / "examples/typescript/dist/list_nodes.js")])
+
+
+def _lists_nodes(suite: Suite, command: list[str]) -> None:
+    """One who may list nodes gets them, and one who may not gets our code."""
+    with suite.operator() as operator:
+        node = operator.nodes(suite.target("registry"))[0].id
+    arguments = [*command, suite.target("registry"), str(suite.run_dir.tls)]
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    for caller, code, told in (("operator", 0, node), ("billing", 1, "PERMISSION_DENIED PERMISSION_DENIED")):
+        done = subprocess.run(
+            [*arguments, caller], env=environ, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert (done.returncode, told in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
