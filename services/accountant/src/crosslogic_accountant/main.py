@@ -76,7 +76,7 @@ RULES: dict[str, frozenset[str]] = {
     f"/{BUDGET_SERVICE}/ListBudgets": _OPERATORS,
     f"/{BUDGET_SERVICE}/UpdateBudget": _OPERATORS,
     f"/{BUDGET_SERVICE}/DeleteBudget": _OPERATORS,
-    f"/{BUDGET_SERVICE}/ListBudgetEvents": _READERS,
+    f"/{BUDGET_SERVICE}/ListBudgetEvents": _READERS | {"service:orchestrator"},
     f"/{BUDGET_SERVICE}/WatchBudgets": frozenset({"service:gateway"}),
     f"/{BUDGET_SERVICE}/ReadSpend": _READERS,
     f"/{MONEY_SERVICE}/PostTransfer": _BOOKKEEPERS,

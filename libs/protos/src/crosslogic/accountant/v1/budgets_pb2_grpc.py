@@ -122,8 +122,8 @@ class BudgetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListBudgetEvents(self, request, context):
-        """Lists what budgets told their owners, in order. Callers: billing, gateway, operator. An event is never changed and
-        there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
+        """Lists what budgets told their owners, in order. Callers: billing, gateway, operator, orchestrator. An event is never
+        changed and there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,8 +52,8 @@ class BudgetServiceStub:
     repeat. Errors: NOT_FOUND.
     """
     ListBudgetEvents: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListBudgetEventsRequest, _budgets_pb2.ListBudgetEventsResponse]
-    """Lists what budgets told their owners, in order. Callers: billing, gateway, operator. An event is never changed and
-    there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
+    """Lists what budgets told their owners, in order. Callers: billing, gateway, operator, orchestrator. An event is never
+    changed and there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
     """
     WatchBudgets: _grpc.UnaryStreamMultiCallable[_budgets_pb2.WatchBudgetsRequest, _budgets_pb2.WatchBudgetsResponse]
     """Sends every budget with what is spent, then each that changes. Callers: gateway. A reader that is sent the same state
@@ -88,8 +88,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     repeat. Errors: NOT_FOUND.
     """
     ListBudgetEvents: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListBudgetEventsRequest, _budgets_pb2.ListBudgetEventsResponse]  # type: ignore[assignment]
-    """Lists what budgets told their owners, in order. Callers: billing, gateway, operator. An event is never changed and
-    there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
+    """Lists what budgets told their owners, in order. Callers: billing, gateway, operator, orchestrator. An event is never
+    changed and there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
     """
     WatchBudgets: _aio.UnaryStreamMultiCallable[_budgets_pb2.WatchBudgetsRequest, _budgets_pb2.WatchBudgetsResponse]  # type: ignore[assignment]
     """Sends every budget with what is spent, then each that changes. Callers: gateway. A reader that is sent the same state
@@ -157,8 +157,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _budgets_pb2.ListBudgetEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_budgets_pb2.ListBudgetEventsResponse, _abc.Awaitable[_budgets_pb2.ListBudgetEventsResponse]]:
-        """Lists what budgets told their owners, in order. Callers: billing, gateway, operator. An event is never changed and
-        there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
+        """Lists what budgets told their owners, in order. Callers: billing, gateway, operator, orchestrator. An event is never
+        changed and there is one a threshold, budget and period. Errors: INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod
