@@ -228,7 +228,7 @@ async def test_servicer_stops_working_when_its_caller_goes_away(ca: CertificateM
     registry.servicer.list_models = hang
     async with registry.server.serving(), calling(ca, registry) as stub:
         error = await refusal(stub.ListModels(pb.ListModelsRequest(), timeout=0.2))
-        await asyncio.wait_for(ended.wait(), 2)
+        await asyncio.wait_for(ended.wait(), 10)
         await asyncio.sleep(0)
         counted = registry.metrics.text().decode()
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -303,7 +303,7 @@ async def test_shutdown_lets_a_running_call_finish_and_takes_no_new_one(ca: Cert
         late = await refusal(stub.ListModels(pb.ListModelsRequest(), timeout=0.5))
         finish.set()
         assert (await call).next_page_token == "whole"
-        await asyncio.wait_for(ending, 3)
+        await asyncio.wait_for(ending, 4)
     assert late.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -341,7 +341,7 @@ async def test_health_watcher_is_told_and_does_not_hold_up_the_shutdown(ca: Cert
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     ending = serving.end()
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    await asyncio.wait_for(ending, 3)
+    await asyncio.wait_for(ending, 10)
     await channels.close()
 
 
@@ -360,7 +360,7 @@ async def test_stream_that_heeds_stopping_ends_clean_at_shutdown(ca: Certificate
         await stream.read()
         ending = serving.end()
         assert await stream.read() is grpc.aio.EOF
-        await asyncio.wait_for(ending, 3)
+        await asyncio.wait_for(ending, 10)
 
 
 async def test_client_that_connects_and_says_nothing_delays_nobody(ca: CertificateMaker) -> None:

@@ -24,6 +24,7 @@ from tests.contract.identity_store_suite import (
 )
 from tests.contract.identity_terms_suite import TermsSuite
 from tests.fakes.identity_store import NOBODY
+from tests.fakes.postgres_notices import notices
 
 
 class AllStores(PostgresStore, PostgresPlanStore, PostgresUserStore, PostgresAuditStore):
@@ -43,7 +44,7 @@ async def announced(pg_url: str, store: AnyStore) -> AsyncIterator[Announced]:
         await connection.execute(f"LISTEN {CHANNEL}".encode())
 
         async def taken() -> list[str]:
-            return [notice.payload async for notice in connection.notifies(timeout=0.2)]
+            return await notices(connection, channel=CHANNEL, url=pg_url)
 
         yield taken
 

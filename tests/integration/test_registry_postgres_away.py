@@ -62,8 +62,8 @@ async def test_nodes_schedulers_and_the_catalogue_go_on_and_what_happened_is_kep
             await asyncio.to_thread(postgres.stop)
 
             await stream.write(heartbeat("ACTIVE", "measured"))
-            await watch.until(lambda nodes: nodes[node.id].status == pb.NODE_STATUS_ACTIVE, timeout_s=1)
-            listed = await suite.stub().ListNodes(pb.ListNodesRequest(), timeout=1)
+            await watch.until(lambda nodes: nodes[node.id].status == pb.NODE_STATUS_ACTIVE, timeout_s=3)
+            listed = await suite.stub().ListNodes(pb.ListNodesRequest(), timeout=3)
             assert [known.id for known in listed.nodes] == [node.id]
             models = await suite.stub().ListModels(pb.ListModelsRequest(), timeout=10)
             assert [model.name for model in models.models] == ["tiny"]

@@ -164,10 +164,10 @@ async def test_nodes_and_schedulers_go_on_while_redis_hangs_or_is_gone(pg_url: s
                     await watch.until(lambda nodes: nodes[node.id].status == pb.NODE_STATUS_ACTIVE)
                     os.kill(pid, number)
                     await asyncio.sleep(1.5)  # a round of leases meets it
-                    late = await asyncio.wait_for(suite.join(), 1)
+                    late = await asyncio.wait_for(suite.join(), 3)
                     async with late.streaming():
-                        await watch.until(lambda nodes: nodes[late.id].status == pb.NODE_STATUS_ACTIVE, timeout_s=1)
-                    await watch.until(lambda nodes: not nodes[late.id].reachable, timeout_s=4)
+                        await watch.until(lambda nodes: nodes[late.id].status == pb.NODE_STATUS_ACTIVE, timeout_s=3)
+                    await watch.until(lambda nodes: not nodes[late.id].reachable, timeout_s=8)
                     assert watch.nodes[node.id].reachable
         finally:
             if number == signal.SIGSTOP:

@@ -160,7 +160,7 @@ async def test_a_node_whose_stream_breaks_is_passed_over_in_seconds_and_taken_ba
         node = await suite.join()
         async with node.streaming():
             await watch.until(lambda nodes: nodes[node.id].status == pb.NODE_STATUS_ACTIVE)
-        await watch.until(lambda nodes: not nodes[node.id].reachable, timeout_s=3)
+        await watch.until(lambda nodes: not nodes[node.id].reachable, timeout_s=6)
         assert watch.nodes[node.id].status == pb.NODE_STATUS_ACTIVE
         async with node.streaming():
             await watch.until(lambda nodes: nodes[node.id].reachable)

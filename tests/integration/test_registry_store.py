@@ -15,6 +15,7 @@ from crosslogic_common.postgres import migrate, open_pool
 from crosslogic_registry.lives import PostgresLives
 from crosslogic_registry.store import NODES_CHANNEL, PostgresStore
 from tests.contract.registry_store_suite import RegistryStoreSuite, WholeStore, change, join, new_token, now
+from tests.fakes.postgres_notices import notices
 
 
 @pytest.fixture
@@ -67,12 +68,10 @@ async def test_a_thousand_changes_reach_the_other_replicas_in_notices_that_fit(p
     async with await psycopg.AsyncConnection.connect(pg_url, autocommit=True) as listener:
         await listener.execute(f"LISTEN {NODES_CHANNEL}".encode())
         await store.save([change(node, "active") for node in nodes], {nodes[0].id: pb.NodeFacts()}, origin="me")
-        told: list[str] = []
-        async for notice in listener.notifies(timeout=0.3):
-            origin, _, node_ids = notice.payload.partition(":")
-            assert origin == "me"
-            told += node_ids.split(",")
-    assert sorted(told) == sorted(node.id for node in nodes)
+        told = await notices(listener, channel=NODES_CHANNEL, url=pg_url)
+    assert {payload.partition(":")[0] for payload in told} == {"me"}
+    named = [node_id for payload in told for node_id in payload.partition(":")[2].split(",")]
+    assert sorted(named) == sorted(node.id for node in nodes)
 
 
 async def test_a_stolen_database_holds_no_token(pg_url: str, store: WholeStore) -> None:
@@ -97,7 +96,7 @@ async def test_a_model_of_another_name_is_told_to_every_replica(pg_url: str, sto
     async with await psycopg.AsyncConnection.connect(pg_url, autocommit=True) as listener:
         await listener.execute(b"LISTEN registry_catalogue")
         await store.add_model(pb.Model(name=str(uuid4()), family="f", context_length=1))
-        assert len([notice async for notice in listener.notifies(timeout=0.3)]) == 1
+        assert len(await notices(listener, channel="registry_catalogue", url=pg_url)) == 1
 
 
 async def test_a_database_that_is_away_is_said_to_be_unavailable(pg_url: str) -> None:
