@@ -7,8 +7,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from importlib.resources import files
 
+from crosslogic.billing.v1 import account_events_pb2 as events_pb
+from crosslogic.billing.v1 import account_events_pb2_grpc as events_rpc
 from crosslogic.billing.v1 import billing_pb2 as pb
 from crosslogic.billing.v1 import billing_pb2_grpc as rpc
+from crosslogic_billing.account_events.servicer import AccountEventServicer
+from crosslogic_billing.account_events.store import PostgresAccountEvents
 from crosslogic_billing.accounts.dunning import Dunning, IdentityTenants
 from crosslogic_billing.accounts.service import Accounts
 from crosslogic_billing.accounts.store import PostgresAccounts
@@ -54,6 +58,7 @@ from crosslogic_common.tracing import tracing
 
 SCHEMA = "billing"
 SERVICE = "crosslogic.billing.v1.BillingService"
+EVENT_SERVICE = "crosslogic.billing.v1.AccountEventService"
 _ADMIN = frozenset({"service:gateway", "service:operator"})
 _GATEWAY_ONLY = frozenset({"WatchPrices"})
 
@@ -62,7 +67,8 @@ def rules() -> dict[str, frozenset[str]]:
     """Who may call what."""
     gateway = frozenset({"service:gateway"})
     return {
-        f"/{SERVICE}/{method}": gateway if method in _GATEWAY_ONLY else _ADMIN for method in method_names(pb, SERVICE)
+        **{f"/{SERVICE}/{name}": gateway if name in _GATEWAY_ONLY else _ADMIN for name in method_names(pb, SERVICE)},
+        f"/{EVENT_SERVICE}/ListAccountEvents": _ADMIN | {"service:orchestrator"},
     }
 
 
@@ -119,6 +125,12 @@ async def serve(settings: BillingSettings, stop: asyncio.Event) -> None:
         )
         servicer = BillingServicer(does)
         server.add(pb, SERVICE, lambda target: rpc.add_BillingServiceServicer_to_server(servicer, target))
+        account_events = AccountEventServicer(PostgresAccountEvents(world.pool))
+        server.add(
+            events_pb,
+            EVENT_SERVICE,
+            lambda target: events_rpc.add_AccountEventServiceServicer_to_server(account_events, target),
+        )
         background = [asyncio.create_task(job(), name=name) for name, job in world.jobs]
         stack.push_async_callback(_cancelled, background)
         async with server.serving():

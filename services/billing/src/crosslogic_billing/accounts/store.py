@@ -6,6 +6,7 @@ from typing import LiteralString
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
+from crosslogic_billing.account_events.store import add_account_event
 from crosslogic_billing.accounts.domain import Account
 from crosslogic_billing.accounts.terms_json import from_json, to_json
 from crosslogic_billing.prices.policy import DEFAULT_CATEGORY, RESERVED_CATEGORY
@@ -178,6 +179,17 @@ class PostgresAccounts:
     async def suspended(self, org_id: str, at: datetime | None) -> None:
         """We suspended it; None: it is let in again."""
         async with transaction(self._pool) as connection:
-            await connection.execute(
-                "UPDATE accounts SET suspended_at = %s, updated_at = now() WHERE org_id = %s", (at, org_id)
+            changed = await connection.execute(
+                "UPDATE accounts SET suspended_at = %s, updated_at = now() WHERE org_id = %s "
+                "AND (suspended_at IS NULL) = %s RETURNING now()",
+                (at, org_id, at is not None),
             )
+            row = await changed.fetchone()
+            if row is not None:
+                await add_account_event(
+                    connection,
+                    kind="org_suspended" if at is not None else "org_resumed",
+                    org_id=org_id,
+                    at=at or row[0],
+                    text="Its requests are refused: an invoice is overdue." if at is not None else "It has paid.",
+                )

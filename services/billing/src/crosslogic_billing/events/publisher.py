@@ -1,14 +1,11 @@
 """Publishes every row of the usage ledger, at least once, in its order."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
 from crosslogic.accountant.v1 import accountant_pb2 as pb
 from crosslogic_billing.events import message
-from crosslogic_common.batched import Backoff
-from crosslogic_common.errors import CodedError
-from crosslogic_common.logs import get_logger
+from crosslogic_billing.work import work_for_ever
 
 PAGE_ROWS = 2_000
 IDLE_S = 1.0
@@ -45,21 +42,16 @@ class Publisher:
         self._rows = rows
         self._cursors = cursors
         self._sink = sink
-        self._log = get_logger(__name__)
 
     async def run(self) -> None:
         """Publishes for ever."""
-        backoff = Backoff(base_s=0.2, cap_s=30.0)
-        while True:
-            try:
-                more = await self.publish_page()
-            except CodedError as error:
-                self._log.warning("usage events not published, trying again", reason=error.private or error.public)
-                await asyncio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
-            if not more:
-                await asyncio.sleep(IDLE_S)
+        await work_for_ever(
+            self.publish_page,
+            name=__name__,
+            trouble="usage events not published, trying again",
+            idle_s=IDLE_S,
+            cap_s=30.0,
+        )
 
     async def publish_page(self) -> bool:
         """One page. Whether more waits."""

@@ -16,10 +16,8 @@ from crosslogic_billing.export.domain import Unit, Window
 from crosslogic_billing.prices.policy import RESERVED_CATEGORY
 from crosslogic_billing.rating import policy as rating
 from crosslogic_billing.rating.domain import Priced, Terms
-from crosslogic_common.batched import Backoff
+from crosslogic_billing.work import work_for_ever
 from crosslogic_common.clock import Clock
-from crosslogic_common.errors import CodedError
-from crosslogic_common.logs import get_logger
 from crosslogic_common.postgres import Connection, Pool, transaction
 
 IDLE_S = 1.0
@@ -54,21 +52,14 @@ class Closer:
         self._delay = timedelta(seconds=delay_s)
         self._exporting = exporting
         self._opened_at = datetime.min.replace(tzinfo=UTC)
-        self._log = get_logger(__name__)
 
     async def run(self) -> None:
         """Closes for ever."""
-        backoff = Backoff(base_s=0.2, cap_s=5.0)
-        while True:
-            try:
-                closed = await self.close_due()
-            except CodedError as error:
-                self._log.warning("windows not closed, trying again", reason=error.private or error.public)
-                await asyncio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
-            if closed < _WINDOWS_AT_ONCE:
-                await asyncio.sleep(IDLE_S)
+
+        async def step() -> bool:
+            return await self.close_due() >= _WINDOWS_AT_ONCE
+
+        await work_for_ever(step, name=__name__, trouble="windows not closed, trying again", idle_s=IDLE_S)
 
     async def close_due(self) -> int:
         """Closes every window that is due, the oldest first, at most 500. How many there were."""

@@ -1,6 +1,5 @@
 """Gives back what was exported and is not owed after a correction: as credit on the customer's balance, each once."""
 
-import asyncio
 import random
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,7 +8,7 @@ from crosslogic_billing.export import policy
 from crosslogic_billing.export.credit_store import PostgresCredits
 from crosslogic_billing.export.domain import Credit, Delivered, Outcome, Rejected, Retry
 from crosslogic_billing.export.ports import BillingSink
-from crosslogic_common.batched import Backoff
+from crosslogic_billing.work import work_for_ever
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError
 from crosslogic_common.logs import get_logger
@@ -39,17 +38,11 @@ class CreditGiver:
 
     async def run(self) -> None:
         """Gives for ever."""
-        backoff = Backoff(base_s=0.2, cap_s=5.0)
-        while True:
-            try:
-                given = await self.give_due()
-            except CodedError as error:
-                self._log.warning("credits not given, trying again", reason=error.private or error.public)
-                await asyncio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
-            if not given:
-                await asyncio.sleep(IDLE_S)
+
+        async def step() -> bool:
+            return await self.give_due() > 0
+
+        await work_for_ever(step, name=__name__, trouble="credits not given, trying again", idle_s=IDLE_S)
 
     async def give_due(self) -> int:
         """Gives one that is due. How many there were."""

@@ -10,7 +10,7 @@ from crosslogic_billing.export.domain import Delivered, Lane, MeterEvent, Outcom
 from crosslogic_billing.export.outbox_store import PostgresOutbox
 from crosslogic_billing.export.ports import BillingSink
 from crosslogic_billing.metrics import BillingMetrics
-from crosslogic_common.batched import Backoff
+from crosslogic_billing.work import work_for_ever
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError
 from crosslogic_common.logs import get_logger
@@ -46,17 +46,11 @@ class Sender:
 
     async def run(self) -> None:
         """Sends for ever."""
-        backoff = Backoff(base_s=0.2, cap_s=5.0)
-        while True:
-            try:
-                lanes = await self.send_due()
-            except CodedError as error:
-                self._log.warning("outbox not sent, trying again", reason=error.private or error.public)
-                await asyncio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
-            if not lanes:
-                await asyncio.sleep(IDLE_S)
+
+        async def step() -> bool:
+            return await self.send_due() > 0
+
+        await work_for_ever(step, name=__name__, trouble="outbox not sent, trying again", idle_s=IDLE_S)
 
     async def send_due(self) -> int:
         """Sends what is due now. How many lanes there were."""

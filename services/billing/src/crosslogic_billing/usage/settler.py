@@ -1,6 +1,5 @@
 """Settles the usage ledger: each of its rows counts in its window once."""
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +8,7 @@ from crosslogic_billing.prices.policy import DEFAULT_CATEGORY
 from crosslogic_billing.usage import policy
 from crosslogic_billing.usage.domain import UsageRow
 from crosslogic_billing.usage.ports import Ledger, UsageStore
-from crosslogic_common.batched import Backoff
+from crosslogic_billing.work import work_for_ever
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 
@@ -33,17 +32,7 @@ class Settler:
 
     async def run(self) -> None:
         """Settles for ever; waits while there is nothing new or a neighbour is away."""
-        backoff = Backoff(base_s=0.2, cap_s=5.0)
-        while True:
-            try:
-                behind = await self.settle_page()
-            except CodedError as error:
-                self._log.warning("usage not settled, trying again", reason=error.private or error.public)
-                await asyncio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
-            if not behind:
-                await asyncio.sleep(IDLE_S)
+        await work_for_ever(self.settle_page, name=__name__, trouble="usage not settled, trying again", idle_s=IDLE_S)
 
     async def settle_all(self) -> None:
         """Settles until nothing is left."""

@@ -5,6 +5,7 @@ from typing import LiteralString
 
 from psycopg.rows import TupleRow
 
+from crosslogic_billing.account_events.store import add_account_event
 from crosslogic_billing.export.stripe_sink import Invoice
 from crosslogic_billing.posting import policy as posting
 from crosslogic_billing.posting.store import add_transfer
@@ -115,6 +116,15 @@ class PostgresWebhooks:
                     now,
                 ),
             )
+            if failed_at is not None and invoice.status in ("open", "uncollectible"):
+                await add_account_event(
+                    connection,
+                    kind="payment_failed",
+                    org_id=org_id,
+                    at=now,
+                    subject=invoice.id,
+                    text=f"The payment of invoice {invoice.number or invoice.id} failed.",
+                )
             await connection.execute(
                 "UPDATE accounts SET failing_since = (SELECT min(failed_at) FROM invoices WHERE org_id = %s), "
                 "updated_at = now() WHERE org_id = %s",

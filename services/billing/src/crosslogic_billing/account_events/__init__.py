@@ -1,0 +1,1 @@
+"""What happened to accounts, for whoever tells people of it."""
