@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+_NOISE_BYTES = 64 * 2**20
 TINY_CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 64,
@@ -24,7 +25,12 @@ def write_safetensors(file: Path, tensors: dict[str, tuple[str, list[int], int]]
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
-    file.write_bytes(len(text).to_bytes(8, "little") + text + random.Random(seed).randbytes(offset))
+    noise = random.Random(seed)
+    with file.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        # As much as Python makes at a time.
+        for start in range(0, offset, _NOISE_BYTES):
+            opened.write(noise.randbytes(min(_NOISE_BYTES, offset - start)))
 
 
 def make_model(folder: Path, *, weights_bytes: int = 4096, seed: int = 1, shards: int = 1) -> Path:

@@ -1,6 +1,8 @@
 """Weights come to a node's disk whole and verified, or not at all, whatever the storage and the machine do."""
 
 import dataclasses
+import errno
+import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from crosslogic_model_store import fetch as fetching
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.fetch import FetchOptions, Urls, fetch, present
 from crosslogic_model_store.local_model import read_model
-from crosslogic_model_store.manifest import Manifest, blob_key
+from crosslogic_model_store.manifest import Manifest, blob_key, revision_of
 from crosslogic_model_store.presign import presigned_get
 from crosslogic_model_store.upload import Uploader
 from tests.fakes.range_server import RangeServer, range_server
@@ -46,10 +48,18 @@ class Stored:
         )
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Iterator[Stored]:
+def older(manifest: Manifest) -> Manifest:
+    """As it was written before files had a checksum of their parts."""
+    files = tuple(dataclasses.replace(file, tree="") for file in manifest.files)
+    return dataclasses.replace(manifest, files=files, part_bytes=0, revision=revision_of(files))
+
+
+@pytest.fixture(params=["by parts", "an older manifest"])
+def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stored]:
     source = make_model(tmp_path / "source", weights_bytes=1000 * KIB, shards=2)
-    manifest = read_model(source, "team/tiny").manifest
+    manifest = read_model(source, "team/tiny", part_bytes=64 * KIB).manifest
+    if request.param == "an older manifest":
+        manifest = older(manifest)
     with range_server({f"/{file.sha256}": (source / file.path).read_bytes() for file in manifest.files}) as server:
         yield Stored(source, manifest, server)
 
@@ -107,6 +117,40 @@ def test_a_node_that_was_killed_goes_on_where_it_was(stored: Stored, tmp_path: P
     assert stored.is_whole(folder)
     again = sum(count for _, _, count in stored.server.asked)
     assert again <= stored.manifest.size_bytes - 200 * KIB
+
+
+def test_bytes_that_the_disk_lost_after_a_kill_never_become_a_model(stored: Stored, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(stored.manifest.to_json())
+    command = [sys.executable, "-c", _DIES_AFTER_300_KIB, str(tmp_path), stored.server.address]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    begun = next(
+        path
+        for path in (tmp_path / "w").rglob("*.safetensors")
+        if (path.parent / f"{path.name}.{64 * KIB}.blocks").exists()
+    )
+    with begun.open("r+b") as file:
+        file.write(bytes(4096))
+    with pytest.raises(ModelStoreError, match="not what its checksum says"):
+        fetch(stored.manifest, root=tmp_path / "w", urls=stored.urls, options=OPTIONS)
+    assert stored.is_whole(fetch(stored.manifest, root=tmp_path / "w", urls=stored.urls, options=OPTIONS))
+
+
+def test_a_disk_that_fills_meanwhile_is_told_at_once_and_what_came_is_kept(
+    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        if len(stored.server.asked) < 8:
+            return write(*_)  # type: ignore[arg-type]
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(ModelStoreError, match="cannot be written: No space left on device"):
+        fetch(stored.manifest, root=tmp_path / "w", urls=stored.urls, options=OPTIONS)
+    monkeypatch.undo()
+    stored.server.asked.clear()
+    assert stored.is_whole(fetch(stored.manifest, root=tmp_path / "w", urls=stored.urls, options=OPTIONS))
+    assert sum(count for _, _, count in stored.server.asked) < stored.manifest.size_bytes
 
 
 def test_two_agents_of_one_machine_fetch_once(stored: Stored, tmp_path: Path) -> None:

@@ -1,14 +1,12 @@
 """From signed addresses to a folder on this machine: in parallel, verified, and gone on with after a kill.
 
-A version is fetched into `.fetch-<folder>`, block by block; a journal of whole blocks lies beside each file.
-The checksum of a file is reckoned while its later blocks are still on their way. Once all are right the folder gets its
-name in one step, so a folder with a version's name is always whole. Other agents of the machine wait, and find it.
+A version is fetched into `.fetch-<folder>`, block by block; a journal of whole blocks lies beside each file. Each
+thread reckons the checksum of its block while it comes. Once all are right the folder gets its name in one step, so a
+folder with a version's name is always whole. Other agents of the machine wait, and find it.
 """
 
 import contextlib
 import fcntl
-import hashlib
-import os
 import shutil
 import threading
 import time
@@ -21,8 +19,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from crosslogic_model_store.errors import ModelStoreError
+from crosslogic_model_store.fetched_file import PIECE_BYTES, FetchedFile, open_file
 from crosslogic_model_store.manifest import FileEntry, Manifest, folder_name, parse_manifest
 from crosslogic_model_store.selection import MANIFEST_NAME
+from crosslogic_model_store.tree_digest import PartDigest
 
 BLOCK_BYTES: Final = 16 * 2**20
 CONNECTIONS: Final = 8
@@ -44,6 +44,7 @@ class FetchOptions:
 
     connections: int = CONNECTIONS
     block_bytes: int = BLOCK_BYTES
+    """Of files whose manifest does not say how long their parts are."""
     make_room: Callable[[int], None] = lambda _bytes: None
     """Asked to free so many bytes of the disk before there are said to be too few."""
     on_progress: Callable[[int, int], None] = lambda _done, _total: None
@@ -103,7 +104,10 @@ class _Fetch:
         self._folder.mkdir(exist_ok=True)
         # Whoever cleans the disk leaves what is marked so.
         (self._folder / ".in-use").touch()
-        files = [_FileInParts(self._folder, file, self._options.block_bytes) for file in self._manifest.files]
+        files = [
+            open_file(self._folder, file, part_bytes=self._manifest.part_bytes, block_bytes=self._options.block_bytes)
+            for file in self._manifest.files
+        ]
         self._count(sum(file.held_bytes for file in files))
         self._check_disk(sum(file.missing_bytes for file in files))
         try:
@@ -124,12 +128,13 @@ class _Fetch:
         self._folder.rename(target)
         return target
 
-    def _fetch_all(self, files: "list[_FileInParts]") -> None:
+    def _fetch_all(self, files: list[FetchedFile]) -> None:
         with ThreadPoolExecutor(self._options.connections, thread_name_prefix="weights") as pool:
             local = threading.local()
-            blocks = [(file, index) for file in files for index in file.missing]
-            waiting: list[Future[None]] = [pool.submit(self._block, local, file, index) for file, index in blocks]
-            waiting += [pool.submit(file.advance) for file in files if not file.missing]
+            waiting: list[Future[None]] = [
+                pool.submit(self._block, local, file, index) for file in files for index in file.missing
+            ]
+            waiting += [pool.submit(self._found, local, file, index) for file in files for index in file.held]
             try:
                 done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
                 for future in done:
@@ -144,13 +149,12 @@ class _Fetch:
         if wrong:
             raise ModelStoreError(f"{wrong[0].entry.path} is not what its checksum says: it is fetched anew.")
 
-    def _block(self, local: threading.local, file: "_FileInParts", index: int) -> None:
-        start, size = file.span(index)
+    def _block(self, local: threading.local, file: FetchedFile, index: int) -> None:
         pause_s = self._options.pause_s
         for attempt in range(1, _ATTEMPTS + 1):
             url = self._addresses.of(file.entry)
             try:
-                self._get(local, url, file, start, size)
+                digest = self._get(local, url, file, index)
                 break
             except _RefusedError:
                 self._addresses.renew(url, file.entry)
@@ -164,9 +168,15 @@ class _Fetch:
                 raise _Stopped
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
         file.note(index)
-        file.advance()
+        file.came(index, digest, _buffer(local))
 
-    def _get(self, local: threading.local, url: str, file: "_FileInParts", start: int, size: int) -> None:
+    def _found(self, local: threading.local, file: FetchedFile, index: int) -> None:
+        if self._options.stop.is_set() or self._failed.is_set():
+            raise _Stopped
+        file.found(index, _buffer(local))
+
+    def _get(self, local: threading.local, url: str, file: FetchedFile, index: int) -> PartDigest | None:
+        start, size = file.span(index)
         connection, path = self._connection(local, url)
         connection.request("GET", path, headers={"Range": f"bytes={start}-{start + size - 1}"})
         with connection.getresponse() as answer:
@@ -174,32 +184,31 @@ class _Fetch:
                 raise _RefusedError
             if answer.status != _PARTIAL and not (answer.status == _OK and size == file.entry.size_bytes):
                 raise HTTPException(f"the storage answers {answer.status}")
-            block = memoryview(_buffer(local, self._options.block_bytes))[:size]
-            self._read(answer, block)
-            file.write(start, block)
+            digest, got = file.begin(), 0
+            try:
+                while got < size:
+                    piece = _buffer(local)[: size - got]
+                    self._fill(answer, piece)
+                    if digest is not None:
+                        digest.update(piece)
+                    file.write(start + got, piece)
+                    got += len(piece)
+                    self._count(len(piece))
+            except BaseException:
+                # They come again.
+                self._count(-got)
+                raise
+        return digest
 
-    def _read(self, answer: HTTPResponse, block: memoryview) -> None:
+    def _fill(self, answer: HTTPResponse, piece: memoryview) -> None:
         got = 0
-        try:
-            for count in self._pieces(answer, block):
-                got += count
-                self._count(count)
-        except BaseException:
-            # They come again.
-            self._count(-got)
-            raise
-
-    def _pieces(self, answer: HTTPResponse, block: memoryview) -> Iterator[int]:
-        """Fills the block; yields how many bytes came each time."""
-        got = 0
-        while got < len(block):
+        while got < len(piece):
             if self._options.stop.is_set() or self._failed.is_set():
                 raise _Stopped
-            count = answer.readinto(block[got:])
+            count = answer.readinto(piece[got:])
             if not count:
                 raise HTTPException("the storage broke off")
             got += count
-            yield count
 
     def _connection(self, local: threading.local, url: str) -> tuple[HTTPConnection, str]:
         """This thread's connection to the address's host, kept alive from block to block; and the path to ask for."""
@@ -258,93 +267,6 @@ class _Addresses:
                 self._known = {}
 
 
-class _FileInParts:
-    """A file that is being fetched."""
-
-    def __init__(self, folder: Path, entry: FileEntry, block_bytes: int) -> None:
-        self.entry = entry
-        self._block_bytes = block_bytes
-        path = folder / entry.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The length of blocks is in the name: with another one the numbers mean something else.
-        self._journal = path.with_name(f"{path.name}.{block_bytes}.blocks")
-        self._count = -(-entry.size_bytes // block_bytes)
-        held = self._read_journal() if path.exists() else set()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        os.ftruncate(self._file, entry.size_bytes)
-        self._notes = self._journal.open("a" if held else "w")
-        self._held = held
-        self._digest = hashlib.sha256()
-        self._hashed = 0
-        self._hashing = threading.Lock()
-
-    @property
-    def missing(self) -> list[int]:
-        """Blocks that are not there."""
-        return [index for index in range(self._count) if index not in self._held]
-
-    @property
-    def missing_bytes(self) -> int:
-        return self.entry.size_bytes - self.held_bytes
-
-    @property
-    def held_bytes(self) -> int:
-        return sum(self.span(index)[1] for index in self._held)
-
-    def span(self, index: int) -> tuple[int, int]:
-        """Where a block begins and how long it is."""
-        start = index * self._block_bytes
-        return start, min(self._block_bytes, self.entry.size_bytes - start)
-
-    def write(self, start: int, block: memoryview) -> None:
-        """Writes a whole block."""
-        done = 0
-        while done < len(block):
-            done += os.pwrite(self._file, block[done:], start + done)
-
-    def note(self, index: int) -> None:
-        """The block is there."""
-        self._notes.write(f"{index}\n")
-        self._notes.flush()
-        self._held.add(index)
-
-    def advance(self) -> None:
-        """Reckons the checksum as far as blocks follow each other. One thread does, the others go on."""
-        while self._hashed < self._count and self._hashed in self._held:
-            if not self._hashing.acquire(blocking=False):
-                return
-            try:
-                while self._hashed < self._count and self._hashed in self._held:
-                    start, size = self.span(self._hashed)
-                    self._digest.update(os.pread(self._file, size, start))
-                    self._hashed += 1
-            finally:
-                self._hashing.release()
-
-    def is_right(self) -> bool:
-        """Whether all of it is there and is what the manifest says."""
-        return self._hashed == self._count and self._digest.hexdigest() == self.entry.sha256
-
-    def forget(self) -> None:
-        """What is there is of no use."""
-        self._journal.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        self._notes.close()
-        os.close(self._file)
-
-    def clean_up(self) -> None:
-        """The file is whole."""
-        self._journal.unlink(missing_ok=True)
-
-    def _read_journal(self) -> set[int]:
-        try:
-            words = self._journal.read_text().split("\n")[:-1]
-        except OSError:
-            return set()
-        return {int(word) for word in words if word.isdecimal() and int(word) < self._count}
-
-
 def _drop(local: threading.local) -> None:
     connection = getattr(local, "connection", None)
     if connection is not None:
@@ -352,10 +274,10 @@ def _drop(local: threading.local) -> None:
     local.place = None
 
 
-def _buffer(local: threading.local, size: int) -> bytearray:
-    buffer: bytearray | None = getattr(local, "buffer", None)
+def _buffer(local: threading.local) -> memoryview:
+    buffer: memoryview | None = getattr(local, "buffer", None)
     if buffer is None:
-        local.buffer = buffer = bytearray(size)
+        local.buffer = buffer = memoryview(bytearray(PIECE_BYTES))
     return buffer
 
 

@@ -14,6 +14,7 @@ from crosslogic_model_store.facts import ModelFacts, facts_of
 from crosslogic_model_store.manifest import MAX_FILES, FileEntry, Manifest, check_name, revision_of
 from crosslogic_model_store.safetensors_header import read_totals
 from crosslogic_model_store.selection import WEIGHTS_SUFFIX, is_wanted
+from crosslogic_model_store.tree_digest import PART_BYTES, FileDigest
 
 _READ_BYTES: Final = 4 * 2**20
 _MAX_JSON_BYTES: Final = 200 * 2**20
@@ -67,17 +68,26 @@ def read_model(
     source: str = "",
     licence: str = "",
     workers: int = 4,
+    part_bytes: int = PART_BYTES,
     on_bytes: OnBytes = lambda _bytes: None,
 ) -> LocalModel:
-    """Looks a folder through and hashes it; `on_bytes` is told from several threads. Raises ModelStoreError."""
+    """Looks a folder through and hashes it; `on_bytes` is told from several threads. Raises ModelStoreError.
+
+    Nodes fetch the files in parts of `part_bytes` (4,096 to 2^30), which is part of the revision.
+    """
     check_name(name)
     wanted, left_out = find_files(folder)
     facts = describe(folder, wanted, licence=licence)
     identities = {path: identity_of(folder / path) for path in wanted}
     with ThreadPoolExecutor(workers) as pool:
-        entries = tuple(pool.map(lambda path: _entry(folder, path, on_bytes), wanted))
+        entries = tuple(pool.map(lambda path: _entry(folder, path, part_bytes, on_bytes), wanted))
     manifest = Manifest(
-        model=name, revision=revision_of(entries), files=entries, facts=facts, source=source or folder.resolve().name
+        model=name,
+        revision=revision_of(entries, part_bytes),
+        files=entries,
+        facts=facts,
+        part_bytes=part_bytes,
+        source=source or folder.resolve().name,
     )
     return LocalModel(folder, manifest, tuple(left_out), identities)
 
@@ -88,19 +98,16 @@ def identity_of(file: Path) -> Identity:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def sha256_of(file: Path, on_bytes: OnBytes = lambda _bytes: None) -> str:
-    """The SHA-256 of a file, as hex."""
-    digest, buffer = hashlib.sha256(), bytearray(_READ_BYTES)
+def _entry(folder: Path, path: str, part_bytes: int, on_bytes: OnBytes) -> FileEntry:
+    file = folder / path
+    size_bytes = file.stat().st_size
+    digest, tree, buffer = hashlib.sha256(), FileDigest(part_bytes), memoryview(bytearray(_READ_BYTES))
     with file.open("rb", buffering=0) as opened:
         while count := opened.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
+            digest.update(buffer[:count])
+            tree.update(buffer[:count])
             on_bytes(count)
-    return digest.hexdigest()
-
-
-def _entry(folder: Path, path: str, on_bytes: OnBytes) -> FileEntry:
-    file = folder / path
-    return FileEntry(path, file.stat().st_size, sha256_of(file, on_bytes))
+    return FileEntry(path, size_bytes, digest.hexdigest(), tree.hexdigest())
 
 
 def _check_complete(folder: Path, wanted: Sequence[str]) -> None:

@@ -11,11 +11,14 @@ from urllib.parse import quote
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.facts import ModelFacts
 from crosslogic_model_store.selection import is_wanted
+from crosslogic_model_store.tree_digest import LEAST_PART_BYTES, MOST_PART_BYTES
 
 MAX_FILES: Final = 2_000
 MAX_MANIFEST_BYTES: Final = 2_000_000
 MAX_FILE_BYTES: Final = 2**43
-_FORMAT: Final = 1
+_MAX_PARTS: Final = 1_000_000
+_WITHOUT_PARTS, _FORMAT = 1, 2
+"""Of manifests: as they were before files had a checksum of their parts, and as they are."""
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _REVISION = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@:+-]{0,199}", re.ASCII)
@@ -30,6 +33,8 @@ class FileEntry:
     size_bytes: int
     sha256: str
     """Lower-case hex. Also names the object, so that versions share the files that they have in common."""
+    tree: str = ""
+    """The checksum of its parts (`tree_digest`), lower-case hex. Empty: the manifest is older than these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,8 @@ class Manifest:
     """32 hex digits: what nodes and the registry call the model's version."""
     files: tuple[FileEntry, ...]
     facts: ModelFacts
+    part_bytes: int = 0
+    """How long the parts are that files' trees are of. 0: the manifest has no trees."""
     source: str = ""
     """Where it was taken from, for people: a hub id with its commit, or a directory's name."""
 
@@ -56,12 +63,20 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """As it is stored."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True, separators=(",", ":")).encode()
+        written = _FORMAT if self.part_bytes else _WITHOUT_PARTS
+        return json.dumps({"format": written, **asdict(self)}, sort_keys=True, separators=(",", ":")).encode()
 
 
-def revision_of(files: Iterable[FileEntry]) -> str:
-    """The version's name: the same files have the same, whoever uploads them, whenever."""
-    lines = sorted(f"{file.sha256} {file.size_bytes} {file.path}\n" for file in files)
+def revision_of(files: Iterable[FileEntry], part_bytes: int = 0) -> str:
+    """The version's name: the same files have the same, whoever uploads them, whenever.
+
+    It vouches for all that a node checks files by. `part_bytes` 0: an older manifest, of which that is SHA-256 alone.
+    """
+    if part_bytes:
+        lines = [f"parts of {part_bytes}\n"]
+        lines += sorted(f"{file.tree} {file.sha256} {file.size_bytes} {file.path}\n" for file in files)
+    else:
+        lines = sorted(f"{file.sha256} {file.size_bytes} {file.path}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
 
 
@@ -77,17 +92,25 @@ def parse_manifest(text: bytes) -> Manifest:
         said = json.loads(text)
     except ValueError:
         raise ModelStoreError("The manifest is not JSON.") from None
-    if not isinstance(said, dict) or said.get("format") != _FORMAT:
+    if not isinstance(said, dict) or said.get("format") not in (_WITHOUT_PARTS, _FORMAT):
         raise ModelStoreError("The manifest is of a format that is not known here.")
-    files = _files(said.get("files"))
+    part_bytes = _part_bytes(said.get("part_bytes")) if said["format"] == _FORMAT else 0
+    files = _files(said.get("files"), part_bytes)
     model, source = said.get("model"), said.get("source", "")
     if not isinstance(model, str) or not isinstance(source, str):
         raise ModelStoreError("The manifest names no model.")
     check_name(model)
-    if said.get("revision") != revision_of(files):
+    if said.get("revision") != revision_of(files, part_bytes):
         raise ModelStoreError("The manifest's revision is not that of its files.")
     facts = _facts(said.get("facts"))
-    return Manifest(model=model, revision=said["revision"], files=files, facts=facts, source=source[:500])
+    return Manifest(
+        model=model,
+        revision=said["revision"],
+        files=files,
+        facts=facts,
+        part_bytes=part_bytes,
+        source=source[:500],
+    )
 
 
 def check_name(model: str) -> str:
@@ -128,16 +151,24 @@ def _prefix(model: str) -> str:
     return f"models/{quote(check_name(model), safe='')}"
 
 
-def _files(said: object) -> tuple[FileEntry, ...]:
+def _part_bytes(said: object) -> int:
+    if isinstance(said, bool) or not isinstance(said, int) or not LEAST_PART_BYTES <= said <= MOST_PART_BYTES:
+        raise ModelStoreError("The manifest's parts are of a length that cannot be.")
+    return said
+
+
+def _files(said: object, part_bytes: int) -> tuple[FileEntry, ...]:
     if not isinstance(said, Sequence) or isinstance(said, str) or not 1 <= len(said) <= MAX_FILES:
         raise ModelStoreError(f"A manifest names 1 to {MAX_FILES} files.")
-    found = tuple(_file(each) for each in said)
+    found = tuple(_file(each, with_tree=bool(part_bytes)) for each in said)
     if len({file.path for file in found}) < len(found):
         raise ModelStoreError("The manifest names a file twice.")
+    if part_bytes and sum(file.size_bytes // part_bytes for file in found) > _MAX_PARTS:
+        raise ModelStoreError(f"A manifest's files have at most {_MAX_PARTS:,} parts.")
     return found
 
 
-def _file(said: object) -> FileEntry:
+def _file(said: object, *, with_tree: bool) -> FileEntry:
     if not isinstance(said, Mapping):
         raise ModelStoreError("The manifest describes a file that is none.")
     path, size, sha256 = said.get("path"), said.get("size_bytes"), said.get("sha256")
@@ -147,7 +178,10 @@ def _file(said: object) -> FileEntry:
         raise ModelStoreError(f"The manifest gives {path} a size that cannot be.")
     if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise ModelStoreError(f"The manifest gives {path} no SHA-256.")
-    return FileEntry(path, size, sha256)
+    tree = said.get("tree") if with_tree else ""
+    if with_tree and (not isinstance(tree, str) or not _SHA256.fullmatch(tree)):
+        raise ModelStoreError(f"The manifest gives {path} no checksum of its parts.")
+    return FileEntry(path, size, sha256, str(tree))
 
 
 def _facts(said: object) -> ModelFacts:
