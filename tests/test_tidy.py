@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SERVICES = ("accountant", "billing", "gateway", "identity", "node_agent", "orchestrator", "registry", "scheduler")
 MAX_LINES = 600
-GENERATED = "libs/protos/src/"
+GENERATED = ("libs/protos/src/", "libs/admin_client/src/crosslogic_admin/client.py")
 VAGUE_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "manager.py", "misc.py"}
 # In pieces, so that this file does not name them itself.
 REGISTRY_HOSTS = tuple(
@@ -128,3 +129,10 @@ def test_every_lock_entry_is_pinned_by_a_hash() -> None:
     files = re.findall(r"\{ url = [^}]*\}", lock)
     assert len(files) > 100
     assert [file for file in files if "sha256:" not in file] == []
+
+
+def test_every_test_is_in_a_place_that_pytest_looks_into() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        places = tomllib.load(file)["tool"]["pytest"]["ini_options"]["testpaths"]
+    tests = [name for name, path in tracked(".py") if path.name.startswith("test_") and "/fakes/" not in name]
+    assert [name for name in tests if not name.startswith(tuple(places))] == []
