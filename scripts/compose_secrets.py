@@ -27,7 +27,8 @@ def make(folder: Path) -> Path:
     ca.node_ca()
     password = _once(folder / "postgres_password", secrets.token_hex(24))
     _once(folder / "database_url", f"postgresql://postgres:{password}@postgres:5432/crosslogic")
-    _once(folder / "seal_key", base64.b64encode(secrets.token_bytes(32)).decode())
+    for name in ("seal_key", "notify_key"):
+        _once(folder / name, base64.b64encode(secrets.token_bytes(32)).decode())
     _once(folder / "admin_token", secrets.token_hex(24))
     # Empty until an operator asks for one: docs/deployment.md.
     _once(folder / "join_token", "")

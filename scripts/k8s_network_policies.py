@@ -22,6 +22,7 @@ REDIS_USERS = ("gateway", "identity", "registry")
 GRPC_PORT, JOIN_PORT, HTTP_PORT, METRICS_PORT, WEBHOOK_PORT = 7100, 7101, 8080, 9100, 8081
 POSTGRES_PORT, REDIS_PORT, AGENT_PORT, DNS_PORT, HTTPS_PORT = 5432, 6379, 7200, 53, 443
 TUNNEL_PORT = 7300
+MAIL_PORTS = (465, 587)
 HEADER = "# Written by scripts/k8s_network_policies.py from the caller rules in code. Not edited by hand.\n"
 
 Json = dict[str, Any]
@@ -107,8 +108,9 @@ def _egress(service: str, existing: list[str]) -> list[Json]:
     if service == "gateway":
         rules.append(_rule("to", [_nodes()], AGENT_PORT))
     if service in ("billing", "orchestrator"):
-        # Stripe, clouds and webhooks are outside.
-        rules.append(_rule("to", [_outside()], HTTPS_PORT))
+        # Stripe, clouds, webhooks and mail servers are outside.
+        mail = MAIL_PORTS if service == "orchestrator" else ()
+        rules.append(_rule("to", [_outside()], HTTPS_PORT, *mail))
     return rules
 
 

@@ -12,6 +12,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 
+from crosslogic_billing.account_events.store import PostgresAccountEvents
 from crosslogic_billing.accounts.dunning import REASON, Dunning
 from crosslogic_billing.metrics import BillingMetrics
 from crosslogic_billing.webhooks.handler import WebhookHandler
@@ -71,7 +72,7 @@ class Hooked:
 async def hooked(pg_url: str) -> AsyncIterator[Hooked]:
     async with bench(pg_url) as world, aiohttp.ClientSession() as http:
         async with world.pool.connection() as connection:
-            await connection.execute("TRUNCATE webhooks, invoices")
+            await connection.execute("TRUNCATE webhooks, invoices, account_events")
         metrics = BillingMetrics(CollectorRegistry())
         webhooks = PostgresWebhooks(world.pool)
         handler = WebhookHandler(
@@ -115,6 +116,21 @@ async def test_an_unpaid_invoice_suspends_after_the_grace_time_and_a_paid_one_le
     assert hooked.tenants.reasons == {}
     (known,) = await hooked.webhooks.invoices(org, 10)
     assert (known.id, known.status) == (invoice["id"], "paid")
+
+
+async def test_who_tells_people_learns_of_each_failed_payment_and_suspension_once(hooked: Hooked) -> None:
+    events = PostgresAccountEvents(hooked.bench.pool)
+    org, customer = await hooked.bench.customer()
+    invoice = await hooked.failing_invoice(customer)
+    assert await hooked.tell(hooked.bench.stripe.snapshot("invoice.payment_failed", invoice)) == 200
+    hooked.bench.clock.advance(days=8)
+    await hooked.dunning.look()
+    await hooked.dunning.look()
+    invoice["status"] = "paid"
+    assert await hooked.tell(hooked.bench.stripe.snapshot("invoice.paid", invoice)) == 200
+    await hooked.dunning.look()
+    told = [(event.kind, event.subject) for event in await events.after(0, 10) if event.org_id == org]
+    assert told == [("payment_failed", invoice["id"]), ("org_suspended", ""), ("org_resumed", "")]
 
 
 async def test_whom_an_operator_suspended_for_something_else_stays_suspended(hooked: Hooked) -> None:

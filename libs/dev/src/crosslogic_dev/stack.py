@@ -193,7 +193,8 @@ class Stack:
     def _make_identities(self, ca: DevelopmentCa) -> None:
         for name in (*SERVICES, GATEWAY, OPERATOR):
             ca.service(name)
-        self._run_dir.secret_file("seal_key", base64.b64encode(secrets.token_bytes(32)).decode())
+        for name in ("seal_key", "notify_key"):
+            self._run_dir.secret_file(name, base64.b64encode(secrets.token_bytes(32)).decode())
 
     def _start_services(self, topology: Topology, client: OperatorClient, api: AdminApi) -> None:
         fresh = [name for name in (*SERVICES, GATEWAY) if self._start(topology.service(name))]

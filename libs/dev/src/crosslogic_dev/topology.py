@@ -67,6 +67,7 @@ class Topology:
             own["CROSSLOGIC_NODE_CA_CERT_FILE"] = str(self.node_ca.cert_file)
             own["CROSSLOGIC_NODE_CA_KEY_FILE"] = str(self.node_ca.key_file)
         if name == "orchestrator":
+            own["CROSSLOGIC_NOTIFY_SEAL_KEY_FILE"] = str(self.run_dir.secret_file("notify_key"))
             own["CROSSLOGIC_LOCAL_DIR"] = str(self.run_dir.machines)
             own["CROSSLOGIC_LOCAL_AGENT_ENV"] = json.dumps(self._machine_environ())
         if name == "billing":

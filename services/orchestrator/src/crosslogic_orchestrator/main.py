@@ -11,6 +11,8 @@ from typing import Any
 
 from crosslogic.orchestrator.v1 import deployments_pb2 as scaling_pb
 from crosslogic.orchestrator.v1 import deployments_pb2_grpc as scaling_rpc
+from crosslogic.orchestrator.v1 import notifications_pb2 as notify_pb
+from crosslogic.orchestrator.v1 import notifications_pb2_grpc as notify_rpc
 from crosslogic.orchestrator.v1 import orchestrator_pb2 as pb
 from crosslogic.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 from crosslogic_common.clock import SystemClock
@@ -23,6 +25,7 @@ from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
 from crosslogic_orchestrator.fleet import RegistryFleet
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
+from crosslogic_orchestrator.notify.wiring import open_notify
 from crosslogic_orchestrator.policy import Limits
 from crosslogic_orchestrator.ports import Provider
 from crosslogic_orchestrator.providers.local import LocalProvider, LocalSettings
@@ -43,6 +46,7 @@ from crosslogic_orchestrator.worker import Worker
 
 SERVICE = "crosslogic.orchestrator.v1.OrchestratorService"
 SCALING_SERVICE = "crosslogic.orchestrator.v1.DeploymentService"
+NOTIFY_SERVICE = "crosslogic.orchestrator.v1.NotificationService"
 _AGENT_PORTS = (10_000, 20_000)
 _ADMIN = frozenset({"service:gateway", "service:operator"})
 
@@ -53,6 +57,7 @@ def rules() -> dict[str, frozenset[str]]:
         **{f"/{SERVICE}/{method}": _ADMIN for method in method_names(pb, SERVICE)},
         **{f"/{SCALING_SERVICE}/{method}": _ADMIN for method in method_names(scaling_pb, SCALING_SERVICE)},
         f"/{SCALING_SERVICE}/ReportWaiting": frozenset({"service:gateway"}),
+        **{f"/{NOTIFY_SERVICE}/{method}": _ADMIN for method in method_names(notify_pb, NOTIFY_SERVICE)},
     }
 
 
@@ -100,6 +105,9 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
                 work=wake,
             ),
         )
+        notify = await stack.enter_async_context(
+            open_notify(settings, pool=pool, channels=channels, clock=clock, metrics=metrics)
+        )
         server = GrpcServer(
             listen=settings.listen,
             tls=settings.tls,
@@ -115,7 +123,13 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
             SCALING_SERVICE,
             lambda target: scaling_rpc.add_DeploymentServiceServicer_to_server(scaling.servicer, target),
         )
+        server.add(
+            notify_pb,
+            NOTIFY_SERVICE,
+            lambda target: notify_rpc.add_NotificationServiceServicer_to_server(notify.servicer, target),
+        )
         loops = [
+            *notify.loops,
             fleet.follow(),
             scaling.autoscaler.run(),
             scaling.autoscaler.refresh(),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from crosslogic_common.settings import Secret, integer, number, secret_setting, setting
 from crosslogic_orchestrator.cloud_settings import texts
-from crosslogic_orchestrator.static_settings import PoolSettings
+from crosslogic_orchestrator.notify_settings import NotifySettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrchestratorSettings(PoolSettings):
+class OrchestratorSettings(NotifySettings):
     """Read from the environment once, at start."""
 
     database_url: Secret = secret_setting("DATABASE_URL", doc="PostgreSQL, as a libpq address")

@@ -1,0 +1,274 @@
+"""Events and deliveries in PostgreSQL."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import LiteralString
+
+from psycopg.types.json import Jsonb
+
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.postgres import Connection, Pool, transaction
+from crosslogic_orchestrator.notify import policy
+from crosslogic_orchestrator.notify.domain import Claimed, Delivery, Event, Message, Route
+from crosslogic_orchestrator.notify.payloads import SHOWN_EVENTS
+from crosslogic_orchestrator.notify.records import DELIVERY, EVENT, ROUTE, delivery_of, event_of, route_of
+from crosslogic_orchestrator.notify.route_store import enabled_routes
+
+_FORGET_AT_ONCE = 5_000
+
+# One attempt at a time for a route and for an organisation: who answers slowly keeps nobody else waiting.
+_CLAIM: LiteralString = """
+WITH next AS (
+    SELECT d.id FROM notify_deliveries d
+    WHERE d.state = 'pending' AND d.due_at <= %(now)s AND (d.leased_until IS NULL OR d.leased_until <= %(now)s)
+      AND (d.org_id IS NULL OR NOT %(operators_only)s)
+      AND NOT EXISTS (
+          SELECT FROM notify_deliveries o WHERE o.state = 'pending' AND o.leased_until > %(now)s
+          AND (o.route_id = d.route_id OR o.org_id = d.org_id))
+    ORDER BY d.due_at, d.id LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+UPDATE notify_deliveries d SET leased_until = %(until)s, epoch = d.epoch + 1, attempts = d.attempts + 1
+FROM next, notify_routes r WHERE d.id = next.id AND r.id = d.route_id
+"""
+
+
+class OutboxStore:
+    """Every method raises UNAVAILABLE while the database is away."""
+
+    def __init__(self, pool: Pool, *, ids: Uuid7Source) -> None:
+        self._pool = pool
+        self._ids = ids
+
+    # Taking up what happened.
+
+    async def cursor(self, source: str) -> int:
+        """How far a source was read."""
+        async with transaction(self._pool) as connection:
+            await connection.execute("INSERT INTO notify_cursors VALUES (%s, 0) ON CONFLICT DO NOTHING", (source,))
+            found = await connection.execute("SELECT after FROM notify_cursors WHERE source = %s", (source,))
+            row = await found.fetchone()
+            return 0 if row is None else int(row[0])
+
+    async def take(self, source: str, events: Sequence[Event], *, after: int, reached: int, now: datetime) -> bool:
+        """Takes events up, moves the cursor from `after` to `reached`, and plans what is to be sent: all or nothing.
+
+        False: somebody else has moved the cursor.
+        """
+        async with transaction(self._pool) as connection:
+            moved = await connection.execute(
+                "UPDATE notify_cursors SET after = %s WHERE source = %s AND after = %s", (reached, source, after)
+            )
+            if moved.rowcount == 0:
+                return False
+            routes = await enabled_routes(connection, sorted({event.org_id for event in events if event.org_id}))
+            for event in events:
+                event_id = await self._add(connection, event, now)
+                if event_id:
+                    for route in routes:
+                        if policy.wants(route, event):
+                            await self._plan(connection, route, event, event_id, now)
+        return True
+
+    async def _add(self, connection: Connection, event: Event, now: datetime) -> str:
+        """The event's id. Empty: it was taken up before."""
+        event_id = self._ids.next_text()
+        cursor = await connection.execute(
+            "INSERT INTO notify_events (id, key, kind, severity, org_id, at, title, text, details, taken_at) "
+            "VALUES (%s, %s, %s, %s, nullif(%s, '')::uuid, %s, %s, %s, %s, %s) ON CONFLICT (key) DO NOTHING",
+            (
+                event_id,
+                event.key,
+                event.kind,
+                int(event.severity),
+                event.org_id,
+                event.at,
+                event.title,
+                event.text,
+                Jsonb(dict(event.details)),
+                now,
+            ),
+        )
+        return event_id if cursor.rowcount else ""
+
+    async def _plan(self, connection: Connection, route: Route, event: Event, event_id: str, now: datetime) -> None:
+        cursor = await connection.execute(
+            "SELECT id, severity, planned_at FROM notify_deliveries WHERE route_id = %s AND kind = %s "
+            "AND state = 'pending' AND epoch = 0 FOR UPDATE",
+            (route.id, event.kind),
+        )
+        waiting = await cursor.fetchone()
+        last = await _last_before(connection, route, event.kind, "" if waiting is None else str(waiting[0]))
+        due = policy.due_at(route, event.severity, now=now, last=last)
+        if waiting is not None:
+            delivery_id = str(waiting[0])
+            await connection.execute(
+                "UPDATE notify_deliveries SET count = count + 1, severity = greatest(severity, %s), "
+                "planned_at = least(planned_at, %s), due_at = least(due_at, %s) WHERE id = %s",
+                (int(event.severity), due, due, delivery_id),
+            )
+        else:
+            delivery_id = self._ids.next_text()
+            await connection.execute(
+                "INSERT INTO notify_deliveries (id, route_id, org_id, kind, severity, count, state, planned_at, "
+                "due_at, created_at) VALUES (%s, %s, nullif(%s, '')::uuid, %s, %s, 1, 'pending', %s, %s, %s)",
+                (delivery_id, route.id, route.org_id, event.kind, int(event.severity), due, due, now),
+            )
+        await connection.execute(
+            "INSERT INTO notify_delivery_events (route_id, event_id, delivery_id) VALUES (%s, %s, %s)",
+            (route.id, event_id, delivery_id),
+        )
+
+    # Sending.
+
+    async def claim(self, *, now: datetime, lease_s: float, operators_only: bool = False) -> Claimed | None:
+        """The delivery that waits longest, held for `lease_s`. None: there is none to try now."""
+        async with transaction(self._pool) as connection:
+            # One at a time: two at once would each overlook what the other takes of the same route.
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('fleet.notify_claim'))")
+            cursor = await connection.execute(
+                f"{_CLAIM} RETURNING d.epoch, r.sealed, {DELIVERY}, {ROUTE}",
+                {"now": now, "until": now + timedelta(seconds=lease_s), "operators_only": operators_only},
+            )
+            row = await cursor.fetchone()
+            if row is None:
+                return None
+            delivery, route = delivery_of(row[2:14]), route_of(row[14:])
+            cursor = await connection.execute(
+                f"SELECT {EVENT} FROM notify_delivery_events m JOIN notify_events e ON e.id = m.event_id "
+                "WHERE m.delivery_id = %s ORDER BY m.event_id LIMIT %s",
+                (delivery.id, SHOWN_EVENTS),
+            )
+            events = tuple(event_of(each) for each in await cursor.fetchall())
+        message = Message(
+            delivery_id=delivery.id,
+            kind=delivery.kind,
+            severity=delivery.severity,
+            at=delivery.created_at,
+            count=delivery.count,
+            events=events,
+        )
+        return Claimed(message=message, route=route, sealed=bytes(row[1]), epoch=row[0], attempt=delivery.attempts)
+
+    async def sent(self, claimed: Claimed, *, now: datetime) -> bool:
+        """The receiver has it. False: somebody else has taken the delivery over, or it was dropped."""
+        return await self._end(claimed, "sent", "", now)
+
+    async def died(self, claimed: Claimed, reason: str, *, now: datetime) -> bool:
+        """It is given up. False: as for `sent`."""
+        return await self._end(claimed, "dead", reason, now)
+
+    async def failed(self, claimed: Claimed, reason: str, *, due_at: datetime) -> bool:
+        """It is tried again. False: as for `sent`."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "UPDATE notify_deliveries SET due_at = %s, leased_until = NULL, last_error = %s "
+                "WHERE id = %s AND epoch = %s AND state = 'pending'",
+                (due_at, reason, claimed.message.delivery_id, claimed.epoch),
+            )
+            return cursor.rowcount == 1
+
+    async def _end(self, claimed: Claimed, state: str, reason: str, now: datetime) -> bool:
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "UPDATE notify_deliveries SET state = %s, last_error = %s, ended_at = %s, leased_until = NULL "
+                "WHERE id = %s AND epoch = %s AND state = 'pending'",
+                (state, reason, now, claimed.message.delivery_id, claimed.epoch),
+            )
+            return cursor.rowcount == 1
+
+    # What people look at.
+
+    async def delivery(self, delivery_id: str) -> Delivery:
+        """One. Raises NOT_FOUND."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                f"SELECT {DELIVERY} FROM notify_deliveries d WHERE d.id = %s", (delivery_id,)
+            )
+            row = await cursor.fetchone()
+        if row is None:
+            raise _no_such_delivery()
+        return delivery_of(row)
+
+    async def deliveries(self, *, org_id: str, route_id: str, state: str, before: str, limit: int) -> list[Delivery]:
+        """Newest first, older than `before`; what is empty does not restrict."""
+        values = {"org": org_id, "route": route_id, "state": state, "before": before, "limit": limit}
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                f"SELECT {DELIVERY} FROM notify_deliveries d WHERE "
+                "(%(before)s = '' OR d.id < nullif(%(before)s, '')::uuid) "
+                "AND (%(org)s = '' OR d.org_id = nullif(%(org)s, '')::uuid) "
+                "AND (%(route)s = '' OR d.route_id = nullif(%(route)s, '')::uuid) "
+                "AND (%(state)s = '' OR d.state = %(state)s) ORDER BY d.id DESC LIMIT %(limit)s",
+                values,
+            )
+            return [delivery_of(row) for row in await cursor.fetchall()]
+
+    async def replay(self, delivery_id: str, *, now: datetime) -> Delivery:
+        """Sends a dead letter again, from its first attempt on. Raises NOT_FOUND, CONFLICT."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "UPDATE notify_deliveries d SET state = 'pending', due_at = %s, attempts = 0, ended_at = NULL, "
+                "epoch = d.epoch + 1 FROM notify_routes r WHERE d.id = %s AND d.state = 'dead' AND r.id = d.route_id "
+                f"AND r.enabled AND r.ended_at IS NULL RETURNING {DELIVERY}",
+                (now, delivery_id),
+            )
+            row = await cursor.fetchone()
+            if row is not None:
+                return delivery_of(row)
+        if (await self.delivery(delivery_id)).state == "dead":
+            raise CodedError(ErrorCode.CONFLICT, "Its route is gone or disabled.")
+        raise CodedError(ErrorCode.CONFLICT, "Only a dead letter can be sent again.")
+
+    async def dead(self) -> Mapping[str, int]:
+        """How many dead letters there are: `operators` and `organisations`."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "SELECT org_id IS NULL, count(*) FROM notify_deliveries WHERE state = 'dead' GROUP BY 1"
+            )
+            found = {bool(row[0]): int(row[1]) for row in await cursor.fetchall()}
+        return {"operators": found.get(True, 0), "organisations": found.get(False, 0)}
+
+    async def oldest_due(self, *, now: datetime) -> datetime | None:
+        """When what waits longest was to be sent. None: nothing waits."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "SELECT min(due_at) FROM notify_deliveries WHERE state = 'pending' AND due_at <= %s", (now,)
+            )
+            row = await cursor.fetchone()
+            return None if row is None else row[0]
+
+    async def forget(self, before: datetime) -> int:
+        """Removes a number of what ended before, and the events that nothing waits for. How many rows."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "WITH old AS (SELECT id FROM notify_deliveries WHERE state <> 'pending' AND ended_at < %(before)s "
+                "LIMIT %(most)s), "
+                "members AS (DELETE FROM notify_delivery_events m USING old WHERE m.delivery_id = old.id) "
+                "SELECT array_agg(id) FROM old",
+                {"before": before, "most": _FORGET_AT_ONCE},
+            )
+            row = await cursor.fetchone()
+            ids = [] if row is None or row[0] is None else list(row[0])
+            await connection.execute("DELETE FROM notify_deliveries WHERE id = ANY(%s)", (ids,))
+            cursor = await connection.execute(
+                "DELETE FROM notify_events WHERE id IN (SELECT e.id FROM notify_events e WHERE e.taken_at < %s "
+                "AND NOT EXISTS (SELECT FROM notify_delivery_events m WHERE m.event_id = e.id) LIMIT %s)",
+                (before, _FORGET_AT_ONCE),
+            )
+            return len(ids) + cursor.rowcount
+
+
+async def _last_before(connection: Connection, route: Route, kind: str, except_id: str) -> datetime | None:
+    """When the last message of a kind was to be sent on a route, other than the one that gathers."""
+    cursor = await connection.execute(
+        "SELECT planned_at FROM notify_deliveries WHERE route_id = %s AND kind = %s AND id::text <> %s "
+        "ORDER BY planned_at DESC LIMIT 1",
+        (route.id, kind, except_id),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else row[0]
+
+
+def _no_such_delivery() -> CodedError:
+    return CodedError(ErrorCode.NOT_FOUND, "There is no such delivery.")
