@@ -76,8 +76,9 @@ docs: venv ## the documentation as a site in dist/site, in an environment of its
 	@scripts/docs.sh
 
 .PHONY: admin-client
-admin-client: venv ## a typed Python client of the admin API, one file in dist
-	@.venv/bin/python scripts/admin_client.py dist/crosslogic_admin.py
+admin-client: venv ## write libs/admin_client from the OpenAPI document, and build its wheel in dist
+	@.venv/bin/python scripts/admin_client.py libs/admin_client/src/crosslogic_admin/client.py
+	@$(run) build --wheel --no-isolation --outdir dist libs/admin_client
 
 .PHONY: sbom
 sbom: venv ## what everything is made of, with licences, as CycloneDX in dist

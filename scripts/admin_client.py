@@ -1,9 +1,8 @@
-"""Writes a typed Python client of the admin API: one file that needs nothing but Python, a method for each operation.
+"""Writes the admin API's types and methods into libs/admin_client, from the OpenAPI document.
 
-    .venv/bin/python scripts/admin_client.py dist/crosslogic_admin.py
+    .venv/bin/python scripts/admin_client.py libs/admin_client/src/crosslogic_admin/client.py
 
-It is made from the OpenAPI document, so it always has what that version of the gateway has. It is not kept in the
-repository, where it would be out of date with the next route.
+The file is never edited; `tests/contract/test_admin_client.py` compares it with what this writes.
 """
 
 import argparse
@@ -18,88 +17,17 @@ from crosslogic_gateway.openapi import build_document
 
 Json = Mapping[str, Any]
 _SIMPLE = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
-_HEAD = '''"""A client of CrossLogic's admin API, version {version}. Written by scripts/admin_client.py: do not edit.
+_HEAD = '''"""The admin API of gateway {version}: types and a method for each operation. Made by `make admin-client`."""
 
-    client = AdminClient("https://api.example.com", "the admin token")
-    for org in client.list_orgs()["data"]:
-        print(org["id"], org["name"])
-"""
-
-import json
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal, NotRequired, TypedDict
 
-
-class AdminError(Exception):
-    """The gateway refused: `status` is HTTP's, `code` ours, `request_id` finds it in the gateway's log."""
-
-    def __init__(self, status: int, code: str, message: str, request_id: str) -> None:
-        super().__init__(f"{{status}} {{code}}: {{message}}")
-        self.status = status
-        self.code = code
-        self.request_id = request_id
-
+from crosslogic_admin.transport import Transport, part
 '''
 _CLIENT = '''
-class AdminClient:
-    """Speaks to one gateway. Methods raise AdminError, or OSError when it cannot be reached."""
-
-    def __init__(self, base_url: str, token: str, *, timeout_s: float = 30.0) -> None:
-        """`base_url` without a path; `token` goes into X-Admin-Token."""
-        self._base_url = base_url.rstrip("/")
-        self._token = token
-        self._timeout_s = timeout_s
-
-    def _open(self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None) -> Any:
-        wanted = {name: _text(value) for name, value in query.items() if value is not None}
-        url = self._base_url + path + ("?" + urllib.parse.urlencode(wanted, doseq=True) if wanted else "")
-        headers = {"X-Admin-Token": self._token, "Accept": "application/json, text/event-stream"}
-        if key is not None:
-            headers["Idempotency-Key"] = key
-        data = None
-        if body is not None:
-            data = json.dumps(body).encode()
-            headers["Content-Type"] = "application/json"
-        request = urllib.request.Request(url, data=data, headers=headers, method=method)
-        try:
-            return urllib.request.urlopen(request, timeout=self._timeout_s)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise _refusal(error.code, error.read(), error.headers.get("X-CrossLogic-Request-ID", "")) from None
-
-    def _call(self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None) -> Any:
-        with self._open(method, path, query, body, key) as answer:
-            raw = answer.read()
-        return json.loads(raw) if raw else None
-
-    def _events(
-        self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None
-    ) -> Iterator[Any]:
-        with self._open(method, path, query, body, key) as answer:
-            for line in answer:
-                if line.startswith(b"data:"):
-                    yield json.loads(line[5:])
+class AdminClient(Transport):
+    """Speaks to one gateway. Methods raise AdminError when it refuses, OSError when it cannot be reached."""
 '''
-_TAIL = """
-
-def _refusal(status: int, raw: bytes, request_id: str) -> AdminError:
-    try:
-        error = json.loads(raw)["error"]
-        return AdminError(status, str(error.get("code")), str(error.get("message")), request_id)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return AdminError(status, "unknown", raw[:200].decode(errors="replace"), request_id)
-
-
-def _part(value: str) -> str:
-    return urllib.parse.quote(value, safe="")
-
-
-def _text(value: object) -> object:
-    return str(value).lower() if isinstance(value, bool) else value
-"""
 
 
 def type_of(schema: Json) -> str:
@@ -161,7 +89,7 @@ def _method(path: str, verb: str, operation: Json) -> str:
     optional = [f"{argument_name(each['name'])}: {type_of(each['schema'])} | None = None" for each in in_query]
     optional += ["idempotency_key: str | None = None"] if keyed else []
     arguments += ["*", *optional] if optional else []
-    url = re.sub(r"\{(\w+)\}", lambda found: "{_part(" + argument_name(found[1]) + ")}", path)
+    url = re.sub(r"\{(\w+)\}", lambda found: "{part(" + argument_name(found[1]) + ")}", path)
     query = ", ".join(f"{each['name']!r}: {argument_name(each['name'])}" for each in in_query)
     call = f'self.{"_events" if streamed else "_call"}("{verb.upper()}", f"{url}", {{{query}}}, '
     call += f"{'body' if body is not None else 'None'}, {'idempotency_key' if keyed else 'None'})"
@@ -182,12 +110,12 @@ def source(document: Json) -> str:
     ]
     classes = "\n".join(_classes(document))
     head = _HEAD.format(version=document["info"]["version"])
-    return "\n".join([head, classes, _CLIENT, *(f"{each}\n" for each in operations)]).rstrip() + "\n" + _TAIL
+    return "\n".join([head, classes, _CLIENT, *(f"{each}\n" for each in operations)]).rstrip() + "\n"
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Writes a typed client of the admin API.")
+    parser = argparse.ArgumentParser(description="Writes the typed client of the admin API.")
     parser.add_argument("file", type=Path)
     parser.add_argument("--version", default="0.1.0", help="of the gateway that it is for")
     chosen = parser.parse_args()

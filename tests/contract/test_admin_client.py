@@ -1,43 +1,44 @@
-"""The typed client that `make admin-client` writes: a method for each operation, types that hold, and it works."""
+"""The typed admin client: as the OpenAPI document has it, types that hold, and it works, also with what is hostile."""
 
 import asyncio
-import importlib.util
 import inspect
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from crosslogic_admin import AdminClient, AdminError, rows
 from crosslogic_gateway.openapi import build_document
 from scripts import admin_client
 from tests.fakes.admin_neighbours import TOKEN, Neighbours
 
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    written = tmp_path_factory.mktemp("client") / "crosslogic_admin.py"
-    written.write_text(admin_client.source(build_document("0.1.0")))
-    return written
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "libs/admin_client/src"
+GENERATED = SOURCE / "crosslogic_admin/client.py"
 
 
-@pytest.fixture(scope="module")
-def client(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("crosslogic_admin", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    server = TestServer(Neighbours().app())
+    await server.start_server()
+    yield str(server.make_url("/"))
+    await server.close()
 
 
-def test_every_operation_has_a_method_and_every_parameter_an_argument(client: ModuleType) -> None:
+def test_it_has_what_the_openapi_document_of_this_version_has() -> None:
+    wanted = admin_client.source(build_document("0.1.0"))
+    assert GENERATED.read_text(encoding="utf-8") == wanted, "run `make admin-client` and commit libs/admin_client"
+
+
+def test_every_operation_has_a_method_and_every_parameter_an_argument() -> None:
     for path, item in build_document("0.1.0")["paths"].items():
         for operation in item.values() if path.startswith("/admin") else ():
-            method = getattr(client.AdminClient, admin_client.method_name(operation["operationId"]))
+            method = getattr(AdminClient, admin_client.method_name(operation["operationId"]))
             arguments = set(inspect.signature(method).parameters) - {"self", "body", "idempotency_key"}
             wanted = {
                 admin_client.argument_name(each["name"])
@@ -47,8 +48,8 @@ def test_every_operation_has_a_method_and_every_parameter_an_argument(client: Mo
             assert arguments == wanted, operation["operationId"]
 
 
-def test_types_hold_under_a_strict_checker_and_find_a_wrong_use(file: Path) -> None:
-    use = file.with_name("use.py")
+def test_types_hold_under_a_strict_checker_and_find_a_wrong_use(tmp_path: Path) -> None:
+    use = tmp_path / "use.py"
     use.write_text(
         "from crosslogic_admin import AdminClient\n"
         "client = AdminClient('http://127.0.0.1:1', 'token')\n"
@@ -56,34 +57,69 @@ def test_types_hold_under_a_strict_checker_and_find_a_wrong_use(file: Path) -> N
         "client.create_org({'nam': 'x'})\n"
         "client.list_orgs(pagesize=3)\n"
     )
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(file.parent / "cache")]
     checked = subprocess.run(
-        [*command, str(file), str(use)],
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path / "cache"), str(use)],
         capture_output=True,
         text=True,
         check=False,
-        cwd=file.parent,
-        env={**os.environ, "MYPYPATH": str(file.parent)},
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(SOURCE)},
     )
     errors = [line.partition(": error:")[0] for line in checked.stdout.splitlines() if ": error:" in line]
     assert sorted(set(errors)) == ["use.py:4", "use.py:5"], checked.stdout + checked.stderr
 
 
-async def test_it_speaks_to_the_admin_api(client: ModuleType) -> None:
-    server = TestServer(Neighbours().app())
-    await server.start_server()
-    try:
-        url = str(server.make_url("/"))
-        good, wrong = client.AdminClient(url, TOKEN), client.AdminClient(url, "wrong")
-        made = await asyncio.to_thread(good.create_org, {"name": "Acme"}, idempotency_key="once")
-        listed = await asyncio.to_thread(good.list_orgs, page_size=5)
-        with pytest.raises(client.AdminError) as refused:
-            await asyncio.to_thread(wrong.list_orgs)
-        with pytest.raises(client.AdminError) as missing:
-            await asyncio.to_thread(good.get_org, "../plans")
-    finally:
-        await server.close()
-    assert made["id"]
-    assert isinstance(listed["data"], list)
+async def test_it_speaks_to_the_admin_api(url: str) -> None:
+    good, wrong = AdminClient(url, TOKEN), AdminClient(url, "wrong")
+    made = [await asyncio.to_thread(good.create_org, {"name": f"Acme {number}"}) for number in range(5)]
+    listed = await asyncio.to_thread(lambda: list(rows(good.list_orgs, page_size=2)))
+    assert {org["id"] for org in made} <= {org["id"] for org in listed}
+    with pytest.raises(AdminError) as refused:
+        await asyncio.to_thread(wrong.list_orgs)
     assert refused.value.status == 401
-    assert missing.value.status in (400, 404)
+    with pytest.raises(AdminError) as invalid:
+        await asyncio.to_thread(good.create_org, {"name": ""})
+    assert (invalid.value.status, bool(invalid.value.code), bool(invalid.value.message)) == (400, True, True)
+
+
+async def test_an_id_never_leads_to_another_path(url: str) -> None:
+    client = AdminClient(url, TOKEN)
+    for nonsense in ("../plans", "a/b", "?page_size=1", "%2e%2e/plans"):
+        with pytest.raises(AdminError) as missing:
+            await asyncio.to_thread(client.get_org, nonsense)
+        assert missing.value.status in (400, 404), nonsense
+    for nothing in ("", ".", ".."):
+        with pytest.raises(ValueError, match="names nothing"):
+            client.get_org(nothing)
+
+
+async def test_the_token_goes_to_nobody_else_and_what_is_no_gateway_is_told_so() -> None:
+    seen: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("X-Admin-Token", ""))
+        return web.json_response({"data": []})
+
+    async def moved_away(_: web.Request) -> web.Response:
+        raise web.HTTPFound("/elsewhere")
+
+    async def login_page(_: web.Request) -> web.Response:
+        return web.Response(text="<html>a login page</html>")
+
+    app = web.Application()
+    app.router.add_get("/admin/orgs", moved_away)
+    app.router.add_get("/elsewhere", elsewhere)
+    app.router.add_get("/admin/plans", login_page)
+    server = TestServer(app)
+    await server.start_server()
+    client = AdminClient(str(server.make_url("/")), TOKEN)
+    with pytest.raises(AdminError) as moved:
+        await asyncio.to_thread(client.list_orgs)
+    with pytest.raises(AdminError, match="not the gateway's: <html>"):
+        await asyncio.to_thread(client.list_plans)
+    await server.close()
+    assert (moved.value.status, seen) == (302, [])
+    with pytest.raises(OSError, match="Connection refused"):
+        await asyncio.to_thread(client.list_orgs)
+    with pytest.raises(OSError, match="unknown url type"):
+        AdminClient("file:///etc", TOKEN).list_orgs()

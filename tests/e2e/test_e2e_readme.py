@@ -17,7 +17,6 @@ def _block(language: str, holding: str) -> str:
     blocks = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     found = [text for name, text in blocks if name == language and holding in text]
     assert len(found) == 1
-    assert DEFAULT_MODEL in found[0]
     return str(found[0])
 
 
@@ -37,7 +36,9 @@ def _run(suite: Suite, command: list[str], source: str, environ: dict[str, str])
 
 
 def test_the_lines_to_type_next(suite: Suite) -> None:
-    said = _run(suite, ["bash", "-eu"], _block("", ". .run/env"), {})
+    block = _block("", ". .run/env")
+    assert DEFAULT_MODEL in block
+    said = _run(suite, ["bash", "-eu"], block, {})
     assert '"error"' not in said
     assert "data: [DONE]" in said
     assert '"cost_usd"' in said
@@ -48,7 +49,14 @@ def test_the_lines_to_type_next(suite: Suite) -> None:
 
 def test_the_python_client(suite: Suite) -> None:
     environ = {"CROSSLOGIC_BASE_URL": suite.base_url, "CROSSLOGIC_API_KEY": suite.api_key}
-    assert _run(suite, [sys.executable, "-"], _block("python", "OpenAI("), environ).strip()
+    block = _block("python", "OpenAI(")
+    assert DEFAULT_MODEL in block
+    assert _run(suite, [sys.executable, "-"], block, environ).strip()
+
+
+def test_the_client_of_the_admin_api(suite: Suite) -> None:
+    environ = {"CROSSLOGIC_BASE_URL": suite.base_url, "CROSSLOGIC_ADMIN_TOKEN": suite.admin.token}
+    assert "[" in _run(suite, [sys.executable, "-"], _block("python", "AdminClient("), environ)
 
 
 def test_a_team_with_nothing_but_the_stub_wheel_calls_a_service(suite: Suite, tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""HTTP to one gateway, with nothing but Python's own library."""
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+
+class AdminError(Exception):
+    """The gateway refused.
+
+    `status` is HTTP's; `code` is ours (docs/errors.md); `param` is the field that was wrong, or empty; `request_id`
+    finds the request in the gateway's log.
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, param: str = "", request_id: str = "") -> None:
+        super().__init__(f"{status} {code}: {message}" + (f" ({param})" if param else ""))
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.request_id = request_id
+
+
+class Transport:
+    """One gateway. Calls raise AdminError when it refuses, and OSError when it cannot be reached or does not answer."""
+
+    def __init__(self, base_url: str, token: str, *, timeout_s: float = 30.0) -> None:
+        """`base_url` without a path, http or https; `token` goes into X-Admin-Token.
+
+        `timeout_s` bounds each wait for bytes. Redirects are not followed: the token is for this gateway alone.
+        """
+        self._base_url = base_url.rstrip("/")
+        self._token = token
+        self._timeout_s = timeout_s
+        self._opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler,
+            urllib.request.HTTPHandler,
+            urllib.request.HTTPSHandler,
+            urllib.request.HTTPDefaultErrorHandler,
+            urllib.request.HTTPErrorProcessor,
+            urllib.request.UnknownHandler,
+        ):
+            self._opener.add_handler(handler())
+
+    def _open(self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None) -> Any:
+        wanted = {name: _text(value) for name, value in query.items() if value is not None}
+        url = self._base_url + path + ("?" + urllib.parse.urlencode(wanted, doseq=True) if wanted else "")
+        headers = {"X-Admin-Token": self._token, "Accept": "application/json, text/event-stream"}
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        # The opener knows http and https and nothing else, so that no address opens a file.
+        request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310
+        try:
+            return self._opener.open(request, timeout=self._timeout_s)
+        except urllib.error.HTTPError as error:
+            with error:
+                refusal = refused(error.code, error.read())
+            raise refusal from None
+
+    def _call(self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None) -> Any:
+        with self._open(method, path, query, body, key) as answer:
+            raw = answer.read()
+            status = answer.status
+        try:
+            return json.loads(raw) if raw else None
+        except ValueError:
+            raise refused(status, raw) from None
+
+    def _events(
+        self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None
+    ) -> Iterator[Any]:
+        with self._open(method, path, query, body, key) as answer:
+            for line in answer:
+                if line.startswith(b"data:"):
+                    yield json.loads(line[5:])
+
+
+def rows(page: Callable[..., Any], *arguments: str, **query: Any) -> Iterator[Any]:
+    """Every row of a list, page after page: `rows(client.list_keys, environment_id)`."""
+    token = ""
+    while True:
+        found = page(*arguments, page_token=token, **query)
+        yield from found["data"]
+        token = found.get("next_page_token") or ""
+        if not token:
+            return
+
+
+def refused(status: int, raw: bytes) -> AdminError:
+    """An answer that is no success as an error, whoever made it."""
+    try:
+        error = json.loads(raw)["error"]
+        told = {name: str(error.get(name) or "") for name in ("code", "message", "param", "request_id")}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return AdminError(status, "unknown", f"the answer is not the gateway's: {raw[:200].decode(errors='replace')}")
+    return AdminError(status, told["code"], told["message"], param=told["param"], request_id=told["request_id"])
+
+
+def part(value: str) -> str:
+    """A value as one segment of a path. Raises ValueError for one that would lead elsewhere."""
+    if value in ("", ".", ".."):
+        raise ValueError(f"{value!r} names nothing")
+    return urllib.parse.quote(value, safe="")
+
+
+def _text(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
