@@ -13,8 +13,9 @@ from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.metrics import Metrics
 from crosslogic_node_agent.assembly import AnswerTemplates
 from crosslogic_node_agent.continuation import unpacked
+from crosslogic_node_agent.dialect import Dialect
 from crosslogic_node_agent.domain import Ending, EngineAddress, TokenCount
-from crosslogic_node_agent.engine_connection import EnginePool
+from crosslogic_node_agent.engine_connection import Dialer, EnginePool
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.relay import Relay
 from crosslogic_node_agent.relay_session import RelaySession
@@ -138,19 +139,22 @@ class Bench:
 @contextlib.asynccontextmanager
 async def bench(
     *,
-    port: int,
+    port: int = 0,
+    dialer: Dialer | None = None,
+    dialect: Dialect | None = None,
     engine_model: str = "engine-model",
     max_calls: int = 1024,
     templates: AnswerTemplates | None = None,
     org_id: str = "",
 ) -> AsyncIterator[Bench]:
-    """A session with a gateway, in front of an engine at `port`."""
-    pool = EnginePool(EngineAddress(host="127.0.0.1", port=port))
+    """A session with a gateway, in front of an engine at `port`, or of whatever `dialer` leads to."""
+    pool = EnginePool(dialer or EngineAddress(host="127.0.0.1", port=port))
     witnesses = KeptWitnesses()
     relay = Relay(
         pool=pool,
         models=OneModel(engine_model),
         templates=templates,
+        dialect=dialect,
         witnesses=witnesses,
         metrics=AgentMetrics(Metrics()),
         max_calls=max_calls,

@@ -20,10 +20,17 @@ from crosslogic_node_agent.identity import Certificate, IdentityFiles, is_valid
 from crosslogic_node_agent.measure import Measurement
 from crosslogic_node_agent.node_life import NodeLife
 from crosslogic_node_agent.report import tokens_per_sec
-from crosslogic_node_agent.settings import NodeAgentSettings, check_together, price
+from crosslogic_node_agent.settings import NodeAgentSettings, price
+from crosslogic_node_agent.settings_check import check_together
 from crosslogic_node_agent.whole_answer import AnswerError, read_count
 from tests.fakes.test_ca import CertificateMaker
 
+EXTERNAL = {
+    "CROSSLOGIC_TUNNEL": "1",
+    "CROSSLOGIC_ENGINE_URL": "",
+    "CROSSLOGIC_EXTERNAL_URL": "https://models.example/v1",
+    "CROSSLOGIC_EXTERNAL_KEY": "sk-1",
+}
 FACTS = EngineFacts(version="0.32.0", served_models=("m",), context_length=4096)
 
 
@@ -173,7 +180,6 @@ def test_an_operator_reads_every_problem_with_the_settings_at_once() -> None:
         "STATE_DIR",
         "REGION",
         "MODEL",
-        "ENGINE_URL",
         "ENGINE_COMMAND",
         "ENGINE_ENV",
     ):
@@ -191,6 +197,15 @@ def test_an_operator_reads_every_problem_with_the_settings_at_once() -> None:
             "CROSSLOGIC_SPOT_SOURCES names aws",
         ),
         ({"CROSSLOGIC_TUNNEL": "1", "CROSSLOGIC_AIR_GAPPED": "1", "CROSSLOGIC_SPOT_SOURCES": "file,signal"}, ""),
+        ({"CROSSLOGIC_TUNNEL": "1", "CROSSLOGIC_ENGINE_URL": ""}, "Set one of CROSSLOGIC_ENGINE_URL"),
+        ({**EXTERNAL, "CROSSLOGIC_ENGINE_URL": "http://127.0.0.1:8000"}, "Set one of CROSSLOGIC_ENGINE_URL"),
+        (EXTERNAL, ""),
+        ({**EXTERNAL, "CROSSLOGIC_ENGINE_COMMAND": '["vllm"]'}, "starts no engine"),
+        ({**EXTERNAL, "CROSSLOGIC_EXTERNAL_KEY": "two words"}, "CROSSLOGIC_EXTERNAL_KEY must be one word"),
+        ({**EXTERNAL, "CROSSLOGIC_EXTERNAL_KEY": "x\r\nHost: y"}, "CROSSLOGIC_EXTERNAL_KEY must be one word"),
+        ({**EXTERNAL, "CROSSLOGIC_EXTERNAL_URL": "http://models.example/v1"}, "must be https://"),
+        ({**EXTERNAL, "CROSSLOGIC_AIR_GAPPED": "1"}, "CROSSLOGIC_AIR_GAPPED=1 asks nothing outside"),
+        ({**EXTERNAL, "CROSSLOGIC_AIR_GAPPED": "1", "CROSSLOGIC_EXTERNAL_NETWORKS": "10.0.0.0/8"}, ""),
     ],
 )
 def test_settings_that_do_not_go_together_stop_the_start_with_a_sentence(

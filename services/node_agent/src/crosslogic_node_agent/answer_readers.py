@@ -3,6 +3,8 @@
 from typing import Any, Protocol
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
+from crosslogic_common.errors import CodedError
+from crosslogic_node_agent import errors
 from crosslogic_node_agent.assembly import AssembledAnswer
 from crosslogic_node_agent.continued_events import ContinuedEvents
 from crosslogic_node_agent.domain import TokenCount
@@ -38,6 +40,9 @@ class AnswerReader(Protocol):
 
     def finish(self) -> list[Piece]:
         """The body is complete: what is for the client still. Raises EventError when the answer is not."""
+
+    def refusal(self, status: int) -> tuple[int, CodedError]:
+        """What the gateway is told of a refusal with `status`, once it is read: a status, and the error."""
 
     def count(self) -> TokenCount:
         """The tokens as last told by the engine."""
@@ -112,7 +117,11 @@ class WholeReader:
                     body = renamed(body, self._request.model)
             except AnswerError as error:
                 raise EventError(str(error)) from None
-        return _pieces(body)
+        return pieces_of(body)
+
+    def refusal(self, status: int) -> tuple[int, CodedError]:
+        """The status as it is, and what it comes to."""
+        return status, errors.refused(status)
 
     def count(self) -> TokenCount:
         """The usage of the answer; none before it is complete."""
@@ -163,6 +172,10 @@ class StreamReader:
             raise EventError("the stream ended before its last event")
         return []
 
+    def refusal(self, status: int) -> tuple[int, CodedError]:
+        """The status as it is, and what it comes to."""
+        return status, errors.refused(status)
+
     def count(self) -> TokenCount:
         """The tokens as last told by the engine."""
         return self._events.count()
@@ -205,14 +218,18 @@ class AssembledReader:
 
     def finish(self) -> list[Piece]:
         """The answer. Raises EventError when it is not whole."""
-        return self._refusal.finish() if self._refusal is not None else _pieces(self._answer.body())
+        return self._refusal.finish() if self._refusal is not None else pieces_of(self._answer.body())
+
+    def refusal(self, status: int) -> tuple[int, CodedError]:
+        """The status as it is, and what it comes to."""
+        return status, errors.refused(status)
 
     def count(self) -> TokenCount:
         """The tokens as last told by the engine."""
         return self._answer.count()
 
 
-def _pieces(body: bytes) -> list[Piece]:
+def pieces_of(body: bytes) -> list[Piece]:
     """A whole body in pieces that fit any credit."""
     if len(body) <= _PIECE_BYTES:
         return [Piece(body, 0, ())] if body else []

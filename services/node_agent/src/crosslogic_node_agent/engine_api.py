@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -50,8 +51,10 @@ class _Fetch:
 class EngineApi:
     """The engine's own endpoints."""
 
-    def __init__(self, pool: EnginePool) -> None:
+    def __init__(self, pool: EnginePool, wire: Callable[[str, str, bytes], bytes] = request_bytes) -> None:
+        """`wire` makes a request of a method, a path and a body."""
         self._pool = pool
+        self._wire = wire
 
     async def fetch(self, method: str, path: str, body: bytes = b"", *, timeout_s: float) -> tuple[int, bytes]:
         """Status and body of one request on a connection of its own. Raises EngineFailureError."""
@@ -60,7 +63,7 @@ class EngineApi:
             async with asyncio.timeout(timeout_s):
                 connection = await self._pool.connect(shared=False)
                 fetch = _Fetch()
-                connection.send(request_bytes(method, path, body), fetch)
+                connection.send(self._wire(method, path, body), fetch)
                 answer = await fetch.done
                 return fetch.status, answer
         except TimeoutError:

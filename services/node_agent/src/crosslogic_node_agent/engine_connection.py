@@ -1,6 +1,7 @@
 """Connections to the engine: one request at a time each, kept alive, driven straight from the event loop."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -11,6 +12,7 @@ MAX_IDLE = 256
 IDLE_S = 3.0
 """uvicorn closes what was idle for 5 s; what is nearly that old is not used again."""
 CONNECT_TIMEOUT_S = 2.0
+_SECONDS = re.compile(rb"[0-9]{1,5}(?:\.[0-9]{1,6})?")
 
 
 class Exchange(Protocol):
@@ -73,6 +75,12 @@ class EngineConnection(asyncio.Protocol):
         self._parser = AnswerParser(exchange)
         self._answered = False
         self._transport.write(request)
+
+    @property
+    def retry_after_s(self) -> float:
+        """When the engine wants to be asked again, as the head of its answer said, in seconds. 0: it did not say."""
+        said = b"" if self._parser is None else self._parser.retry_after
+        return float(said) if _SECONDS.fullmatch(said) else 0.0
 
     def pause(self) -> None:
         """Reads nothing more from the engine until `resume`."""
@@ -161,11 +169,41 @@ class EngineConnection(asyncio.Protocol):
             self._transport.abort()
 
 
+class Dialer(Protocol):
+    """How the engine is connected to."""
+
+    idle_s: float
+    """A connection that was idle for so long is not used again."""
+    timeout_s: float
+    """How long connecting may take."""
+
+    async def dial(self, make: Callable[[], EngineConnection]) -> EngineConnection:
+        """A connection that `make` made, connected. Raises OSError."""
+
+
+class LocalDialer:
+    """An engine on this machine, or near it."""
+
+    def __init__(self, address: EngineAddress) -> None:
+        self.idle_s = IDLE_S
+        self.timeout_s = CONNECT_TIMEOUT_S
+        self._address = address
+
+    async def dial(self, make: Callable[[], EngineConnection]) -> EngineConnection:
+        """A connection. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        if self._address.socket_path:
+            _, connection = await loop.create_unix_connection(make, self._address.socket_path)
+        else:
+            _, connection = await loop.create_connection(make, self._address.host, self._address.port)
+        return connection
+
+
 class EnginePool:
     """Keeps idle connections for the next request."""
 
-    def __init__(self, address: EngineAddress) -> None:
-        self._address = address
+    def __init__(self, engine: EngineAddress | Dialer) -> None:
+        self._dialer: Dialer = LocalDialer(engine) if isinstance(engine, EngineAddress) else engine
         self._idle: list[EngineConnection] = []
 
     def idle_connection(self) -> EngineConnection | None:
@@ -173,7 +211,7 @@ class EnginePool:
         now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.open and now - connection.idle_since < IDLE_S:
+            if connection.open and now - connection.idle_since < self._dialer.idle_s:
                 return connection
             connection.abort()
         return None
@@ -184,17 +222,12 @@ class EnginePool:
         One that is not `shared` is its caller's alone: it never waits among the others for the next request, which its
         caller, who still holds it, would end unawares.
         """
-        loop = asyncio.get_running_loop()
 
         def make() -> EngineConnection:
             return EngineConnection(self._put_back if shared else EngineConnection.abort)
 
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            if self._address.socket_path:
-                _, connection = await loop.create_unix_connection(make, self._address.socket_path)
-            else:
-                _, connection = await loop.create_connection(make, self._address.host, self._address.port)
-        return connection
+        async with asyncio.timeout(self._dialer.timeout_s):
+            return await self._dialer.dial(make)
 
     def close(self) -> None:
         """Closes what is idle."""

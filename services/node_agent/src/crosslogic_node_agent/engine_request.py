@@ -36,7 +36,7 @@ COUNTED_APIS: Final = frozenset({pb.ENGINE_API_CHAT_COMPLETIONS, pb.ENGINE_API_C
 
 # Fields that steer the engine rather than the answer: a tenant must not jump the queue, name another's cache, move
 # cache blocks or make two requests share an id.
-_NOT_THE_CLIENTS: Final = (
+NOT_THE_CLIENTS: Final = (
     "cache_salt",
     "priority",
     "request_id",
@@ -97,7 +97,7 @@ _COMPLETIONS_DEFAULT = 16
 """What engines generate on `/v1/completions` where nothing is said."""
 
 
-def _set_limit(api: int, body: dict[str, Any], max_tokens: int) -> None:
+def set_limit(api: int, body: dict[str, Any], max_tokens: int) -> None:
     """Limits an answer whose request names no limit."""
     names = _LIMIT_NAMES.get(api, ())
     if not names or any(body.get(name) is not None for name in names):
@@ -128,13 +128,13 @@ def build_request(request: pb.RelayOpen, *, engine_model: str, templates: Templa
     """
     check_open(request)
     body = decode_object(request.body)
-    for name in _NOT_THE_CLIENTS:
+    for name in NOT_THE_CLIENTS:
         body.pop(name, None)
     body["model"] = engine_model
     if request.cache_salt:
         body["cache_salt"] = request.cache_salt
     if request.max_tokens:
-        _set_limit(request.api, body, request.max_tokens)
+        set_limit(request.api, body, request.max_tokens)
     path = PATHS[request.api]
     resumable = request.stream and can_resume(request.api, body)
     continuation = None

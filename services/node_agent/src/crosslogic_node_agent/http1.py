@@ -1,7 +1,7 @@
 """HTTP/1.1 answers, parsed as they arrive. Pure.
 
-The agent speaks to one known engine on the same machine. A parser of its own, called straight from the socket, costs a
-fifth of a general client's task switches and stream objects for each token (README, "Cost").
+The agent speaks to one known engine, mostly on the same machine. A parser of its own, called straight from the socket,
+costs a fifth of a general client's task switches and stream objects for each token (README, "Cost").
 """
 
 from typing import Protocol
@@ -42,6 +42,7 @@ class AnswerParser:
         "chunked",
         "complete",
         "keep_alive",
+        "retry_after",
     )
 
     def __init__(self, sink: AnswerSink) -> None:
@@ -55,6 +56,8 @@ class AnswerParser:
         self.chunked = False
         self.complete = False
         self.keep_alive = True
+        self.retry_after = b""
+        """What the head says under this name."""
 
     def feed(self, data: bytes) -> None:
         """Takes what arrived. Raises HttpError; the connection is of no further use then."""
@@ -107,6 +110,7 @@ class AnswerParser:
         self._remaining = -1
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
         self._frame(fields)
+        self.retry_after = fields.get(b"retry-after", b"")
         return int(code), fields.get(b"content-type", b"").decode("latin-1")
 
     def _frame(self, fields: dict[bytes, bytes]) -> None:

@@ -23,13 +23,12 @@ from crosslogic_common.metrics import Metrics
 from crosslogic_common.tls import Channels, TlsFiles
 from crosslogic_common.tracing import tracing
 from crosslogic_node_agent import nvml, spot_wiring
-from crosslogic_node_agent.assembly import AnswerTemplates
 from crosslogic_node_agent.commands import Carry, Commands, Done
 from crosslogic_node_agent.departure import Departure
 from crosslogic_node_agent.domain import EngineStatus
 from crosslogic_node_agent.engine_api import EngineApi
-from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.engine_process import EngineCommand
+from crosslogic_node_agent.engine_side import EngineSide, open_engine
 from crosslogic_node_agent.enrolment import Renewal, join
 from crosslogic_node_agent.heartbeat import Heartbeat
 from crosslogic_node_agent.identity import IdentityFiles
@@ -44,10 +43,11 @@ from crosslogic_node_agent.relay import Relay
 from crosslogic_node_agent.relay_session import RelaySession
 from crosslogic_node_agent.report import Place, Report, max_sequences_of
 from crosslogic_node_agent.servicer import NodeAgentServicer
-from crosslogic_node_agent.settings import NodeAgentSettings, check_together
+from crosslogic_node_agent.settings import NodeAgentSettings
+from crosslogic_node_agent.settings_check import check_together
 from crosslogic_node_agent.spool import Spool
 from crosslogic_node_agent.stored_weights import StoredWeights
-from crosslogic_node_agent.supervisor import Patience, Supervisor
+from crosslogic_node_agent.supervisor import Supervisor
 from crosslogic_node_agent.tunnels import Tunnels
 from crosslogic_node_agent.updates import Updates
 from crosslogic_node_agent.weights import WeightsCleaner
@@ -80,12 +80,9 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         stack.enter_context(metrics.served(settings.metrics_listen))
         tracer = stack.enter_context(tracing("node_agent"))
         logs = await _logs(stack, settings, agent_metrics)
-        pool = EnginePool(settings.engine_url)
-        stack.callback(pool.close)
-        api = EngineApi(pool)
-        templates = AnswerTemplates(from_tokens=settings.assemble_from_tokens)
+        engine = open_engine(settings, agent_metrics, stack)
         cleaner, weights = _weights(settings)
-        supervisor = _supervisor(settings, api, agent_metrics, templates, weights)
+        supervisor = _supervisor(settings, engine, agent_metrics, weights)
         await stack.enter_async_context(supervisor.running())
         files = IdentityFiles(settings.state_dir)
         joined = await join(
@@ -105,7 +102,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         tunnels = Tunnels(channels=channels, new_session=lambda: RelaySession(relay))
         updates = _updates(settings, restart, stop) if settings.update_dir else None
         heartbeat = Heartbeat(
-            report=await _report(stack, settings, supervisor, life, api, agent_metrics, weights),
+            report=await _report(stack, settings, supervisor, life, engine.api, agent_metrics, weights),
             supervisor=supervisor,
             life=life,
             commands=await _commands(stack, settings, renewal, updates),
@@ -123,9 +120,9 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         )
         await stack.enter_async_context(outbox.running())
         relay = Relay(
-            pool=pool,
+            pool=engine.pool,
             models=supervisor,
-            templates=templates,
+            dialect=engine.dialect,
             witnesses=outbox,
             metrics=agent_metrics,
             max_calls=settings.max_calls,
@@ -180,13 +177,18 @@ async def _report(
         supervisor=supervisor,
         life=life,
         api=api,
-        machine=LocalMachine(gpus=await asyncio.to_thread(nvml.open_gpus), disk=settings.state_dir),
+        machine=LocalMachine(gpus=await _gpus(settings), disk=settings.state_dir),
         metrics=metrics,
         metrics_every_s=settings.metrics_every_s,
         weights=weights,
     )
     await stack.enter_async_context(report.running())
     return report
+
+
+async def _gpus(settings: NodeAgentSettings) -> nvml.Gpus | None:
+    """What accelerators the engine has. An endpoint's are none of ours."""
+    return None if settings.external_url else await asyncio.to_thread(nvml.open_gpus)
 
 
 async def _commands(
@@ -248,11 +250,7 @@ def _server(
 
 
 def _supervisor(
-    settings: NodeAgentSettings,
-    api: EngineApi,
-    metrics: AgentMetrics,
-    templates: AnswerTemplates,
-    weights: StoredWeights | None,
+    settings: NodeAgentSettings, engine: EngineSide, metrics: AgentMetrics, weights: StoredWeights | None
 ) -> Supervisor:
     command = None
     if settings.engine_command:
@@ -264,20 +262,18 @@ def _supervisor(
             mark=_mark(settings.state_dir / "engine.mark"),
         )
     measurement = Measurement(
-        api=api,
+        api=engine.api,
         file=settings.state_dir / "capacity.json",
-        enabled=settings.measure == "quick",
+        enabled=engine.measured,
         fixed_max_tokens_per_sec=settings.max_tokens_per_sec,
     )
     return Supervisor(
         model=settings.model,
         command=command,
-        api=api,
-        patience=Patience(
-            start_s=settings.engine_start_timeout_s, hang_s=settings.engine_hang_s, stop_s=settings.engine_stop_s
-        ),
+        api=engine.api,
+        patience=engine.patience,
         measure=measurement.capacity,
-        templates=templates,
+        templates=engine.templates,
         on_restart=metrics.engine_restarts.inc,
         prepare=None if weights is None else weights.prepare,
         on_loaded=metrics.model_load_seconds.set,

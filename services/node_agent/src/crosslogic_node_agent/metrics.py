@@ -1,5 +1,7 @@
 """The agent's metrics."""
 
+from collections.abc import Callable
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from crosslogic_common.metrics import Metrics
@@ -19,7 +21,7 @@ class AgentMetrics:
         self._tokens = Counter("crosslogic_node_tokens", "Tokens that the engine counted.", ["kind"], registry=registry)
         self._uncounted = Counter(
             "crosslogic_node_uncounted_calls",
-            "Calls whose client went away and whose tokens the engine did not tell.",
+            "Calls that were answered, or whose client went away, and whose tokens the engine did not tell.",
             registry=registry,
         )
         self._seconds = Histogram(
@@ -62,6 +64,14 @@ class AgentMetrics:
 
         self._lately = [0, 0, 0]
         self._first_bytes_s = 0.0
+        self.calls_running: Callable[[], int] = lambda: 0
+        self.prompt_tokens_total = 0
+        self.completion_tokens_total = 0
+
+    def follow_running(self, running: Callable[[], int]) -> None:
+        """`running` tells how many calls are under way."""
+        self.calls_running = running
+        self.running.set_function(running)
 
     def machine(self, state: MachineState) -> None:
         """How the machine is."""
@@ -93,5 +103,7 @@ class AgentMetrics:
             self._tokens.labels("prompt").inc(count.prompt_tokens)
         if count.completion_tokens:
             self._tokens.labels("completion").inc(count.completion_tokens)
-        if ending is Ending.CLIENT_DISCONNECTED and count.source == "none":
+        self.prompt_tokens_total += count.prompt_tokens
+        self.completion_tokens_total += count.completion_tokens
+        if ending in (Ending.CLIENT_DISCONNECTED, Ending.SUCCEEDED) and count.source == "none":
             self._uncounted.inc()

@@ -10,9 +10,10 @@ from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.tracing import is_sampled
 from crosslogic_node_agent.call_trace import CallTrace, begin_call
+from crosslogic_node_agent.dialect import Dialect, VllmDialect
 from crosslogic_node_agent.domain import Ending, TokenCount
 from crosslogic_node_agent.engine_connection import EnginePool
-from crosslogic_node_agent.engine_request import EngineRequest, Templates, build_request
+from crosslogic_node_agent.engine_request import EngineRequest, Templates
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.ports import ModelNames, Witnesses
 from crosslogic_node_agent.relay_call import RelayCall
@@ -27,27 +28,28 @@ class Relay:
         pool: EnginePool,
         models: ModelNames,
         templates: Templates | None = None,
+        dialect: Dialect | None = None,
         witnesses: Witnesses,
         metrics: AgentMetrics,
         max_calls: int,
         org_id: str = "",
         tracer: trace.Tracer | None = None,
     ) -> None:
-        """Without `templates` the engine itself answers whole what is wanted whole.
+        """Without `templates` the engine itself answers whole what is wanted whole. `dialect` None: vLLM's.
 
         At most `max_calls` run at a time, over all streams. `org_id` is the only organisation that this node's
         certificate lets it serve; empty: any.
         """
         self._pool = pool
         self._models = models
-        self._templates = templates
+        self._dialect = dialect or VllmDialect(templates)
         self._witnesses = witnesses
         self._metrics = metrics
         self._max_calls = max_calls
         self._org_id = org_id
         self._tracer = tracer
         self._running: set[RelayCall] = set()
-        metrics.running.set_function(lambda: len(self._running))
+        metrics.follow_running(lambda: len(self._running))
         self._refusing = False
 
     @property
@@ -77,7 +79,7 @@ class Relay:
         engine_model = self._models.engine_model(request.model)
         if engine_model is None:
             raise CodedError(ErrorCode.MODEL_NOT_FOUND)
-        engine_request = build_request(request, engine_model=engine_model, templates=self._templates)
+        engine_request = self._dialect.request(request, engine_model)
         found: CallTrace | None = None
         if request.traceparent:
             engine_request, found = self._traced(request.traceparent, engine_request)
@@ -85,6 +87,7 @@ class Relay:
             call_id=call_id,
             request=request,
             engine_request=engine_request,
+            dialect=self._dialect,
             pool=self._pool,
             on_ready=on_ready,
             on_ended=on_ended,

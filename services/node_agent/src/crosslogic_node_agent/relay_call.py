@@ -9,11 +9,12 @@ from enum import Enum, auto
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_node_agent import errors
-from crosslogic_node_agent.answer_readers import AnswerReader, make_reader
+from crosslogic_node_agent.answer_readers import AnswerReader
 from crosslogic_node_agent.call_output import CallOutput
 from crosslogic_node_agent.call_trace import CallTrace
+from crosslogic_node_agent.dialect import Dialect
 from crosslogic_node_agent.domain import Ending, TokenCount
-from crosslogic_node_agent.engine_connection import EngineConnection, EnginePool, request_bytes
+from crosslogic_node_agent.engine_connection import EngineConnection, EnginePool
 from crosslogic_node_agent.engine_request import EngineRequest
 from crosslogic_node_agent.events import EventError, Piece
 
@@ -44,6 +45,7 @@ class RelayCall:
         call_id: int,
         request: pb.RelayOpen,
         engine_request: EngineRequest,
+        dialect: Dialect,
         pool: EnginePool,
         on_ready: Callable[["RelayCall"], None],
         on_ended: Callable[["RelayCall", TokenCount, Ending], None],
@@ -55,7 +57,8 @@ class RelayCall:
         self._first_byte_s = request.first_byte_timeout_ms / 1000
         self._idle_s = request.idle_timeout_ms / 1000
         self._request: EngineRequest | None = engine_request
-        self._reader: AnswerReader = make_reader(request, engine_request)
+        self._dialect = dialect
+        self._reader: AnswerReader = dialect.reader(request, engine_request)
         self._pool = pool
         self._on_ready = on_ready
         self._on_ended = on_ended
@@ -73,6 +76,7 @@ class RelayCall:
         self._hang_up_timer: asyncio.TimerHandle | None = None
         self._credit = START_CREDIT_BYTES
         self._held: deque[Piece] = deque()
+        self._retry_after_s = 0.0
         self._final_error: CodedError | None = None
 
     @property
@@ -102,9 +106,11 @@ class RelayCall:
             return
         self._held.clear()
         connection = self._connection
-        if connection is not None and connection.hang_up():
-            self._state = _State.HANGING_UP
-            self._hang_up_timer = self._loop.call_later(HANG_UP_S, self._hung_up)
+        if connection is not None and (reads_on_s := self._dialect.reads_on_s):
+            connection.resume()
+            self._hang_up_within(reads_on_s)
+        elif connection is not None and connection.hang_up():
+            self._hang_up_within(HANG_UP_S)
         else:
             self._hung_up()
 
@@ -134,6 +140,8 @@ class RelayCall:
     def on_head(self, status: int, content_type: str) -> None:
         """The engine answered."""
         self.output.status = status
+        if status >= 400 and self._connection is not None:  # noqa: PLR2004  # HTTP's own boundary
+            self._retry_after_s = self._connection.retry_after_s
         self.output.content_type = self._reader.on_head(status, content_type)
 
     def on_body(self, data: bytes) -> None:
@@ -173,10 +181,17 @@ class RelayCall:
         except EventError as error:
             self._fail(errors.broken(str(error)))
             return
-        self._final_error = errors.refused(self.output.status) if self._reader.refused else None
+        if self._reader.refused:
+            self._take_refusal()
         self._state = _State.DRAINED
         self._emit(pieces)
         self._close_if_drained()
+
+    def _take_refusal(self) -> None:
+        self.output.status, error = self._reader.refusal(self.output.status)
+        if self._retry_after_s and error.retry_after_s is not None:
+            error.retry_after_s = self._retry_after_s
+        self._final_error = error
 
     def on_lost(self, reason: str, *, answered: bool) -> None:
         """The connection ended before the answer did."""
@@ -212,9 +227,7 @@ class RelayCall:
         assert request is not None  # noqa: S101  # kept until the first byte of the answer
         self._state = _State.WAITING
         self._connection = connection
-        connection.send(
-            request_bytes("POST", request.path, request.body, request.request_id, request.traceparent), self
-        )
+        connection.send(self._dialect.wire(request), self)
 
     def _emit(self, pieces: list[Piece]) -> None:
         for piece in pieces:
@@ -255,6 +268,10 @@ class RelayCall:
     def _fail(self, error: CodedError) -> None:
         self._stop_engine()
         self._close(Ending.FAILED, error)
+
+    def _hang_up_within(self, seconds: float) -> None:
+        self._state = _State.HANGING_UP
+        self._hang_up_timer = self._loop.call_later(seconds, self._hung_up)
 
     def _hung_up(self) -> None:
         self._stop_engine()

@@ -147,8 +147,11 @@ class RelaySession:
 
 def refusal(call_id: int, error: CodedError) -> pb.RelayResponseFrame:
     """The only frame of a call that never reached the engine."""
+    # As an engine's own answer it is final and counts against no node: a client must not get one set aside by asking.
+    absent = error.code is ErrorCode.NOT_SUPPORTED
     return pb.RelayResponseFrame(
         call_id=call_id,
+        head=pb.RelayHead(status=404, content_type="application/json") if absent else None,
         end=pb.RelayEnd(
             outcome=common_pb.OUTCOME_FAILED,
             usage=common_pb.TokenUsage(source=common_pb.COUNT_SOURCE_NONE),

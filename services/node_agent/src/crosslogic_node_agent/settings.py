@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import MappingProxyType
 
-from crosslogic_common.process import StartError
+from crosslogic_common.public_addresses import Network, networks
 from crosslogic_common.settings import (
     Secret,
     Settings,
@@ -24,6 +24,7 @@ from crosslogic_common.settings import (
     words,
 )
 from crosslogic_node_agent.domain import EngineAddress
+from crosslogic_node_agent.external.terms import EndpointUrl, StreamUsage, endpoint_url, stream_usage
 
 
 def json_variables(text: str) -> Mapping[str, str]:
@@ -44,6 +45,11 @@ def directory(text: str) -> Path:
     path = Path(text)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
+
+
+def optional_engine(text: str) -> EngineAddress | None:
+    """Where an engine listens, or nothing."""
+    return EngineAddress.parse(text) if text else None
 
 
 def optional_path(text: str) -> Path | None:
@@ -145,8 +151,64 @@ class NodeAgentSettings(Settings):
         doc="`store`: the version that the registry grants is fetched into WEIGHTS_DIR (empty: STATE_DIR) before the "
         "engine starts, and `{weights}` in ENGINE_COMMAND is its folder; empty: the engine finds its weights by itself",
     )
-    engine_url: EngineAddress = setting(
-        "CROSSLOGIC_ENGINE_URL", parse=EngineAddress.parse, doc="the engine: http://host:port or unix:/path"
+    engine_url: EngineAddress | None = setting(
+        "CROSSLOGIC_ENGINE_URL",
+        default="",
+        parse=optional_engine,
+        doc="the engine: http://host:port or unix:/path; required without EXTERNAL_URL",
+    )
+    external_url: EndpointUrl | None = setting(
+        "CROSSLOGIC_EXTERNAL_URL",
+        default="",
+        parse=endpoint_url,
+        doc="an OpenAI-compatible endpoint of somebody else's, in place of an engine: its base address as OpenAI's "
+        "clients take it, for example https://api.example.com/v1",
+    )
+    external_key: Secret = secret_setting(
+        "CROSSLOGIC_EXTERNAL_KEY",
+        default="",
+        doc="what the endpoint knows us by, sent as a bearer token; empty: nothing",
+    )
+    external_model: str = setting(
+        "CROSSLOGIC_EXTERNAL_MODEL", default="", doc="the endpoint's own name of the model; empty: MODEL"
+    )
+    external_ca_file: Path | None = setting(
+        "CROSSLOGIC_EXTERNAL_CA_FILE",
+        default="",
+        parse=optional_path,
+        doc="who must have signed the endpoint's certificate, PEM; empty: whom the system trusts",
+    )
+    external_networks: tuple[Network, ...] = setting(
+        "CROSSLOGIC_EXTERNAL_NETWORKS",
+        default="",
+        parse=networks,
+        doc="networks, between commas, in which the endpoint may be though they are not public; http:// is spoken only "
+        "there; empty: public addresses alone",
+    )
+    external_usage: StreamUsage = setting(
+        "CROSSLOGIC_EXTERNAL_USAGE",
+        default="final",
+        parse=stream_usage,
+        doc="what the endpoint is asked to count in streams: final (`include_usage`), continuous (with each chunk too, "
+        "as a vLLM can), off (it refuses `stream_options`; its streams are then not counted)",
+    )
+    external_limit_field: str = setting(
+        "CROSSLOGIC_EXTERNAL_LIMIT_FIELD",
+        default="max_tokens",
+        parse=one_of("max_tokens", "max_completion_tokens"),
+        doc="what the endpoint calls the limit of a chat's answer: max_tokens or max_completion_tokens",
+    )
+    external_fields: tuple[str, ...] = setting(
+        "CROSSLOGIC_EXTERNAL_FIELDS",
+        default="",
+        parse=words,
+        doc="fields of requests that the endpoint takes beyond OpenAI's, between commas, for example `top_k`",
+    )
+    external_check_s: float = setting(
+        "CROSSLOGIC_EXTERNAL_CHECK_S",
+        default="30",
+        parse=number(0.05, 3600),
+        doc="seconds between two looks at the endpoint's list of models",
     )
     engine_command: tuple[str, ...] = setting(
         "CROSSLOGIC_ENGINE_COMMAND",
@@ -313,14 +375,3 @@ class NodeAgentSettings(Settings):
         parse=number(0.1, 3600),
         doc="seconds between two looks at accelerators, disk and what calls came to",
     )
-
-
-def check_together(settings: NodeAgentSettings) -> None:
-    """Raises StartError for settings that do not go together."""
-    if not settings.tunnel and not settings.listen:
-        raise StartError("CROSSLOGIC_LISTEN is missing: say where gateways are served, or set CROSSLOGIC_TUNNEL=1.")
-    asked = [name for name in settings.spot_sources if name in ("aws", "gcp", "azure")]
-    if settings.air_gapped and asked:
-        raise StartError(
-            f"CROSSLOGIC_AIR_GAPPED=1 asks no metadata service, and CROSSLOGIC_SPOT_SOURCES names {asked[0]}."
-        )

@@ -36,6 +36,8 @@ class Patience:
     check_timeout_s: float = 5.0
     hang_s: float = 60.0
     """Unwell for so long although its process runs: it is killed."""
+    absent_interval_s: float = 0.25
+    """Between two looks at an engine of somebody else's that does not answer."""
     stop_s: float = 10.0
     """From SIGTERM to SIGKILL."""
 
@@ -241,7 +243,7 @@ class Supervisor:
             except EngineFailureError as error:
                 greeted = False
                 self._set(EngineStatus.DOWN, f"engine does not answer: {error}")
-            await asyncio.sleep(self._patience.check_interval_s if greeted else 0.25)
+            await asyncio.sleep(self._patience.check_interval_s if greeted else self._patience.absent_interval_s)
 
     def _set(self, status: EngineStatus, reason: str, *, restarted: bool = False) -> None:
         state = EngineState(status, reason, self.state.restarts + restarted)
