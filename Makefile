@@ -43,7 +43,15 @@ venv: ## make .venv from uv.lock, unless it is as the lock says
 	@scripts/venv.sh
 
 .PHONY: test
-test: lint types imports security protos-check pytest ## everything a fresh machine can check
+test: venv ## everything a fresh machine can check; what needs no running service goes on beside the first tests
+	@$(MAKE) --jobs=2 --output-sync=line pytest checks
+
+.PHONY: checks
+checks: lint types imports security protos-check engine ## all that is no test, and what the tests of the engine need
+
+.PHONY: engine
+engine: venv ## the environment of the engine, unless it is there
+	@$(run) crosslogic_dev.engine.install .venv-engine
 
 .PHONY: pytest
 pytest: venv ## only the tests (PYTEST_ARGS="tests/unit -k name")
