@@ -6,6 +6,8 @@ from typing import Final
 
 Network = IPv4Network | IPv6Network
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+# What looks public and is not: the address at which every machine of Azure reaches its host's agent, with its secrets.
+_OF_HOSTS: Final = frozenset({IPv4Address("168.63.129.16")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,9 @@ class AddressRules:
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Whether an address is of the Internet at large, also where it only stands for one that is not.
 
-    Not public: what IANA's registries of special addresses say is not global, multicast, and IPv6 addresses that stand
-    for IPv4 ones (mapped, 6to4, Teredo). One that a NAT64 translates is as public as the IPv4 address in it.
+    Not public: what IANA's registries of special addresses say is not global, multicast, IPv6 addresses that stand for
+    IPv4 ones (mapped, 6to4, Teredo), and those that clouds give to machines' hosts. One that a NAT64 translates is as
+    public as the IPv4 address in it.
     """
     if isinstance(address, IPv6Address):
         if address in _NAT64:
@@ -45,6 +48,8 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
             return False
         if address.is_site_local:
             return False
+    if address in _OF_HOSTS:
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
