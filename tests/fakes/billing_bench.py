@@ -19,10 +19,14 @@ from crosslogic_billing.export.sender import Sender
 from crosslogic_billing.export.stripe_sink import Buyer, StripeSink, Tax, stripe_client
 from crosslogic_billing.metrics import BillingMetrics
 from crosslogic_billing.rating.domain import Terms
+from crosslogic_billing.standings.follower import Follower
+from crosslogic_billing.standings.learning import Learner
+from crosslogic_billing.standings.store import PostgresStandings
 from crosslogic_billing.usage.settler import Settler
 from crosslogic_billing.usage.store import PostgresUsage
 from crosslogic_common.postgres import Pool, migrate, open_pool
 from crosslogic_common.settings import Secret
+from tests.fakes.billing_identity import FakeIdentity
 from tests.fakes.billing_ledger import FakeLedger
 from tests.fakes.billing_world import ManualClock
 from tests.fakes.stripe_server import KEY, FakeStripe
@@ -47,11 +51,18 @@ class Bench:
     closer: Closer
     sender: Sender
     giver: CreditGiver
+    identity: FakeIdentity
+    follower: Follower
 
     async def customer(self, terms: Terms = FREE_OF_FREE) -> tuple[str, str]:
-        """A new organisation and its customer."""
+        """A new organisation and its customer. Mode, overage and units are identity's word, and always were."""
         org_id = str(uuid.uuid4())
         await self.accounts.set_terms(org_id, ALWAYS, terms)
+        if terms.mode == "reserved":
+            always = datetime(ALWAYS.year, ALWAYS.month, ALWAYS.day, tzinfo=UTC)
+            self.identity.plan(f"plan-of-{org_id}", always, terms.mode, terms.overage)
+            self.identity.org(org_id, always, f"plan-of-{org_id}", terms.reserved_units)
+            await self.follower.read()
         customer_id = await self.sink.make_customer(Buyer(org_id=org_id, name="Acme"))
         await self.accounts.link(org_id, customer_id=customer_id)
         return org_id, customer_id
@@ -108,6 +119,7 @@ async def bench(pg_url: str, *, exporting: bool = True, timeout_s: float = 15.0)
         ledger = FakeLedger()
         sink = StripeSink(client, tax=Tax())
         outbox = PostgresOutbox(pool, new_id=lambda: str(uuid.uuid4()))
+        identity = FakeIdentity()
         yield Bench(
             pool=pool,
             clock=clock,
@@ -120,6 +132,14 @@ async def bench(pg_url: str, *, exporting: bool = True, timeout_s: float = 15.0)
             closer=Closer(pool=pool, clock=clock, delay_s=30.0, exporting=exporting),
             sender=Sender(outbox=outbox, sink=sink, clock=clock, metrics=metrics, lanes_at_once=8, draw=lambda: 1.0),
             giver=CreditGiver(store=PostgresCredits(pool), sink=sink, clock=clock, draw=lambda: 1.0),
+            identity=identity,
+            follower=Follower(
+                identity=identity,
+                learner=Learner(pool),
+                store=PostgresStandings(pool),
+                clock=clock,
+                metrics=metrics,
+            ),
         )
 
 
@@ -128,7 +148,8 @@ async def _emptied(pool: Pool) -> None:
     async with pool.connection() as connection:
         await connection.execute(
             "TRUNCATE accounts, account_terms, window_usage, org_months, month_usage, month_exports, meter_events, "
-            "meter_lanes, meters, transfers, machine_costs, credits"
+            "meter_lanes, meters, transfers, machine_costs, credits, org_standings, plan_standings, plan_terms"
         )
         await connection.execute("UPDATE ledger_cursor SET sequence = 0")
         await connection.execute("UPDATE machine_cursor SET read_at = NULL")
+        await connection.execute("UPDATE standing_cursor SET read_at = NULL")

@@ -137,6 +137,7 @@ async def test_a_replica_that_died_in_the_call_leaves_a_credit_that_another_find
 async def test_reconciliation_knows_credits_and_finds_one_that_is_missing(world: Bench) -> None:
     await corrected(world)
     reconciler = Reconciler(
+        standings=world.follower,
         store=PostgresReconciliations(world.pool),
         totals=Totals(world),
         sink=world.sink,

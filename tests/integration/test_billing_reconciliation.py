@@ -89,6 +89,7 @@ async def audit(pg_url: str) -> AsyncIterator[Audit]:
             Reconciler(
                 store=PostgresReconciliations(world.pool),
                 totals=totals,
+                standings=world.follower,
                 sink=world.sink,
                 clock=world.clock,
                 new_id=Uuid7Source().next_text,
@@ -272,3 +273,23 @@ async def test_a_period_that_is_none_or_too_long_is_refused(audit: Audit, days: 
     with pytest.raises(CodedError) as refused:
         await audit.reconciler.reconcile(DAY, DAY + timedelta(days=days))
     assert refused.value.code == ErrorCode.INVALID_ARGUMENT
+
+
+async def test_an_organisation_that_identity_has_on_another_plan_is_told_and_not_explained_away(audit: Audit) -> None:
+    org, _ = await audit.bench.customer()
+    audit.bench.identity.plan("default", NOW)
+    audit.bench.identity.org(org, NOW)
+    assert (await audit.reconciler.reconcile(DAY, DAY + timedelta(days=1))).unexplained == 0
+    # Somebody changed the table behind our back: no reading brings that to light.
+    async with audit.bench.pool.connection() as connection:
+        await connection.execute("UPDATE org_standings SET reserved_units = '{\"llama-3-8b\": 5}'")
+    report = await audit.reconciler.reconcile(DAY, DAY + timedelta(days=1))
+    told = [line for line in report.lines if line.what == "identity = terms" and line.unexplained]
+    assert [(line.org_id, line.left, line.right) for line in told] == [("", 1, 0), (org, 1, 0)]
+
+
+async def test_identity_that_is_away_is_said_to_be_missing(audit: Audit) -> None:
+    audit.bench.identity.away = True
+    report = await audit.reconciler.reconcile(DAY, DAY + timedelta(days=1))
+    assert any("identity" in text for text in report.missing)
+    assert report.unexplained == 0

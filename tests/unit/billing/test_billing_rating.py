@@ -14,6 +14,7 @@ from crosslogic_billing.rating.domain import Priced, Terms, Tier
 from crosslogic_billing.rating.policy import (
     above_reserved,
     adjustment,
+    billable,
     check_terms,
     exportable,
     merged,
@@ -156,8 +157,11 @@ def test_reserved_capacity_is_tracked_and_not_billed_but_for_what_goes_beyond() 
     over = statement(NOVEMBER, terms, {Priced("llama", 50_000): 100})
     # The free tier is for serverless only.
     assert (over.usage_picodollars, over.total_picodollars) == (5_000_000, 30 * 10**12 + 5_000_000)
+    window = {("llama-3-8b", Priced("llama", 50_000)): 700, ("another", Priced("llama", 50_000)): 5}
+    begins = datetime(2026, 11, 21, tzinfo=UTC)
+    assert billable(terms, begins, 60, window) == {Priced("llama", 50_000): 105}
     shed = Terms(mode="reserved", reserved_units={"llama-3-8b": 10}, unit_fee_picodollars=1, overage="shed")
-    assert statement(NOVEMBER, shed, {Priced("llama", 50_000): 100}).usage_picodollars == 0
+    assert billable(shed, begins, 60, window) == {}
 
 
 def test_prepaid_credit_is_spent_first_and_never_below_zero() -> None:

@@ -38,6 +38,11 @@ from crosslogic_billing.reconcile.service import Reconciler
 from crosslogic_billing.reconcile.store import PostgresReconciliations
 from crosslogic_billing.servicer import BillingServicer, UseCases
 from crosslogic_billing.settings import BillingSettings
+from crosslogic_billing.standings.follower import Follower
+from crosslogic_billing.standings.identity import IdentityStandings
+from crosslogic_billing.standings.learning import Learner
+from crosslogic_billing.standings.service import PlansTerms
+from crosslogic_billing.standings.store import PostgresStandings
 from crosslogic_billing.usage.ledger import AccountantLedger
 from crosslogic_billing.usage.settler import Settler
 from crosslogic_billing.usage.store import PostgresUsage
@@ -153,8 +158,17 @@ async def _sink(settings: BillingSettings, stack: contextlib.AsyncExitStack) -> 
 
 def _use_cases(world: World) -> UseCases:
     settings, pool = world.settings, world.pool
+    follower = Follower(
+        identity=IdentityStandings(channels=world.channels, target=settings.identity_target),
+        learner=Learner(pool),
+        store=PostgresStandings(pool),
+        clock=world.clock,
+        metrics=world.metrics,
+    )
+    world.jobs.append(("identity", follower.run))
     reconciler = Reconciler(
         store=PostgresReconciliations(pool),
+        standings=follower,
         totals=AccountantTotals(channels=world.channels, target=settings.accountant_target),
         sink=world.sink,
         clock=world.clock,
@@ -172,6 +186,7 @@ def _use_cases(world: World) -> UseCases:
     return UseCases(
         prices=PriceBook(store=PostgresPrices(pool, new_id=world.ids.next_text), clock=world.clock),
         accounts=Accounts(store=PostgresAccounts(pool), clock=world.clock, stripe=world.sink),
+        plans_terms=PlansTerms(store=PostgresStandings(pool), follower=follower, clock=world.clock),
         outbox=PostgresOutbox(pool, new_id=world.ids.next_text),
         reconciler=reconciler,
         views=Views(

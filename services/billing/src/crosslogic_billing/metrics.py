@@ -38,6 +38,9 @@ class BillingMetrics:
             "Differences of the last reconciliation that nothing explains.",
             registry=registry,
         )
+        self._terms_age = Gauge(
+            "billing_terms_age_seconds", "How long ago identity was read, whose plans charges go by.", registry=registry
+        )
         self._webhooks = Counter(
             "billing_webhooks",
             "Webhooks, by result: handled, repeated, refused, failed, ignored.",
@@ -75,6 +78,10 @@ class BillingMetrics:
     def reconciled(self, unexplained: int) -> None:
         """A reconciliation ended."""
         self._unexplained.set(unexplained)
+
+    def terms_age(self, seconds: float) -> None:
+        """So long ago identity was read."""
+        self._terms_age.set(max(seconds, 0.0))
 
     def webhook(self, result: str) -> None:
         """A webhook came."""

@@ -19,6 +19,7 @@ from crosslogic_billing.prices import wire as price_wire
 from crosslogic_billing.prices.book import PriceBook
 from crosslogic_billing.reconcile import wire as reconcile_wire
 from crosslogic_billing.reconcile.service import Reconciler
+from crosslogic_billing.standings.service import PlansTerms
 from crosslogic_billing.views import wire as view_wire
 from crosslogic_billing.views.service import Views
 from crosslogic_common.clock import Clock
@@ -34,6 +35,7 @@ class UseCases:
 
     prices: PriceBook
     accounts: Accounts
+    plans_terms: PlansTerms
     outbox: PostgresOutbox
     reconciler: Reconciler
     views: Views
@@ -68,9 +70,12 @@ class BillingServicer(rpc.BillingServiceServicer):
     async def GetAccount(self, request: pb.GetAccountRequest, context: Context) -> pb.GetAccountResponse:
         org_id = account_wire.read_org_id(request.org_id)
         month = account_wire.read_month(request.month, await self._does.accounts.this_month(org_id))
+        terms = await self._does.accounts.terms(org_id, month)
         return pb.GetAccountResponse(
             account=account_wire.account(await self._does.accounts.account(org_id)),
-            terms=account_wire.terms(await self._does.accounts.terms(org_id, month)),
+            terms=account_wire.terms(terms),
+            plan=terms.spans[-1].plan if terms.spans else "",
+            agreed_alone=await self._does.accounts.agreed_alone(org_id, month),
         )
 
     async def SetTerms(self, request: pb.SetTermsRequest, context: Context) -> pb.SetTermsResponse:
@@ -78,6 +83,17 @@ class BillingServicer(rpc.BillingServiceServicer):
         from_month = account_wire.read_month(request.from_month, await self._does.accounts.this_month(org_id))
         agreed = await self._does.accounts.set_terms(org_id, from_month, account_wire.read_terms(request.terms))
         return pb.SetTermsResponse(terms=account_wire.terms(agreed))
+
+    async def GetPlanTerms(self, request: pb.GetPlanTermsRequest, context: Context) -> pb.GetPlanTermsResponse:
+        month = account_wire.read_month(request.month, self._does.clock.now().date().replace(day=1))
+        found = await self._does.plans_terms.of(_no_zero(request.plan), month)
+        return pb.GetPlanTermsResponse(terms=account_wire.plan_terms(found))
+
+    async def SetPlanTerms(self, request: pb.SetPlanTermsRequest, context: Context) -> pb.SetPlanTermsResponse:
+        from_month = account_wire.read_month(request.from_month, self._does.clock.now().date().replace(day=1))
+        terms = account_wire.read_terms(request.terms)
+        made = await self._does.plans_terms.set(_no_zero(request.plan), from_month, terms)
+        return pb.SetPlanTermsResponse(terms=account_wire.plan_terms(made))
 
     async def LinkCustomer(self, request: pb.LinkCustomerRequest, context: Context) -> pb.LinkCustomerResponse:
         where = request.address

@@ -39,13 +39,17 @@ class Accounts:
         """The terms of a month."""
         return await self._store.terms(org_id, month)
 
+    async def agreed_alone(self, org_id: str, month: date) -> bool:
+        """Whether the terms of a month were agreed with the organisation itself, and are not its plan's."""
+        return await self._store.alone(org_id, month) is not None
+
     async def set_terms(self, org_id: str, from_month: date, terms: Terms) -> Terms:
-        """Agrees on terms from a month on. Raises INVALID_ARGUMENT, CONFLICT."""
+        """Agrees on terms from a month on; as they are with what identity says. Raises INVALID_ARGUMENT, CONFLICT."""
         if not await self._store.set_terms(org_id, from_month, check_terms(terms)):
             raise CodedError(
                 ErrorCode.CONFLICT, "It has months in another time zone: they would overlap.", param="time_zone"
             )
-        return terms
+        return await self._store.terms(org_id, from_month)
 
     async def link(self, buyer: Buyer) -> Account:
         """Makes an organisation a customer with a subscription, unless it is one. Raises CONFLICT, UNAVAILABLE.

@@ -11,6 +11,9 @@ from crosslogic_billing.accounts.domain import Account
 from crosslogic_billing.accounts.terms_json import from_json, to_json
 from crosslogic_billing.prices.policy import DEFAULT_CATEGORY, RESERVED_CATEGORY
 from crosslogic_billing.rating.domain import Terms
+from crosslogic_billing.rating.policy import month_bounds
+from crosslogic_billing.standings.policy import month_terms
+from crosslogic_billing.standings.store import plans_terms, standings_of
 from crosslogic_common.postgres import Connection, Pool, transaction
 
 _COLUMNS: LiteralString = (
@@ -30,14 +33,23 @@ def account_of(row: TupleRow) -> Account:
     )
 
 
-async def terms_of(connection: Connection, org_id: str, month: date) -> Terms:
-    """The terms of a month; the usual ones where nothing was agreed."""
+async def agreed_alone(connection: Connection, org_id: str, month: date) -> Terms | None:
+    """What was agreed with the organisation itself for a month. None: nothing, its plan says it."""
     found = await connection.execute(
         "SELECT terms FROM account_terms WHERE org_id = %s AND from_month <= %s ORDER BY from_month DESC LIMIT 1",
         (org_id, month),
     )
     row = await found.fetchone()
-    return Terms() if row is None else from_json(row[0])
+    return None if row is None else from_json(row[0])
+
+
+async def terms_of(connection: Connection, org_id: str, month: date) -> Terms:
+    """The terms of a month: what was agreed alone, or its plan's, with what identity says of plan and capacity."""
+    alone = await agreed_alone(connection, org_id, month)
+    begins, ends = month_bounds(month, await time_zone_of(connection, org_id))
+    orgs, plans = await standings_of(connection, org_id)
+    documents = {} if alone is not None else await plans_terms(connection, {org.plan for org in orgs}, month)
+    return month_terms(alone=alone, plans_terms=documents, orgs=orgs, plans=plans, begins=begins, ends=ends)
 
 
 async def time_zone_of(connection: Connection, org_id: str) -> str:
@@ -73,6 +85,11 @@ class PostgresAccounts:
         """The terms of a month."""
         async with transaction(self._pool) as connection:
             return await terms_of(connection, org_id, month)
+
+    async def alone(self, org_id: str, month: date) -> Terms | None:
+        """See `agreed_alone`."""
+        async with transaction(self._pool) as connection:
+            return await agreed_alone(connection, org_id, month)
 
     async def set_terms(self, org_id: str, from_month: date, terms: Terms) -> bool:
         """Agrees on terms from a month on. False: its time zone is another already."""

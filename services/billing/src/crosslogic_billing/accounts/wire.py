@@ -8,21 +8,15 @@ from uuid import UUID
 from crosslogic.billing.v1 import billing_pb2 as pb
 from crosslogic_billing.accounts.domain import Account
 from crosslogic_billing.prices.wire import ratio, read_ratio
-from crosslogic_billing.rating.domain import FREE_TOKENS_A_MONTH, Collection, Mode, Overage, Terms, Tier
+from crosslogic_billing.rating.domain import FREE_TOKENS_A_MONTH, Collection, Terms, Tier
 from crosslogic_billing.rating.policy import MAX_MONEY_PICODOLLARS
+from crosslogic_billing.standings.service import PlanTerms
 from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 
-MAX_MODELS = 1_000
 _MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
 _DIGITS = re.compile(r"[0-9]{1,30}")
-_MODES: dict[int, Mode] = {
-    0: "serverless",
-    pb.BILLING_MODE_SERVERLESS: "serverless",
-    pb.BILLING_MODE_RESERVED: "reserved",
-}
 _COLLECTIONS: dict[int, Collection] = {0: "invoice", pb.COLLECTION_INVOICE: "invoice", pb.COLLECTION_PREPAID: "prepaid"}
-_OVERAGES: dict[int, Overage] = {0: "bill", pb.OVERAGE_BILL: "bill", pb.OVERAGE_SHED: "shed"}
 
 
 def account(found: Account) -> pb.Account:
@@ -54,16 +48,26 @@ def terms(agreed: Terms) -> pb.Terms:
     )
 
 
+def plan_terms(found: PlanTerms) -> pb.PlanTerms:
+    """A plan's terms in the contract's words."""
+    return pb.PlanTerms(
+        plan=found.plan,
+        version=found.version,
+        from_month="" if found.from_month is None else f"{found.from_month:%Y-%m}",
+        terms=terms(found.terms),
+    )
+
+
 def read_terms(message: pb.Terms) -> Terms:
     """Terms as asked for. Raises INVALID_ARGUMENT for what cannot be read."""
-    if len(message.reserved_units) > MAX_MODELS:
-        raise _invalid("reserved_units", f"has more than {MAX_MODELS} models")
-    known = message.mode in _MODES and message.collection in _COLLECTIONS and message.overage in _OVERAGES
-    if not known:
-        raise _invalid("terms", "has a mode, a collection or an overage that is not known")
+    if message.mode or message.overage or message.reserved_units:
+        # Two places that say it would say two things one day.
+        field = "mode" if message.mode else "overage" if message.overage else "reserved_units"
+        raise _invalid(field, "is said by the organisation's plan and reserved capacity at identity: set it there")
+    if message.collection not in _COLLECTIONS:
+        raise _invalid("collection", "is not known")
     capped = message.HasField("monthly_cap_picodollars")
     return Terms(
-        mode=_MODES[message.mode],
         collection=_COLLECTIONS[message.collection],
         free_tokens=message.free_tokens if message.HasField("free_tokens") else FREE_TOKENS_A_MONTH,
         discount=read_ratio(message.discount, "discount") if message.HasField("discount") else Fraction(0),
@@ -71,9 +75,7 @@ def read_terms(message: pb.Terms) -> Terms:
         monthly_cap_picodollars=read_money(message.monthly_cap_picodollars, "monthly_cap_picodollars")
         if capped
         else None,
-        reserved_units=dict(message.reserved_units),
         unit_fee_picodollars=read_money(message.unit_fee_picodollars or "0", "unit_fee_picodollars"),
-        overage=_OVERAGES[message.overage],
         time_zone=message.time_zone or "UTC",
     )
 

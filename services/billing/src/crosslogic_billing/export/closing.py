@@ -16,6 +16,7 @@ from crosslogic_billing.export.domain import Unit, Window
 from crosslogic_billing.prices.policy import RESERVED_CATEGORY
 from crosslogic_billing.rating import policy as rating
 from crosslogic_billing.rating.domain import Priced, Terms
+from crosslogic_billing.standings.store import hold_standings
 from crosslogic_billing.work import work_for_ever
 from crosslogic_common.clock import Clock
 from crosslogic_common.postgres import Connection, Pool, transaction
@@ -87,9 +88,7 @@ class Closer:
         if now - self._opened_at < _OPEN_EVERY:
             return
         async with transaction(self._pool) as connection:
-            found = await connection.execute(
-                "SELECT DISTINCT org_id FROM account_terms WHERE terms->>'mode' = 'reserved'"
-            )
+            found = await connection.execute("SELECT DISTINCT org_id FROM org_standings WHERE reserved_units <> '{}'")
             for (org_id,) in await found.fetchall():
                 zone = await time_zone_of(connection, str(org_id))
                 month = rating.month_of(now, zone)
@@ -130,6 +129,8 @@ class Closer:
             raise group.exceptions[0] from None
 
     async def _close(self, connection: Connection, window: Window) -> None:
+        # Nothing that identity says is learnt meanwhile: what is closed here is looked at again by whoever learns it.
+        await hold_standings(connection)
         zone = await time_zone_of(connection, window.org_id)
         month = rating.month_of(window.start, zone)
         await _lock_month(connection, window.org_id, month, window.start)
@@ -143,7 +144,10 @@ class Closer:
         await _add_to_month(
             connection,
             at,
-            billable=_difference(_billable(at.terms, before, window), _billable(at.terms, after, window)),
+            billable=_difference(
+                rating.billable(at.terms, window.start, window.length_s, before),
+                rating.billable(at.terms, window.start, window.length_s, after),
+            ),
             everything=_difference(_by_price(before), _by_price(after)),
         )
         await connection.execute(
@@ -292,21 +296,6 @@ class Closer:
 
 _WindowKey = tuple[str, Priced]
 """A model and a bucket."""
-
-
-def _billable(terms: Terms, window: Mapping[_WindowKey, int], of: Window) -> dict[Priced, int]:
-    """What a window adds to what its month is charged for: for reserved capacity what goes beyond it, by model."""
-    if terms.mode != "reserved":
-        return _by_price(window)
-    models = {model for model, _ in window}
-    return rating.merged(
-        rating.above_reserved(
-            {bucket: tokens for (name, bucket), tokens in window.items() if name == model},
-            terms.reserved_units.get(model, 0),
-            of.length_s,
-        )
-        for model in models
-    )
 
 
 def _by_price(window: Mapping[_WindowKey, int]) -> dict[Priced, int]:

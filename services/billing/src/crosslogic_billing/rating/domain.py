@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -33,6 +33,22 @@ class Tier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A part of a month in which an organisation's plan and capacity stayed as they were, by identity's word."""
+
+    begins: datetime
+    ends: datetime
+    share: Fraction
+    """Of the month's time."""
+    plan: str
+    mode: Mode
+    overage: Overage
+    reserved_units: Mapping[str, int]
+    unit_fee_picodollars: int
+    """Of one capacity unit, a month."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What an organisation and we have agreed on, for a month and those after it."""
 
@@ -55,6 +71,9 @@ class Terms:
     """What happens to tokens above reserved capacity. Shed ones that slipped through cost nothing."""
     time_zone: str = "UTC"
     """Where its months begin at midnight."""
+    spans: tuple[Span, ...] = ()
+    """The month's parts, one after the other until its end; mode, units, overage and fee above are the last one's.
+    None: what is said above holds for all of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
-from crosslogic_billing.rating.domain import CategoryCharge, Posting, Priced, Statement, Terms, Tier, Usage
+from crosslogic_billing.rating.domain import CategoryCharge, Posting, Priced, Span, Statement, Terms, Tier, Usage
 from crosslogic_common.errors import CodedError, ErrorCode
 
 MAX_TIERS = 20
@@ -82,7 +82,7 @@ def statement(month: date, terms: Terms, usage: Usage, *, months_fee: bool = Tru
 
     `months_fee`: the month's fee for reserved capacity is part of it.
     """
-    billable = without_free(usage, terms.free_tokens if terms.mode == "serverless" else 0)
+    billable = without_free(usage, free_tokens(terms))
     names = sorted({bucket.category for bucket, tokens in usage.items() if tokens > 0})
     categories = tuple(_category(name, terms, usage, billable) for name in names)
     charged = sum(category.charge_picodollars for category in categories)
@@ -96,15 +96,63 @@ def statement(month: date, terms: Terms, usage: Usage, *, months_fee: bool = Tru
 
 
 def monthly_fee(terms: Terms) -> int:
-    """What reserved capacity costs a month, used or not."""
-    return sum(terms.reserved_units.values()) * terms.unit_fee_picodollars if terms.mode == "reserved" else 0
+    """What reserved capacity costs a month, used or not: each part of the month in proportion, rounded once."""
+    if not terms.spans:
+        return sum(terms.reserved_units.values()) * terms.unit_fee_picodollars if terms.mode == "reserved" else 0
+    return round(
+        sum(
+            (
+                span.share * sum(span.reserved_units.values()) * span.unit_fee_picodollars
+                for span in terms.spans
+                if span.mode == "reserved"
+            ),
+            Fraction(0),
+        )
+    )
+
+
+def free_tokens(terms: Terms) -> int:
+    """Of the month: serverless only, in proportion where it was so for a part of it, rounded down."""
+    if not terms.spans:
+        return terms.free_tokens if terms.mode == "serverless" else 0
+    # Of the time that the organisation was there: one that is new has all of them.
+    serverless = sum((span.share for span in terms.spans if span.mode == "serverless"), Fraction(0))
+    return int(terms.free_tokens * serverless / sum((span.share for span in terms.spans), Fraction(0)))
+
+
+def billable(terms: Terms, window_start: datetime, length_s: int, used: Mapping[tuple[str, Priced], int]) -> Usage:
+    """What a window adds to what its month is charged for, from its usage by model and price.
+
+    The window goes by what held when it began. Reserved capacity covers each model by itself; what goes beyond is
+    charged, or, where it is shed, costs nothing.
+    """
+    span = _at(terms, window_start)
+    mode, overage, units = (
+        (terms.mode, terms.overage, terms.reserved_units)
+        if span is None
+        else (span.mode, span.overage, span.reserved_units)
+    )
+    if mode != "reserved":
+        return merged({bucket: tokens} for (_, bucket), tokens in used.items())
+    if overage == "shed":
+        return {}
+    return merged(
+        above_reserved(
+            {bucket: tokens for (name, bucket), tokens in used.items() if name == model}, units.get(model, 0), length_s
+        )
+        for model in {model for model, _ in used}
+    )
+
+
+def _at(terms: Terms, moment: datetime) -> Span | None:
+    """The part of the month that a moment is in. What comes before the first one goes by it."""
+    begun = [span for span in terms.spans if span.begins <= moment]
+    return begun[-1] if begun else next(iter(terms.spans), None)
 
 
 def _category(name: str, terms: Terms, usage: Usage, billable: Usage) -> CategoryCharge:
     used = {bucket: tokens for bucket, tokens in usage.items() if bucket.category == name and tokens > 0}
     left = {bucket: tokens for bucket, tokens in billable.items() if bucket.category == name}
-    if terms.mode == "reserved" and terms.overage == "shed":
-        left = {}
     tokens = sum(used.values())
     return CategoryCharge(
         category=name,

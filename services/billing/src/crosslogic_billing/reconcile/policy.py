@@ -1,12 +1,20 @@
 """What differs and why, pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from crosslogic_billing.reconcile.domain import CreditTotals, LedgerTotals, Line, MeterTotals, MonthTotals, WindowTotals
 
 MAX_LINES = 1_000
 _EXACT = 2**53
 """Stripe's sums are floating-point numbers: above this they are rounded."""
+
+
+def terms_lines(count: int, drifted: Collection[str]) -> list[Line]:
+    """Identity's plans and capacity, and what charges go by. Nothing explains a difference."""
+    return [
+        Line("identity = terms", "organisations", count, count - len(drifted)),
+        *(Line("identity = terms", "organisations", 1, 0, org_id=org_id) for org_id in sorted(drifted)),
+    ]
 
 
 def ledger_lines(ledger: LedgerTotals) -> list[Line]:

@@ -33,6 +33,13 @@ class Totals(Protocol):
         """Makes the period's rollups anew; how many were wrong. Raises UNAVAILABLE."""
 
 
+class Standings(Protocol):
+    """Identity beside what is known here of it."""
+
+    async def drifted(self) -> tuple[int, set[str]]:
+        """How many organisations there are, and those that stand otherwise here. Raises UNAVAILABLE, TIMEOUT."""
+
+
 class Reconciler:
     """Compares every place that counts with the next one."""
 
@@ -41,6 +48,7 @@ class Reconciler:
         *,
         store: PostgresReconciliations,
         totals: Totals,
+        standings: Standings,
         sink: BillingSink | None,
         clock: Clock,
         new_id: Callable[[], str],
@@ -52,6 +60,7 @@ class Reconciler:
         """
         self._store = store
         self._totals = totals
+        self._standings = standings
         self._sink = sink
         self._clock = clock
         self._new_id = new_id
@@ -81,7 +90,7 @@ class Reconciler:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"Ask for 1 to {MAX_DAYS} days.", param="to_day")
         since, until = (datetime.combine(day, time(), UTC) for day in (from_day, to_day))
         missing: list[str] = []
-        lines = await self._ledger(since, until)
+        lines = [*await self._terms(missing), *await self._ledger(since, until)]
         # The month before is looked at too: its last windows may have come late.
         first = (from_day.replace(day=1) - timedelta(days=1)).replace(day=1)
         lines += policy.month_lines(await self._store.months(first, exporting=self._sink is not None))
@@ -137,6 +146,14 @@ class Reconciler:
                 Line("rollups repaired", "sums", repaired, 0, "they were not what their records say, and are made anew")
             )
         return lines + policy.window_lines(ledger, await self._store.windows(since, until))
+
+    async def _terms(self, missing: list[str]) -> list[Line]:
+        try:
+            count, drifted = await self._standings.drifted()
+        except CodedError as error:
+            missing.append(f"identity: {error.private or error.public}"[:300])
+            return []
+        return policy.terms_lines(count, drifted)
 
     async def _meters(self, since: datetime, until: datetime, missing: list[str]) -> list[MeterTotals]:
         if self._sink is None:

@@ -33,7 +33,18 @@ def forecast(
 
 def free_tokens_left(terms: Terms, tokens: int) -> int:
     """Of the month's free tokens."""
-    return max(terms.free_tokens - max(tokens, 0), 0) if terms.mode == "serverless" else 0
+    return max(rating.free_tokens(terms) - max(tokens, 0), 0)
+
+
+def capacity_tokens(terms: Terms, model: str, begins: datetime, seen_until: datetime) -> int:
+    """What the reserved capacity of a model comes to since the month began, as it was reserved at the time."""
+    if not terms.spans:
+        return terms.reserved_units.get(model, 0) * round((seen_until - begins).total_seconds())
+    return sum(
+        span.reserved_units.get(model, 0) * max(round((min(span.ends, seen_until) - span.begins).total_seconds()), 0)
+        for span in terms.spans
+        if span.mode == "reserved"
+    )
 
 
 class _Sums:

@@ -85,7 +85,7 @@ class Views:
                     model,
                     units,
                     by_model.get(model, 0),
-                    units * round((seen_until - begins).total_seconds()),
+                    policy.capacity_tokens(terms, model, begins, seen_until),
                 )
                 for model, units in sorted(terms.reserved_units.items())
             ),
