@@ -20,14 +20,25 @@ from psycopg import sql
 from crosslogic_backup.directory import Directory
 from crosslogic_backup.domain import BackupError
 from crosslogic_backup.service import Backups
-from crosslogic_common.postgres import migrate
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.postgres import migrate, open_pool
 from crosslogic_dev.postgres import drop_database, ensure_database, programs
 from crosslogic_model_store.place import Place
+from crosslogic_orchestrator.scaling.domain import Deployment, History, Launch, Offer, Plan
+from crosslogic_orchestrator.scaling.records import Decided
+from crosslogic_orchestrator.scaling.store import ScalingStore
 from tests.fakes.accountant_database import ledger_store, prepare_ledger
 from tests.fakes.accountant_samples import prepared, sample_context, sample_record
 from tests.fakes.s3_server import s3_server
 
-SCHEMAS = {"identity": "identity", "registry": "registry", "accountant": "ledger", "billing": "billing"}
+ROOT = Path(__file__).parents[2]
+SCHEMAS = {
+    "identity": "identity",
+    "registry": "registry",
+    "accountant": "ledger",
+    "billing": "billing",
+    "orchestrator": "fleet",
+}
 MARK = uuid.uuid4().hex[:8]
 BACKUP = f"backup_{MARK}"
 Rows = dict[str, list[tuple[Any, ...]]]
@@ -73,6 +84,30 @@ async def fill(url: str, model: str, rows: int) -> None:
     answers = await store.commit([prepared(sample_record(sample_context(model=model))) for _ in range(rows)])
     await store.close()
     assert len(answers) == rows
+
+
+async def launch(url: str, *, region: str) -> int:
+    """A deployment and the decision to launch two machines for it; the decision's number."""
+    now = datetime.now(UTC)
+    offer = Offer(
+        provider="local",
+        region=region,
+        instance_type="",
+        spot=True,
+        price_picodollars=5,
+        expected_price_picodollars=6,
+        why="cheapest",
+    )
+    plan = Plan(desired=2, kept=0, needs=(), launches=(Launch(offer, "wanted", ""),) * 2, ends=())
+    asked = Deployment(id=Uuid7Source().next_text(), model="m", region=region, max_nodes=3)
+    async with open_pool(url_as(url, role_of("orchestrator")), schema="fleet", max_size=1) as pool:
+        store = ScalingStore(pool, ids=Uuid7Source())
+        kept = await store.create(asked, now=now)
+        epoch = await store.lead(epoch=0, now=now, lease_s=0.0)
+        decided = Decided(kept=kept, plan=plan, history=History(scaled_up_at=now), at=now, act=True)
+        assert await store.carry_out(decided, epoch=epoch)
+        (decision,) = await store.decisions(asked.id, before=0, limit=9)
+    return decision.seq
 
 
 def everything(url: str) -> tuple[Rows, Rows]:
@@ -159,6 +194,7 @@ async def database(pg_url: str) -> Any:
         await migrate(as_service, schema=schema, migrations=files(f"crosslogic_{service}.migrations"))
     await prepare_ledger(url_as(pg_url, role_of("accountant")))
     await fill(pg_url, "before", 400)
+    await launch(pg_url, region="before")
     yield pg_url
     drop_database(pg_url)
     ensure_database(pg_url)
@@ -185,6 +221,8 @@ async def test_ledger_is_row_for_row_the_same_after_its_server_was_lost(
     owners_after.pop("ledger.numbered")
     assert after == before
     assert sum(len(rows) for name, rows in after.items() if name.startswith("ledger.usage_records")) == 400
+    machines, decisions = after["fleet.instances"], after["fleet.decisions"]
+    assert (len(machines), len(decisions)) == (2, 1)
     assert owners_after == owners
     assert "missing and have no login" in restored.stderr
 
@@ -201,6 +239,19 @@ async def test_ledger_is_row_for_row_the_same_after_its_server_was_lost(
         assert row is not None
         assert row[0] > len(numbered)
     await fill(database, "afterwards", 7)
+    assert await launch(database, region="afterwards") > 1
+    with (
+        psycopg.connect(url_as(database, role_of("orchestrator"))) as connection,
+        pytest.raises(psycopg.errors.RaiseException, match="only ever added to"),
+    ):
+        connection.execute("DELETE FROM fleet.decisions")
+
+
+def test_every_schema_that_a_service_keeps_is_backed_up_here_as_it_is_made_there() -> None:
+    keepers = {folder.parts[-4] for folder in ROOT.glob("services/*/src/*/migrations")}
+    assert set(SCHEMAS) == keepers
+    for service, schema in SCHEMAS.items():
+        assert f"[{service}]={schema}" in (ROOT / "k8s/scripts/make-secrets.sh").read_text(encoding="utf-8")
 
 
 async def test_what_is_damaged_or_half_there_is_never_restored(database: str, tmp_path: Path) -> None:
@@ -217,7 +268,9 @@ async def test_what_is_damaged_or_half_there_is_never_restored(database: str, tm
     dump = tmp_path / "backups" / name / "dump"
     whole = dump.read_bytes()
     before, _ = everything(database)
-    for damaged in (whole[:-1], whole[: len(whole) // 2] + b"\0" + whole[len(whole) // 2 + 1 :], b""):
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (whole[:-1], bytes(flipped), b""):
         dump.write_bytes(damaged)
         with pytest.raises(BackupError, match="was damaged"):
             backups.restore(name, replace=True)
