@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from crosslogic.common.v1 import common_pb2 as common_pb
+from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_common.errors import ErrorCode
 from crosslogic_gateway.failover import PROGRESS_TOKENS, FailoverPolicy, RetryBudget
 from crosslogic_gateway.relay import Timeouts
@@ -251,6 +252,20 @@ async def _refuse(node: Node) -> None:
         node.answer(node.opened[number - 1][0], 503)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_client_of_a_models_only_node_is_told_when_that_node_can_be_asked_again(*, stream: bool) -> None:
+    async with fleet(1) as world:
+        (node,) = world.nodes
+        asking = asyncio.create_task(world.post(stream=stream))
+        call_id, _ = await node.call()
+        error = common_pb.CallError(code=ErrorCode.OVERLOADED, message="later", retry_after_ms=17_000)
+        node.say(call_id, end=pb.RelayEnd(outcome=common_pb.OUTCOME_FAILED, error=error))
+        async with await asking as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (429, "17")
+            assert decoded(await answer.read())["error"]["code"] == "overloaded"
+        assert world.picks.reports.bad == []
+
+
 async def test_a_fleet_that_refuses_everything_is_asked_a_fifth_more_and_not_three_times_as_often() -> None:
     async with fleet() as world:
         refusing = [asyncio.create_task(_refuse(node)) for node in world.nodes]
@@ -263,19 +278,30 @@ async def test_a_fleet_that_refuses_everything_is_asked_a_fifth_more_and_not_thr
 
 
 def test_the_budget_is_a_share_of_recent_traffic_and_never_less_than_its_least() -> None:
-    budget = RetryBudget(FailoverPolicy(budget_share=0.2, budget_least=3, budget_window_s=10))
+    budget = RetryBudget(FailoverPolicy(budget_share=0.2, budget_least=3, budget_window_s=10), began_at=100.0)
     assert [budget.take(100.0) for _ in range(5)] == [True, True, True, False, False]
-    budget.requests += 100
+    for _ in range(100):
+        budget.asked(101.0)
     assert sum(budget.take(101.0) for _ in range(50)) == 17
-    # The window before still counts, then its traffic is forgotten.
-    assert not budget.take(111.0)
+    # Half of the window before lies in the last ten seconds: 50 requests, and the 10 retries that they allowed.
+    assert not budget.take(115.0)
     assert [budget.take(125.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_the_traffic_of_a_worker_that_started_a_moment_ago_counts_in_full() -> None:
     budget = RetryBudget(FailoverPolicy(budget_share=0.2, budget_least=3, budget_window_s=10), began_at=90_000.0)
-    budget.requests += 100
+    for _ in range(100):
+        budget.asked(90_004.0)
     assert sum(budget.take(90_005.0) for _ in range(50)) == 20
+
+
+def test_traffic_of_long_ago_allows_no_retry_though_none_was_asked_for_since() -> None:
+    budget = RetryBudget(FailoverPolicy(budget_share=0.2, budget_least=3, budget_window_s=10))
+    for number in range(10_000):
+        budget.asked(number / 100)  # 100 requests a second for 100 s
+    for number in range(100):
+        budget.asked(130 + number / 10)  # then 10 a second for 10 s
+    assert sum(budget.take(140.0) for _ in range(500)) == 20
 
 
 async def test_time_that_a_client_may_wait_is_over_and_no_further_node_is_asked() -> None:

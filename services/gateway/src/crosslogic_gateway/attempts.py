@@ -99,7 +99,7 @@ class Attempts:
         """Answers the request. Raises CodedError for what is refused or fails before the first byte."""
         received_at = job.request[RECEIVED_AT]
         run = Run(job, received_at, self._now_us(), received_at + self._policy.window_s)
-        self._budget.requests += 1
+        self._budget.asked(received_at)
         try:
             attempt = await self._reach(run)
             return await (self._stream(run, attempt) if job.body.stream else self._whole(run, attempt))

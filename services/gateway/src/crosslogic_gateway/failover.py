@@ -128,30 +128,37 @@ class RetryBudget:
     def __init__(self, policy: FailoverPolicy, *, began_at: float = 0.0) -> None:
         """`began_at`: since when requests are counted, monotonic seconds."""
         self._policy = policy
-        self.requests = 0
-        """Requests since the window began; counted by whoever runs them."""
-        self._retries = 0
+        self._requests = self._retries = 0
+        """Since the window began."""
         self._began_at = began_at
-        self._before: tuple[float, float] = (0.0, 0.0)
-        """Requests and retries of one window before this one."""
+        self._ends_at = began_at + policy.budget_window_s
+        self._before = (0, 0)
+        """Requests and retries of the window before this one."""
+
+    def asked(self, now: float) -> None:
+        """Counts a request that came at `now` (monotonic seconds)."""
+        if now >= self._ends_at:
+            self._turn(now)
+        self._requests += 1
 
     def take(self, now: float) -> bool:
         """Whether one more retry is allowed at `now` (monotonic seconds); counts it when it is."""
-        self._turn(now)
+        if now >= self._ends_at:
+            self._turn(now)
         requests, retries = self._before
-        allowed = max(self._policy.budget_least, self._policy.budget_share * (requests + self.requests))
-        if retries + self._retries + 1 > allowed:
+        # That much of the window before lies in the last `budget_window_s`.
+        part = (self._ends_at - now) / self._policy.budget_window_s
+        allowed = max(self._policy.budget_least, self._policy.budget_share * (self._requests + requests * part))
+        if self._retries + retries * part + 1 > allowed:
             return False
         self._retries += 1
         return True
 
     def _turn(self, now: float) -> None:
-        """Begins a new window when the present one is over; traffic is taken to have been even within it."""
-        passed_s = now - self._began_at
+        """Begins the window that `now` is in: they follow one another, with or without requests."""
         window_s = self._policy.budget_window_s
-        if passed_s < window_s:
-            return
-        part = window_s / passed_s
-        self._before = (self.requests * part, self._retries * part if passed_s < 2 * window_s else 0.0)
-        self.requests = self._retries = 0
-        self._began_at = now
+        passed = max(1, int((now - self._began_at) / window_s))
+        self._before = (self._requests, self._retries) if passed == 1 else (0, 0)
+        self._requests = self._retries = 0
+        self._began_at += passed * window_s
+        self._ends_at = self._began_at + window_s
