@@ -18,7 +18,6 @@ SEVERITIES = {"critical", "high", "medium"}
 OURS = re.compile(
     r"\b(?:crosslogic|http|billing|auth|loadbalancer|rate_limit|node|nodes|tokens|usage)_[a-z_]+(?![a-z_]*[=~!])"
 )
-OF_OTHERS = {"up", "certmanager_certificate_expiration_timestamp_seconds"}
 Json = dict[str, Any]
 
 
@@ -77,6 +76,15 @@ def test_metrics_that_alerts_read_exist(rules: Json) -> None:
                     continue
                 known = {name, re.sub("_(bucket|count|sum|total)$", "", name)}
                 assert any(f"`{each}" in documented for each in known), f"no service has {name}"
+
+
+def test_the_backup_that_alerts_watch_is_the_one_that_is_made(rules: Json) -> None:
+    made = next(yaml.safe_load_all((K8S / "components/backup/backup.yaml").read_text()))
+    by_name = {rule["alert"]: rule["expr"] for rule in alerts(rules) if rule["alert"].startswith("Backup")}
+    assert set(re.findall(r'cronjob="([^"]+)"', "".join(by_name.values()))) == {made["metadata"]["name"]}
+    (every_h,) = re.findall(r"^\d+ \*/(\d+) \* \* \*$", made["spec"]["schedule"])
+    (late_h,) = re.findall(r"> (\d+) \* 3600", by_name["BackupOld"])
+    assert 2 * int(every_h) < int(late_h) < 3 * int(every_h)
 
 
 def test_whoever_is_woken_finds_a_page(rules: Json) -> None:
