@@ -116,6 +116,7 @@ class Attempts:
     async def _reach(self, run: Run) -> Attempt:
         """Asks nodes until one answers. Raises what the last one that may be asked said."""
         unreached: list[Route] = []
+        refused: CodedError | None = None
         waits = 0
         while True:
             try:
@@ -124,11 +125,7 @@ class Attempts:
                 if error.code is not ErrorCode.NO_CAPACITY or waits >= MAX_ATTEMPTS:
                     raise
                 waits += 1
-                if unreached:
-                    route = await self._first_back(unreached, error)
-                    unreached.remove(route)
-                else:
-                    route = await self._cold_start(run, error)
+                route = await self._unpicked(run, unreached, refused, error)
             try:
                 attempt = self._open(run, route)
                 if len(run.tried) == 1 and run.job.body.stream and self._hedging.wanted(run.job.model.name):
@@ -137,10 +134,22 @@ class Attempts:
                 return attempt
             except FailedAttempt as failed:
                 self._may_go_on(run, route, failed)
+                if failed.failure is Failure.REFUSED:
+                    refused = failed.error
                 if failed.failure is Failure.UNREACHED:
                     if len(unreached) >= MAX_UNREACHED:
                         raise failed.error from None
                     unreached.append(route)
+
+    async def _unpicked(self, run: Run, unreached: list[Route], refused: CodedError | None, error: CodedError) -> Route:
+        """A node where none could be picked. Raises `error`, or what a node said that refused: it knows when it can."""
+        if unreached:
+            route = await self._first_back(unreached, error)
+            unreached.remove(route)
+            return route
+        if refused is not None:
+            raise refused
+        return await self._cold_start(run, error)
 
     async def _cold_start(self, run: Run, error: CodedError) -> Route:
         """A node that is launched for the request. Raises `error` where there is none in time."""
