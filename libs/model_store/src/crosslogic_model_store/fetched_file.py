@@ -4,6 +4,7 @@ A journal of whole blocks lies beside the file, so that a fetch that was killed 
 there is read again: after a loss of power it may not be.
 """
 
+import errno
 import hashlib
 import os
 import threading
@@ -16,7 +17,7 @@ from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.manifest import FileEntry
 from crosslogic_model_store.tree_digest import PartDigest, tree_digest
 
-PIECE_BYTES: Final = 256 * 2**10
+PIECE_BYTES: Final = 512 * 2**10
 """Read, reckoned and written at a time: it stays in the processor's cache between the three. The kernel takes three
 times as long for writes of a MiB and more, for which it looks for pages that lie beside each other."""
 
@@ -66,6 +67,15 @@ class FetchedFile(ABC):
         """Where a block begins and how long it is."""
         start = index * self._block_bytes
         return start, min(self._block_bytes, self.entry.size_bytes - start)
+
+    def make_room(self, index: int) -> None:
+        """Takes the place of a block on the disk: cheaper at once than piece by piece. Raises ModelStoreError."""
+        try:
+            os.posix_fallocate(self._file, *self.span(index))
+        except OSError as error:
+            # Not every file system can do this: then the writes tell whether there is place.
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ModelStoreError(f"{self.entry.path} has no place on the disk: {error.strerror}.") from None
 
     def write(self, start: int, piece: memoryview) -> None:
         """Writes a piece of a block. Raises ModelStoreError: the disk is full or broken; waiting does not mend it."""
