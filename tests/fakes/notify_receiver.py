@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -32,6 +32,8 @@ class Receiver:
     got: list[Got] = field(default_factory=list)
     answers: list[bytes] = field(default_factory=list)
     """Given in turn; then `OK`."""
+    on_request: Callable[[], None] | None = None
+    """Called when a request is there, before it is answered."""
     answer_when: asyncio.Event | None = None
     """Answers wait for it. None: they do not."""
 
@@ -51,6 +53,8 @@ class Receiver:
             headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in lines)}
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             self.got.append(Got(line, headers, body))
+            if self.on_request is not None:
+                self.on_request()
             answer = self.answers.pop(0) if self.answers else OK
             if self.answer_when is not None:
                 await self.answer_when.wait()

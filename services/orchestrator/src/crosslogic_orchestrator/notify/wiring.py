@@ -119,7 +119,8 @@ def _build(
         metrics=counted,
         uniform=random.random,
         wake=wake,
-        lease_s=settings.notify_timeout_s * 3 + 2,
+        # Mail takes twice as long at most, and the outcome is to be written down.
+        lease_s=settings.notify_timeout_s * 3 + 1,
     )
     notifications = Notifications(
         routes=RouteStore(pool), outbox=outbox, senders=senders, vault=vault, clock=clock, ids=ids, wake=wake.set
