@@ -1,8 +1,9 @@
 """Nodes that come and go: behind NAT, of one organisation only, and on machines that their cloud takes back."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic_dev.suite import Suite
 from tests.e2e.conftest import simulated
+from tests.fakes.e2e_ledger import Ledger
 from tests.fakes.e2e_load import Load, Seen, running, wait_for
 from tests.fakes.e2e_nodes import JoinedNode, descendants, fleet, joined, node_of, operator
 from tests.fakes.e2e_ports import two_free_ports
+from tests.fakes.strict_openai import KEY, PROMPT_TOKENS, StrictOpenAi, strict_openai
+from tests.fakes.strict_openai import MODEL as UPSTREAM
 
 ACTIVE, DRAINING, DEAD = pb.NODE_STATUS_ACTIVE, pb.NODE_STATUS_DRAINING, pb.NODE_STATUS_DEAD
 WORKERS = 2
@@ -191,3 +195,128 @@ async def test_spot_notice_while_100_streams_run_fails_none_and_brings_nothing_n
         events = (await registry.ListNodeEvents(pb.ListNodeEventsRequest(node_id=doomed.id))).events
         assert [event.status for event in events][:2] == [DEAD, DRAINING]
         assert all(event.reason.startswith("spot notice from file") for event in events[:2])
+
+
+EXTERNAL = "acme-large"
+PROMPT_PRICE, COMPLETION_PRICE = 150_000, 600_000
+
+
+def registered(suite: Suite) -> Mapping[str, Any]:
+    """The external model, as an operator sees it."""
+    return next(row for row in suite.admin.all_of("/admin/registered-models") if row["name"] == EXTERNAL)
+
+
+async def until_it_is(suite: Suite, status: str) -> Mapping[str, Any]:
+    async with asyncio.timeout(30):
+        while (found := await asyncio.to_thread(registered, suite))["status"] != status:
+            await asyncio.sleep(0.05)
+    return found
+
+
+async def test_external_endpoint_is_registered_relayed_to_and_billed(suite: Suite, tmp_path: Path) -> None:
+    with strict_openai(tmp_path / "upstream") as upstream:
+        url = f"https://localhost:{upstream.port}/v1"
+        new = {
+            "model": EXTERNAL,
+            "environment": "production",
+            "endpoint": url,
+            "context_length": 8192,
+            "prompt_price_picodollars": PROMPT_PRICE,
+            "completion_price_picodollars": COMPLETION_PRICE,
+        }
+        assert suite.admin.must("POST", "/admin/registered-models", new)["status"] == "no_nodes"
+        (tmp_path / "key").write_text(f"{KEY}\n")
+        relay: dict[str, Any] = {
+            "CROSSLOGIC_MODEL": EXTERNAL,
+            "CROSSLOGIC_ENGINE_URL": "",
+            "CROSSLOGIC_ENGINE_COMMAND": "",
+            "CROSSLOGIC_EXTERNAL_URL": url,
+            "CROSSLOGIC_EXTERNAL_MODEL": UPSTREAM,
+            "CROSSLOGIC_EXTERNAL_KEY_FILE": str(tmp_path / "key"),
+            "CROSSLOGIC_EXTERNAL_CA_FILE": str(upstream.ca_file),
+            "CROSSLOGIC_EXTERNAL_NETWORKS": "127.0.0.0/8,::1/128",
+            "CROSSLOGIC_EXTERNAL_CHECK_S": "0.2",
+        }
+        async with joined(suite, tmp_path / "relay", **relay) as node, client(suite) as session:
+            row = await until_it_is(suite, "serving")
+            assert (row["endpoint"], row["serving_nodes"]) == (url, 1)
+            assert row["health_time"] is not None
+            first = await until_answered(session)
+            await check_a_stream(session, suite, first)
+            await check_failures(session, suite, upstream)
+            logs = [node.log, *(suite.log(name) for name in ("gateway", "registry", "scheduler", "accountant"))]
+            assert [log for log in logs if KEY in log] == []
+        for asked in upstream.answered:
+            told = json.dumps([asked.headers, asked.body])
+            assert [secret for secret in (suite.org_id, suite.api_key, "alice", "x-crosslogic") if secret in told] == []
+
+
+@contextlib.asynccontextmanager
+async def client(suite: Suite) -> AsyncIterator[aiohttp.ClientSession]:
+    headers = {"Authorization": f"Bearer {suite.api_key}"}
+    async with aiohttp.ClientSession(f"{suite.base_url}/v1/", headers=headers) as session:
+        yield session
+
+
+def steered(*, stream: bool = False, **steer: Any) -> dict[str, Any]:
+    body = {"model": EXTERNAL, "user": "alice", "messages": [{"role": "user", "content": json.dumps(steer)}]}
+    return body | ({"stream": True, "stream_options": {"include_usage": True}} if stream else {})
+
+
+async def until_answered(session: aiohttp.ClientSession) -> str:
+    """The id of the first whole answer: the catalogue and the scheduler hear of the model a moment later."""
+    async with asyncio.timeout(30):
+        while True:
+            async with session.post("chat/completions", json=steered(tokens=3)) as answer:
+                if answer.status == 200:
+                    said = await answer.json()
+                    assert (said["model"], said["usage"]["completion_tokens"]) == (EXTERNAL, 3)
+                    return answer.headers["X-CrossLogic-Request-ID"]
+            await asyncio.sleep(0.05)
+
+
+async def check_a_stream(session: aiohttp.ClientSession, suite: Suite, whole_id: str) -> None:
+    """A stream comes as OpenAI's does, and both are in the ledger by the endpoint's own count."""
+    async with session.post("chat/completions", json=steered(tokens=5, stream=True)) as answer:
+        assert answer.status == 200
+        lines = (await answer.text()).split("\n\n")
+        stream_id = answer.headers["X-CrossLogic-Request-ID"]
+    assert lines[-2:] == ["data: [DONE]", ""]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks[:-1]) == "yyyyy"
+    assert chunks[-1]["usage"]["completion_tokens"] == 5
+    ledger = Ledger(suite)
+    for request_id, tokens in ((whole_id, 3), (stream_id, 5)):
+        record = await asyncio.to_thread(ledger.record, request_id)
+        assert (record["prompt_tokens"], record["completion_tokens"]) == (PROMPT_TOKENS, tokens)
+        assert record["count_source"] == "engine_final"
+        assert int(record["cost_picodollars"]) == PROMPT_TOKENS * PROMPT_PRICE + tokens * COMPLETION_PRICE
+
+
+async def check_failures(session: aiohttp.ClientSession, suite: Suite, upstream: StrictOpenAi) -> None:
+    """What fails there is told in this suite's words."""
+    broken = steered(tokens=9, after=4, delay_ms=20, fault="cut", stream=True)
+    async with session.post("chat/completions", json=broken) as answer:
+        assert answer.status == 200
+        text = await answer.text()
+        assert "[DONE]" not in text
+        assert json.loads(text.split("data: ")[-1])["error"]["code"] == "engine_error"
+        record = await asyncio.to_thread(Ledger(suite).record, answer.headers["X-CrossLogic-Request-ID"])
+        assert (record["outcome"], int(record["cost_picodollars"])) == ("failed", 0)
+    async with session.post("chat/completions", json=steered(status=429, retry_after="17")) as answer:
+        assert (answer.status, answer.headers["Retry-After"]) == (429, "17")
+    for path, body in (
+        ("chat/completions", steered() | {"top_k": 3}),
+        ("responses", {"model": EXTERNAL, "input": "a"}),
+    ):
+        async with session.post(path, json=body) as answer:
+            assert answer.status in (400, 404)
+    upstream.takes_key = False
+    async with session.post("chat/completions", json=steered()) as answer:
+        assert answer.status in (502, 503)
+        assert "key" not in (await answer.text()).lower()
+    await until_it_is(suite, "no_nodes")
+    async with operator(suite) as registry:
+        [node] = [each for each in await fleet(registry) if EXTERNAL in each.facts.models]
+        assert "does not take our key" in node.status_reason
+        assert (node.facts.engine, node.facts.gpu_count, node.facts.hourly_price_picodollars) == ("external", 0, 0)

@@ -19,7 +19,7 @@ from crosslogic_node_agent.engine_process import last_lines
 from crosslogic_node_agent.identity import Certificate, IdentityFiles, is_valid
 from crosslogic_node_agent.measure import Measurement
 from crosslogic_node_agent.node_life import NodeLife
-from crosslogic_node_agent.report import tokens_per_sec
+from crosslogic_node_agent.report import max_sequences_of, tokens_per_sec
 from crosslogic_node_agent.settings import NodeAgentSettings, price
 from crosslogic_node_agent.settings_check import check_together
 from crosslogic_node_agent.whole_answer import AnswerError, read_count
@@ -70,6 +70,17 @@ def test_a_node_is_active_only_with_a_well_engine_and_while_nobody_drains_it() -
     life.stop()
     life.drain_asked(False)
     assert life.status(ready)[0] == pb.NODE_STATUS_DRAINING
+
+
+@pytest.mark.parametrize(
+    ("command", "sequences"),
+    [((), 0), (("vllm",), 0), (("vllm", "--max-num-seqs", "64", "-x"), 64), (("vllm", "--max-num-seqs=8"), 8)]
+    + [(("vllm", "--max-num-seqs"), 0), (("vllm", "--max-num-seqs", "many"), 0)],
+)
+def test_engines_command_tells_its_width_and_an_agent_without_one_starts_all_the_same(
+    command: tuple[str, ...], sequences: int
+) -> None:
+    assert max_sequences_of(command) == sequences
 
 
 class MeasuredEngine:

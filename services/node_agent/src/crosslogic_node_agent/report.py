@@ -50,7 +50,7 @@ class Place:
 def max_sequences_of(command: Sequence[str]) -> int:
     """What a command that starts an engine says of `--max-num-seqs`; 0 when it says nothing."""
     said = "0"
-    for word, following in zip(command, [*command[1:], ""], strict=True):
+    for word, following in zip(command, [*command[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name == "--max-num-seqs":
             said = value if equals else following
