@@ -47,7 +47,8 @@ def licence_of(said: list[str]) -> str:
     """An SPDX expression from what a package's metadata says, the first that means something; empty: nothing does."""
     for words in said:
         name = _SAID.get(words.strip().lower(), words.strip())
-        if name and all(part in ALLOWED for part in re.split(r" (?:AND|OR) ", name)):
+        # Of licences to choose from we take one that may be used; of several at once each must be one.
+        if any(ALLOWED.issuperset(choice.split(" AND ")) for choice in name.split(" OR ")):
             return name
     return ""
 

@@ -39,6 +39,8 @@ def test_nothing_of_the_workshop_and_no_host_is_in_the_bill() -> None:
         (["", "Dual License", " BSD License"], "BSD-3-Clause"),
         (["GPL-3.0-only"], ""),
         (["MIT AND AGPL-3.0-only"], ""),
+        (["GPL-2.0-only OR MIT"], "GPL-2.0-only OR MIT"),
+        (["GPL-2.0-only OR MIT AND AGPL-3.0-only"], ""),
         (["Business Source License 1.1"], ""),
         ([], ""),
         (["", ""], ""),
@@ -60,6 +62,5 @@ def test_bandit_finds_what_it_is_there_for(tmp_path: Path) -> None:
 
 
 def test_make_test_runs_bandit() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    (test,) = [line for line in makefile.splitlines() if line.startswith("test:")]
-    assert " security " in test
+    told = subprocess.run(["make", "--dry-run", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "-m bandit " in told
