@@ -114,6 +114,7 @@ def tenant(
             suite.admin.must(
                 "POST", "/admin/plans", {"name": plan, "billing_mode": "reserved", "overage_policy": overage}
             )
+            suite.admin.must("PUT", f"/admin/plans/{plan}/terms", {"unit_fee_usd": "1"})
     limits = _UNLIMITED | ({} if requests_per_second is None else {"requests_per_second": requests_per_second})
     body: dict[str, object] = {"name": name, "plan": plan, "limits": limits}
     if reserved:

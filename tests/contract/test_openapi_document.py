@@ -151,6 +151,7 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
         "updateDeployment": {"min_nodes": 1, "max_nodes": 2, "spot_share": 0.5, "mode": "dry_run", "revision": 1},
         "createPrices": {"model": "m", "prompt_usd_per_million": "0.05", "completion_usd_per_million": "1"},
         "setTerms": {"discount": "1/3", "tiers": [{"from_tokens": 10, "share": "0.9"}], "monthly_cap_usd": "99.5"},
+        "setPlanTerms": {"unit_fee_usd": "12", "from_month": "2026-12"},
         "linkCustomer": {"name": "Acme", "country": "IN", "tax_id_type": "in_gst", "tax_id": "12ABC"},
         "signOffReconciliation": {"signed_by": "ada"},
         "setMachineCost": {

@@ -34,6 +34,9 @@ class FakeBilling(FakeStub):
         super().__init__()
         self.terms = pb.Terms(discount=pb.Ratio(numerator=1, denominator=3), time_zone="UTC", unit_fee_picodollars="0")
         self.signed_by = ""
+        self.plans: dict[str, pb.PlanTerms] = {}
+        """What is not here is a serverless plan without terms."""
+        self.agreed_alone = False
 
     def CreatePrices(self, request: Any) -> Any:
         return pb.CreatePricesResponse(versions=[self._version(request.model, request.base, request.discount)])
@@ -60,11 +63,32 @@ class FakeBilling(FakeStub):
 
     def GetAccount(self, request: Any) -> Any:
         account = pb.Account(org_id=request.org_id, customer_id="cus_1", failing_since=NOW)
-        return pb.GetAccountResponse(account=account, terms=self.terms)
+        return pb.GetAccountResponse(account=account, terms=self.terms, plan="default", agreed_alone=self.agreed_alone)
 
     def SetTerms(self, request: Any) -> Any:
         self.terms = request.terms
         return pb.SetTermsResponse(terms=self.terms)
+
+    def GetPlanTerms(self, request: Any) -> Any:
+        usual = pb.PlanTerms(plan=request.plan, terms=self._complete(pb.Terms(mode=pb.BILLING_MODE_SERVERLESS)))
+        return pb.GetPlanTermsResponse(terms=self.plans.get(request.plan, usual))
+
+    def SetPlanTerms(self, request: Any) -> Any:
+        known = self.plans.get(request.plan, pb.PlanTerms())
+        made = pb.PlanTerms(
+            plan=request.plan,
+            version=known.version + 1,
+            from_month=request.from_month or "2026-11",
+            terms=self._complete(request.terms),
+        )
+        self.plans[request.plan] = made
+        return pb.SetPlanTermsResponse(terms=made)
+
+    @staticmethod
+    def _complete(terms: pb.Terms) -> pb.Terms:
+        usual = pb.Terms(discount=pb.Ratio(numerator=0, denominator=1), time_zone="UTC", unit_fee_picodollars="0")
+        usual.MergeFrom(terms)
+        return usual
 
     def LinkCustomer(self, request: Any) -> Any:
         return pb.LinkCustomerResponse(account=pb.Account(org_id=request.org_id, customer_id="cus_1"))

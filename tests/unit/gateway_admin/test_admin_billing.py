@@ -14,6 +14,14 @@ from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
 from tests.fakes.admin_stub import rpc_error
 
 ORG = f"/admin/orgs/{ID}/billing"
+TERMS = {
+    "collection": "prepaid",
+    "free_tokens": 5,
+    "discount": "2/3",
+    "tiers": [{"from_tokens": 1_000, "share": "9/10"}],
+    "monthly_cap_usd": "99.5",
+    "unit_fee_usd": "12",
+}
 
 
 @pytest.fixture
@@ -58,21 +66,59 @@ async def test_a_price_is_told_to_the_pico_dollar_and_a_retry_makes_none_more(
 
 
 async def test_terms_come_back_as_they_were_agreed(admin: AdminClient, neighbours: Neighbours) -> None:
-    terms = {
-        "mode": "reserved",
-        "collection": "prepaid",
-        "free_tokens": 5,
-        "discount": "2/3",
-        "tiers": [{"from_tokens": 1_000, "share": "9/10"}],
-        "monthly_cap_usd": "99.5",
-        "reserved_units": {"llama": 3},
-        "unit_fee_usd": "12",
-        "overage": "shed",
-        "time_zone": "Asia/Kolkata",
-    }
+    terms = {**TERMS, "time_zone": "Asia/Kolkata"}
     kept = await given(admin, "PUT", f"{ORG}/terms", json={**terms, "from_month": "2026-12"})
-    assert kept["terms"] == terms
+    # Mode, overage and units are identity's word: billing adds them.
+    assert kept["terms"] == {**terms, "mode": "serverless", "overage": "bill", "reserved_units": {}}
     assert neighbours.billing.terms.monthly_cap_picodollars == str(99_500_000_000_000)
+
+
+async def test_terms_of_a_plan_come_back_as_they_were_set_as_its_next_version(admin: AdminClient) -> None:
+    first = await given(admin, "PUT", "/admin/plans/gold/terms", json=TERMS)
+    second = await given(admin, "PUT", "/admin/plans/gold/terms", json={**TERMS, "from_month": "2026-12"})
+    assert (first["version"], second["version"], second["from_month"]) == (1, 2, "2026-12")
+    assert {name: second["terms"][name] for name in TERMS} == TERMS
+    assert await given(admin, "GET", "/admin/plans/gold/terms?month=2026-12") == second
+
+
+@pytest.mark.parametrize("field", ["mode", "overage", "reserved_units"])
+@pytest.mark.parametrize("path", [f"{ORG}/terms", "/admin/plans/gold/terms"])
+async def test_what_identity_says_is_not_taken_as_terms(admin: AdminClient, path: str, field: str) -> None:
+    refused = await given(admin, "PUT", path, 400, json={field: {} if field == "reserved_units" else "bill"})
+    assert field in refused["error"]["message"]
+
+
+async def test_nobody_is_put_on_a_reserved_plan_whose_capacity_would_cost_nothing(
+    admin: AdminClient, neighbours: Neighbours
+) -> None:
+    await given(admin, "POST", "/admin/plans", 201, json={"name": "gold", "billing_mode": "reserved"})
+    org = (await given(admin, "POST", "/admin/orgs", 201, json={"name": "Acme"}))["id"]
+    neighbours.billing.plans["gold"] = pb.PlanTerms(plan="gold", terms=pb.Terms(mode=pb.BILLING_MODE_RESERVED))
+    for method, path in (("POST", "/admin/orgs"), ("PATCH", f"/admin/orgs/{org}")):
+        refused = await given(admin, method, path, 400, json={"name": "Acme", "plan": "gold"})
+        assert (refused["error"]["param"], "has no terms" in refused["error"]["message"]) == ("plan", True)
+    # Its own terms do as well as the plan's.
+    neighbours.billing.agreed_alone = True
+    await given(admin, "PATCH", f"/admin/orgs/{org}", json={"plan": "gold"})
+    await given(admin, "PUT", "/admin/plans/gold/terms", json=TERMS)
+    await given(admin, "POST", "/admin/orgs", 201, json={"name": "Another", "plan": "gold"})
+
+
+async def test_a_plan_does_not_become_reserved_before_it_has_terms(admin: AdminClient) -> None:
+    await given(admin, "POST", "/admin/plans", 201, json={"name": "gold"})
+    refused = await given(admin, "PATCH", "/admin/plans/gold", 400, json={"billing_mode": "reserved"})
+    assert refused["error"]["param"] == "billing_mode"
+    await given(admin, "PUT", "/admin/plans/gold/terms", json=TERMS)
+    await given(admin, "PATCH", "/admin/plans/gold", json={"billing_mode": "reserved"})
+
+
+async def test_while_billing_is_away_nobody_is_put_on_a_plan_and_all_else_goes_on(
+    admin: AdminClient, neighbours: Neighbours
+) -> None:
+    org = (await given(admin, "POST", "/admin/orgs", 201, json={"name": "Acme"}))["id"]
+    neighbours.billing.fails = rpc_error(CodedError(ErrorCode.UNAVAILABLE))
+    await given(admin, "PATCH", f"/admin/orgs/{org}", 503, json={"plan": "default"})
+    await given(admin, "PATCH", f"/admin/orgs/{org}", json={"name": "Acme and sons"})
 
 
 @pytest.mark.parametrize(

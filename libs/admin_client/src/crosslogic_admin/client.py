@@ -1155,6 +1155,8 @@ BillingAccount = TypedDict(
         'subscription_status': "str | None",
         'failing_since': "str | None",
         'suspend_time': "str | None",
+        'plan': "str | None",
+        'agreed_alone': "bool",
         'terms': "Terms",
     },
 )
@@ -1162,14 +1164,14 @@ BillingAccount = TypedDict(
 Terms = TypedDict(
     "Terms",
     {
-        'mode': "NotRequired[Literal['reserved', 'serverless']]",
         'collection': "NotRequired[Literal['invoice', 'prepaid']]",
         'free_tokens': "NotRequired[int]",
         'discount': "NotRequired[str]",
         'tiers': "NotRequired[list[Tier]]",
         'monthly_cap_usd': "NotRequired[str | None]",
-        'reserved_units': "NotRequired[dict[str, int]]",
         'unit_fee_usd': "NotRequired[str]",
+        'mode': "NotRequired[Literal['reserved', 'serverless']]",
+        'reserved_units': "NotRequired[dict[str, int]]",
         'overage': "NotRequired[Literal['bill', 'shed']]",
         'time_zone': "NotRequired[str]",
     },
@@ -1186,16 +1188,36 @@ Tier = TypedDict(
 NewTerms = TypedDict(
     "NewTerms",
     {
-        'mode': "NotRequired[Literal['reserved', 'serverless']]",
         'collection': "NotRequired[Literal['invoice', 'prepaid']]",
         'free_tokens': "NotRequired[int]",
         'discount': "NotRequired[str]",
         'tiers': "NotRequired[list[Tier]]",
         'monthly_cap_usd': "NotRequired[str | None]",
-        'reserved_units': "NotRequired[dict[str, int]]",
         'unit_fee_usd': "NotRequired[str]",
-        'overage': "NotRequired[Literal['bill', 'shed']]",
         'time_zone': "NotRequired[str]",
+        'from_month': "NotRequired[str]",
+    },
+)
+
+PlanTerms = TypedDict(
+    "PlanTerms",
+    {
+        'plan': "str",
+        'version': "int",
+        'from_month': "str | None",
+        'terms': "Terms",
+    },
+)
+
+NewPlanTerms = TypedDict(
+    "NewPlanTerms",
+    {
+        'collection': "NotRequired[Literal['invoice', 'prepaid']]",
+        'free_tokens': "NotRequired[int]",
+        'discount': "NotRequired[str]",
+        'tiers': "NotRequired[list[Tier]]",
+        'monthly_cap_usd': "NotRequired[str | None]",
+        'unit_fee_usd': "NotRequired[str]",
         'from_month': "NotRequired[str]",
     },
 )
@@ -2072,8 +2094,18 @@ class AdminClient(Transport):
         return answer
 
     def set_terms(self, id: str, body: NewTerms) -> BillingAccount:
-        """Agree on terms from a month on."""
+        """Agree on terms with one organisation from a month on, in the place of its plan's."""
         answer: BillingAccount = self._call("PUT", f"/admin/orgs/{part(id)}/billing/terms", {}, body, None)
+        return answer
+
+    def get_plan_terms(self, name: str, *, month: str | None = None) -> PlanTerms:
+        """Get what organisations on a plan are charged by in a month."""
+        answer: PlanTerms = self._call("GET", f"/admin/plans/{part(name)}/terms", {'month': month}, None, None)
+        return answer
+
+    def set_plan_terms(self, name: str, body: NewPlanTerms) -> PlanTerms:
+        """Make a plan's next version of terms, from a month on."""
+        answer: PlanTerms = self._call("PUT", f"/admin/plans/{part(name)}/terms", {}, body, None)
         return answer
 
     def link_customer(self, id: str, body: NewCustomer, *, idempotency_key: str | None = None) -> BillingAccount:

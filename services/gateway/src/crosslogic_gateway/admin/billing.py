@@ -12,6 +12,7 @@ from crosslogic_gateway.admin.billing_answers import (
     finops,
     invoice,
     meter_event,
+    plan_terms,
     price_version,
     reconciliation,
     statement,
@@ -22,9 +23,7 @@ from crosslogic_gateway.admin.decoding import field_error
 from crosslogic_gateway.admin.money import picodollars_of, picodollars_per_token, usd
 from crosslogic_gateway.admin.operation import Call
 
-_MODES = {"serverless": pb.BILLING_MODE_SERVERLESS, "reserved": pb.BILLING_MODE_RESERVED}
 _COLLECTIONS = {"invoice": pb.COLLECTION_INVOICE, "prepaid": pb.COLLECTION_PREPAID}
-_OVERAGES = {"bill": pb.OVERAGE_BILL, "shed": pb.OVERAGE_SHED}
 _STATES = {
     "any": pb.METER_EVENT_STATE_UNSPECIFIED,
     "pending": pb.METER_EVENT_STATE_PENDING,
@@ -79,30 +78,32 @@ async def get_account(call: Call[None, schemas.MonthQuery]) -> schemas.BillingAc
     """GET /admin/orgs/{id}/billing."""
     request = pb.GetAccountRequest(org_id=call.path["id"], month=call.query.month)
     found = await call.rpc(_billing(call).GetAccount, request)
-    return account(found.account, found.terms)
+    return account(found)
 
 
 async def set_terms(call: Call[schemas.NewTerms, None]) -> schemas.BillingAccount:
     """PUT /admin/orgs/{id}/billing/terms."""
     asked = call.body
-    terms = pb.Terms(
-        mode=_MODES[asked.mode],
-        collection=_COLLECTIONS[asked.collection],
-        free_tokens=asked.free_tokens,
-        discount=_ratio(asked.discount, "discount"),
-        tiers=[pb.Tier(from_tokens=tier.from_tokens, share=_ratio(tier.share, "share")) for tier in asked.tiers],
-        monthly_cap_picodollars=None if asked.monthly_cap_usd is None else str(picodollars_of(asked.monthly_cap_usd)),
-        reserved_units=asked.reserved_units,
-        unit_fee_picodollars=str(picodollars_of(asked.unit_fee_usd)),
-        overage=_OVERAGES[asked.overage],
-        time_zone=asked.time_zone,
-    )
+    terms = _agreed(asked)
+    terms.time_zone = asked.time_zone
     request = pb.SetTermsRequest(org_id=call.path["id"], from_month=asked.from_month, terms=terms)
     await call.rpc(_billing(call).SetTerms, request)
     found = await call.rpc(
         _billing(call).GetAccount, pb.GetAccountRequest(org_id=call.path["id"], month=asked.from_month)
     )
-    return account(found.account, found.terms)
+    return account(found)
+
+
+async def get_plan_terms(call: Call[None, schemas.MonthQuery]) -> schemas.PlanTerms:
+    """GET /admin/plans/{name}/terms."""
+    request = pb.GetPlanTermsRequest(plan=call.path["name"], month=call.query.month)
+    return plan_terms((await call.rpc(_billing(call).GetPlanTerms, request)).terms)
+
+
+async def set_plan_terms(call: Call[schemas.NewPlanTerms, None]) -> schemas.PlanTerms:
+    """PUT /admin/plans/{name}/terms."""
+    request = pb.SetPlanTermsRequest(plan=call.path["name"], from_month=call.body.from_month, terms=_agreed(call.body))
+    return plan_terms((await call.rpc(_billing(call).SetPlanTerms, request)).terms)
 
 
 async def link_customer(call: Call[schemas.NewCustomer, None]) -> schemas.BillingAccount:
@@ -124,7 +125,7 @@ async def link_customer(call: Call[schemas.NewCustomer, None]) -> schemas.Billin
     )
     await call.rpc(_billing(call).LinkCustomer, request)
     found = await call.rpc(_billing(call).GetAccount, pb.GetAccountRequest(org_id=call.path["id"]))
-    return account(found.account, found.terms)
+    return account(found)
 
 
 async def get_statement(call: Call[None, schemas.MonthQuery]) -> schemas.Statement:
@@ -226,6 +227,17 @@ def _billing(call: Call[Any, Any]) -> BillingStub:
     if call.deps.billing is None:
         raise CodedError(ErrorCode.NOT_SUPPORTED, "This gateway has no billing: set CROSSLOGIC_BILLING_TARGET.")
     return call.deps.billing()
+
+
+def _agreed(asked: schemas.AgreedTerms) -> pb.Terms:
+    return pb.Terms(
+        collection=_COLLECTIONS[asked.collection],
+        free_tokens=asked.free_tokens,
+        discount=_ratio(asked.discount, "discount"),
+        tiers=[pb.Tier(from_tokens=tier.from_tokens, share=_ratio(tier.share, "share")) for tier in asked.tiers],
+        monthly_cap_picodollars=None if asked.monthly_cap_usd is None else str(picodollars_of(asked.monthly_cap_usd)),
+        unit_fee_picodollars=str(picodollars_of(asked.unit_fee_usd)),
+    )
 
 
 def _price(text: str, field: str) -> int:

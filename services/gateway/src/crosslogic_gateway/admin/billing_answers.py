@@ -32,8 +32,9 @@ def price_version(version: pb.PriceVersion) -> schemas.PriceVersion:
     )
 
 
-def account(found: pb.Account, terms: pb.Terms) -> schemas.BillingAccount:
+def account(answer: pb.GetAccountResponse) -> schemas.BillingAccount:
     """An account and its terms."""
+    found = answer.account
     return schemas.BillingAccount(
         org_id=found.org_id,
         customer_id=text_or_none(found.customer_id),
@@ -41,7 +42,19 @@ def account(found: pb.Account, terms: pb.Terms) -> schemas.BillingAccount:
         subscription_status=text_or_none(found.subscription_status),
         failing_since=optional_time(found, "failing_since"),
         suspend_time=optional_time(found, "suspend_time"),
-        terms=_terms(terms),
+        plan=text_or_none(answer.plan),
+        agreed_alone=answer.agreed_alone,
+        terms=_terms(answer.terms),
+    )
+
+
+def plan_terms(found: pb.PlanTerms) -> schemas.PlanTerms:
+    """A version of a plan's terms."""
+    return schemas.PlanTerms(
+        plan=found.plan,
+        version=found.version,
+        from_month=text_or_none(found.from_month),
+        terms=_terms(found.terms),
     )
 
 

@@ -95,10 +95,9 @@ class Tier(Asked):
     share: Ratio
 
 
-class Terms(Asked):
-    """What was agreed with an organisation, for a month and those after it."""
+class AgreedTerms(Asked):
+    """What billing holds itself of terms, for a month and those after it."""
 
-    mode: Literal["serverless", "reserved"] = "serverless"
     collection: Annotated[
         Literal["invoice", "prepaid"], Meta(description="Prepaid credit is spent in the money ledger.")
     ] = "invoice"
@@ -106,19 +105,41 @@ class Terms(Asked):
     discount: Ratio = "0"
     tiers: Annotated[list[Tier], Meta(max_length=20)] = field(default_factory=list)
     monthly_cap_usd: Usd | None = None
-    reserved_units: Annotated[
-        dict[str, Annotated[int, Meta(ge=0, le=1_000_000)]],
-        Meta(description="Capacity units (guaranteed tokens a second) by model."),
-    ] = field(default_factory=dict)
     unit_fee_usd: Annotated[Usd, Meta(description="Of a capacity unit, a month.")] = "0"
-    overage: Literal["bill", "shed"] = "bill"
+
+
+class Terms(AgreedTerms):
+    """What an organisation is charged by: agreed terms, with its plan and reserved capacity."""
+
+    mode: Annotated[Literal["serverless", "reserved"], Meta(description="By its plan.")] = "serverless"
+    reserved_units: Annotated[
+        dict[str, Annotated[int, Meta(ge=0)]],
+        Meta(description="Capacity units (guaranteed tokens a second) by model, as the organisation has reserved."),
+    ] = field(default_factory=dict)
+    overage: Annotated[Literal["bill", "shed"], Meta(description="By its plan.")] = "bill"
     time_zone: Annotated[str, Meta(max_length=64, description="Where its months begin.")] = "UTC"
 
 
-class NewTerms(Terms):
-    """New terms and the first month they are for."""
+class NewTerms(AgreedTerms):
+    """Terms agreed with one organisation alone, and the first month they are for."""
+
+    time_zone: Annotated[str, Meta(max_length=64, description="Where its months begin.")] = "UTC"
+    from_month: Month = ""
+
+
+class NewPlanTerms(AgreedTerms):
+    """A plan's next version of terms, and the first month it is for."""
 
     from_month: Month = ""
+
+
+class PlanTerms(Struct, kw_only=True):
+    """A version of a plan's terms."""
+
+    plan: str
+    version: Annotated[int, Meta(ge=0, description="0: none was set, these are the usual terms.")]
+    from_month: Annotated[str | None, Meta(description="null: none was set.")]
+    terms: Terms
 
 
 class BillingAccount(Struct, kw_only=True):
@@ -130,6 +151,8 @@ class BillingAccount(Struct, kw_only=True):
     subscription_status: str | None
     failing_since: Annotated[Time | None, Meta(description="Since when an invoice is unpaid.")]
     suspend_time: Annotated[Time | None, Meta(description="When it was suspended for that.")]
+    plan: Annotated[str | None, Meta(description="null: identity has not told of it yet.")]
+    agreed_alone: Annotated[bool, Meta(description="The terms are its own, not its plan's.")]
     terms: Terms
 
 

@@ -18,6 +18,10 @@ class BillingStub(Protocol):
     @property
     def SetTerms(self) -> Rpc[pb.SetTermsRequest, pb.SetTermsResponse]: ...  # noqa: D102
     @property
+    def GetPlanTerms(self) -> Rpc[pb.GetPlanTermsRequest, pb.GetPlanTermsResponse]: ...  # noqa: D102
+    @property
+    def SetPlanTerms(self) -> Rpc[pb.SetPlanTermsRequest, pb.SetPlanTermsResponse]: ...  # noqa: D102
+    @property
     def LinkCustomer(self) -> Rpc[pb.LinkCustomerRequest, pb.LinkCustomerResponse]: ...  # noqa: D102
     @property
     def ListMeterEvents(self) -> Rpc[pb.ListMeterEventsRequest, pb.ListMeterEventsResponse]: ...  # noqa: D102

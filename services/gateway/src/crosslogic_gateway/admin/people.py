@@ -10,6 +10,7 @@ from crosslogic_gateway.admin.conversion import text_or_none, time
 from crosslogic_gateway.admin.decoding import field_error
 from crosslogic_gateway.admin.operation import Call
 from crosslogic_gateway.admin.schemas import PageQuery
+from crosslogic_gateway.admin.sold_capacity import refuse_plan_without_terms
 from crosslogic_gateway.admin.tenant_schemas import Limits
 from crosslogic_gateway.admin.tenants import limits, shown_limits
 
@@ -69,6 +70,8 @@ async def get_plan(call: Call[None, None]) -> people.Plan:
 async def update_plan(call: Call[people.PlanPatch, None]) -> people.Plan:
     """PATCH /admin/plans/{name}."""
     patch = call.body
+    if patch.billing_mode == "reserved":
+        await refuse_plan_without_terms(call, call.path["name"], field="billing_mode", becomes_reserved=True)
     request = pb.UpdatePlanRequest(
         name=call.path["name"],
         description=None if patch.description is UNSET else patch.description,

@@ -11,6 +11,7 @@ from crosslogic_gateway.admin.conversion import optional_time, text_or_none, tim
 from crosslogic_gateway.admin.operation import Call
 from crosslogic_gateway.admin.placement import region_code, region_codes
 from crosslogic_gateway.admin.schemas import PageQuery
+from crosslogic_gateway.admin.sold_capacity import refuse_plan_without_terms
 
 _STATUS = {"active": pb.STATUS_ACTIVE, "suspended": pb.STATUS_SUSPENDED}
 _KEY_STATUS = {pb.STATUS_SUSPENDED: "suspended", pb.STATUS_REVOKED: "revoked"}
@@ -20,6 +21,8 @@ _KIND = {"live": pb.API_KEY_KIND_LIVE, "test": pb.API_KEY_KIND_TEST}
 async def create_org(call: Call[tenant.NewOrg, None]) -> tenant.Org:
     """POST /admin/orgs."""
     asked = call.body
+    if asked.plan:
+        await refuse_plan_without_terms(call, asked.plan, field="plan")
     request = pb.CreateOrgRequest(
         name=asked.name,
         request_id=call.create_request_id("org"),
@@ -52,6 +55,8 @@ async def get_org(call: Call[None, None]) -> tenant.Org:
 async def update_org(call: Call[tenant.OrgPatch, None]) -> tenant.Org:
     """PATCH /admin/orgs/{id}."""
     patch = call.body
+    if patch.plan is not UNSET:
+        await refuse_plan_without_terms(call, patch.plan, field="plan", org_id=call.path["id"])
     request = pb.UpdateOrgRequest(
         id=call.path["id"],
         name=_optional(patch.name),
