@@ -10,6 +10,9 @@ MODEL ?=
 NODES ?=
 TUNNEL ?=
 PORTS ?= fixed
+URL ?=
+KEY_FILE ?=
+ITS_MODEL ?=
 PYTEST_ARGS ?=
 EXPERIMENTS ?=
 SEEDS ?= 20
@@ -29,6 +32,10 @@ help: ## list the targets
 .PHONY: up
 up: venv ## start the suite and print a key (ENGINE=vllm|sim MODEL=<hub id or path> NODES=<n> TUNNEL=0|1 PORTS=fixed|free)
 	@$(run) crosslogic_dev up --engine "$(ENGINE)" --model "$(MODEL)" --nodes "$(NODES)" --tunnel "$(TUNNEL)" --ports "$(PORTS)"
+
+.PHONY: external
+external: ## relay to an OpenAI-compatible endpoint beside a suite that runs (MODEL=<name> URL=https://... KEY_FILE=<file> ITS_MODEL=<name>)
+	@$(run) crosslogic_dev external --model "$(MODEL)" --url "$(URL)" --key-file "$(KEY_FILE)" --its-model "$(ITS_MODEL)"
 
 .PHONY: down
 down: ## stop every process of the suite; the data stays in .run

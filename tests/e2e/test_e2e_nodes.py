@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
+from crosslogic_dev.failure import DevError
 from crosslogic_dev.suite import Suite
 from tests.e2e.conftest import simulated
 from tests.fakes.e2e_ledger import Ledger
@@ -226,29 +230,40 @@ async def test_external_endpoint_is_registered_relayed_to_and_billed(suite: Suit
         }
         assert suite.admin.must("POST", "/admin/registered-models", new)["status"] == "no_nodes"
         (tmp_path / "key").write_text(f"{KEY}\n")
-        relay: dict[str, Any] = {
-            "CROSSLOGIC_MODEL": EXTERNAL,
-            "CROSSLOGIC_ENGINE_URL": "",
-            "CROSSLOGIC_ENGINE_COMMAND": "",
-            "CROSSLOGIC_EXTERNAL_URL": url,
-            "CROSSLOGIC_EXTERNAL_MODEL": UPSTREAM,
-            "CROSSLOGIC_EXTERNAL_KEY_FILE": str(tmp_path / "key"),
+        settings = {
             "CROSSLOGIC_EXTERNAL_CA_FILE": str(upstream.ca_file),
             "CROSSLOGIC_EXTERNAL_NETWORKS": "127.0.0.0/8,::1/128",
             "CROSSLOGIC_EXTERNAL_CHECK_S": "0.2",
         }
-        async with joined(suite, tmp_path / "relay", **relay) as node, client(suite) as session:
+        async with relaying(suite, url, tmp_path / "key", settings) as relay, client(suite) as session:
             row = await until_it_is(suite, "serving")
             assert (row["endpoint"], row["serving_nodes"]) == (url, 1)
             assert row["health_time"] is not None
             first = await until_answered(session)
             await check_a_stream(session, suite, first)
             await check_failures(session, suite, upstream)
-            logs = [node.log, *(suite.log(name) for name in ("gateway", "registry", "scheduler", "accountant"))]
+            logs = [suite.log(name) for name in (relay, "gateway", "registry", "scheduler", "accountant")]
             assert [log for log in logs if KEY in log] == []
         for asked in upstream.answered:
             told = json.dumps([asked.headers, asked.body])
             assert [secret for secret in (suite.org_id, suite.api_key, "alice", "x-crosslogic") if secret in told] == []
+
+
+@contextlib.asynccontextmanager
+async def relaying(suite: Suite, url: str, key: Path, settings: dict[str, str]) -> AsyncIterator[str]:
+    """`make external`, and the name of the relay that it started; gone at the end of the block."""
+    asked = ["--model", EXTERNAL, "--its-model", UPSTREAM, "--url", url, "--key-file", str(key)]
+    made = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "crosslogic_dev", "--root", str(suite.run_dir.path.parent), "external", *asked),
+        env=os.environ | settings,
+    )
+    name = f"node_agent-{EXTERNAL}"
+    try:
+        assert await asyncio.wait_for(made.wait(), 90) == 0, suite.log(name)
+        yield name
+    finally:
+        with contextlib.suppress(DevError):
+            await asyncio.to_thread(suite.kill, name, signal.SIGTERM)
 
 
 @contextlib.asynccontextmanager

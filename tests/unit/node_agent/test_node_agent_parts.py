@@ -74,8 +74,14 @@ def test_a_node_is_active_only_with_a_well_engine_and_while_nobody_drains_it() -
 
 @pytest.mark.parametrize(
     ("command", "sequences"),
-    [((), 0), (("vllm",), 0), (("vllm", "--max-num-seqs", "64", "-x"), 64), (("vllm", "--max-num-seqs=8"), 8)]
-    + [(("vllm", "--max-num-seqs"), 0), (("vllm", "--max-num-seqs", "many"), 0)],
+    [
+        ((), 0),
+        (("vllm",), 0),
+        (("vllm", "--max-num-seqs", "64", "-x"), 64),
+        (("vllm", "--max-num-seqs=8"), 8),
+        (("vllm", "--max-num-seqs"), 0),
+        (("vllm", "--max-num-seqs", "many"), 0),
+    ],
 )
 def test_engines_command_tells_its_width_and_an_agent_without_one_starts_all_the_same(
     command: tuple[str, ...], sequences: int

@@ -1,4 +1,4 @@
-"""`python -m crosslogic_dev up|down|status`: what `make up`, `make down` and `make status` call."""
+"""`python -m crosslogic_dev up|down|status|external`: what the targets of the Makefile with these names call."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from crosslogic_dev.external import Endpoint, relay_to
 from crosslogic_dev.failure import DevError
 from crosslogic_dev.plan import ENGINE_KINDS
 from crosslogic_dev.progress import printed_progress
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "up":
             return _up(arguments, root, run_dir)
+        if arguments.command == "external":
+            return _external(arguments, run_dir)
         return _down(run_dir) if arguments.command == "down" else _status(run_dir)
     except DevError as error:
         print(f"make {arguments.command}: {error}", file=sys.stderr)
@@ -43,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--nodes", type=_count, help="how many nodes, each with an engine")
     up.add_argument("--tunnel", type=_flag, help="1: nodes dial the gateway and listen nowhere, as behind NAT")
     up.add_argument("--ports", choices=("fixed", "free"), default="fixed", help="free: any that nobody uses")
+    external = commands.add_parser("external", help="relay to an endpoint of somebody else's, beside a suite that runs")
+    external.add_argument("--model", default="", help="as clients are to name it")
+    external.add_argument("--url", default="", help="the endpoint's base address, as OpenAI's clients take it")
+    external.add_argument("--key-file", default="", help="a file with what the endpoint knows us by")
+    external.add_argument("--its-model", default="", help="the endpoint's own name of the model; empty: the same")
     commands.add_parser("down", help="stop every process; the data stays")
     commands.add_parser("status", help="tell what runs")
     return parser
@@ -94,6 +102,15 @@ def _summary(running: Running, run_dir: RunDir) -> str:
         "Stop": "make down",
     }
     return "\n".join(["", *(f"{label:<9} {value}" for label, value in rows.items()), ""])
+
+
+def _external(arguments: argparse.Namespace, run_dir: RunDir) -> int:
+    asked = Endpoint(
+        model=arguments.model, url=arguments.url, key_file=arguments.key_file, its_model=arguments.its_model
+    )
+    name = relay_to(asked, run_dir, printed_progress())
+    print(f"{name} serves {asked.model}; its log is {run_dir.log_file(name)}, and `make down` stops it too.")
+    return 0
 
 
 def _down(run_dir: RunDir) -> int:
