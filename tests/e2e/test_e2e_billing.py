@@ -185,3 +185,39 @@ def test_billing_that_is_away_changes_nothing_for_users_and_loses_nothing(suite:
     suite.start("billing")
     tokens = sum(record["total_tokens"] for record in records(suite))
     assert wait_until(lambda: stripe.total("tokens") == tokens, timeout_s=60), stripe.totals()
+
+
+def test_billing_follows_the_plan_that_an_organisation_is_put_on_and_knows_it_while_identity_is_away(
+    suite: Suite, operator: Operator
+) -> None:
+    admin = suite.admin
+    admin.must("POST", "/admin/plans", {"name": "sold", "billing_mode": "reserved", "overage_policy": "bill"})
+    reserved = {suite.model_name: 3}
+    body = {"name": "Reserving", "plan": "sold", "reserved_capacity": reserved}
+    refused = admin.ask("POST", "/admin/orgs", body)
+    assert (refused.status, refused.body["error"]["param"]) == (400, "plan")
+    admin.must("PUT", "/admin/plans/sold/terms", {"unit_fee_usd": "2", "discount": "0.5"})
+    org = admin.must("POST", "/admin/orgs", body)["id"]
+
+    def charged_by() -> dict[str, Any]:
+        found: dict[str, Any] = admin.ask("GET", f"/admin/orgs/{org}/billing").body
+        return found
+
+    assert wait_until(lambda: charged_by()["plan"] == "sold", timeout_s=60)
+    known = charged_by()
+    terms = known["terms"]
+    assert (known["agreed_alone"], terms["mode"], terms["overage"]) == (False, "reserved", "bill")
+    assert (terms["reserved_units"], terms["unit_fee_usd"], terms["discount"]) == (reserved, "2", "1/2")
+    report = operator.call("Reconcile", pb.ReconcileRequest()).reconciliation
+    compared = [line for line in report.lines if line.what == "identity = terms"]
+    assert [(line.left == line.right, line.org_id) for line in compared] == [(True, "")]
+    suite.kill("identity")
+    try:
+        suite.kill("billing")
+        suite.start("billing")
+        assert wait_until(lambda: "terms" in charged_by(), timeout_s=60)
+        assert charged_by() == known
+        # A plan cannot be looked up now: said at once, not found out later.
+        assert admin.ask("PUT", "/admin/plans/sold/terms", {"unit_fee_usd": "3"}).status == 503
+    finally:
+        suite.start("identity")
