@@ -4,9 +4,10 @@ The hub is HF_ENDPOINT or the default, the token HF_TOKEN. Only files of a model
 was begun is gone on with, one that is whole is left as it is; the commit is found out first, so that all are of one.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,8 +20,8 @@ from crosslogic_model_store.selection import is_wanted
 DEFAULT_HUB: Final = "https://huggingface.co"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _CARD: Final = "README.md"
-_BLOCK_BYTES: Final = 2**20
 _ATTEMPTS: Final = 5
 
 
@@ -32,6 +33,8 @@ class HubModel:
     commit: str
     sizes: Mapping[str, int]
     """Bytes by path; of the files that are fetched."""
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by path, as lower-case hex, where the hub lists it: of large files."""
 
     @property
     def source(self) -> str:
@@ -50,7 +53,9 @@ class Hub:
     def __init__(self, *, endpoint: str = "", token: str = "", transport: httpx.BaseTransport | None = None) -> None:
         """`endpoint` is the hub's address; empty: the default."""
         self._endpoint = (endpoint or DEFAULT_HUB).rstrip("/")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # What is not asked for as it is comes compressed, and would be written so. A redirection to another host is
+        # followed without the token.
+        headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {token}"} if token else {})}
         self._http = httpx.Client(headers=headers, follow_redirects=True, timeout=60.0, transport=transport)
 
     def close(self) -> None:
@@ -66,12 +71,8 @@ class Hub:
         commit = said.get("sha")
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
             raise ModelStoreError(f"The hub names no commit of {name}.")
-        sizes = {
-            each["rfilename"]: each.get("size") or 0
-            for each in said.get("siblings", ())
-            if is_wanted(each["rfilename"]) or each["rfilename"] == _CARD
-        }
-        return HubModel(name, commit, sizes)
+        sizes, checksums = _listed(said.get("siblings"))
+        return HubModel(name, commit, sizes, checksums)
 
     def fetch(self, model: HubModel, folder: Path, *, on_bytes: Callable[[int], None] = lambda _bytes: None) -> None:
         """Brings all files into `folder`. Raises ModelStoreError."""
@@ -99,6 +100,10 @@ class Hub:
         if size and part.stat().st_size != size:
             part.unlink()
             raise ModelStoreError(f"The hub sent another length of {path} than it lists: run it again.")
+        checksum = model.checksums.get(path)
+        if checksum and _sha256(part) != checksum:
+            part.unlink()
+            raise ModelStoreError(f"The hub sent another {path} than it lists: run it again.")
         part.replace(target)
 
     def _append(self, address: str, part: Path, on_bytes: Callable[[int], None]) -> None:
@@ -112,7 +117,8 @@ class Hub:
             if whole:
                 on_bytes(-begun)
             with part.open("wb" if whole else "ab") as opened:
-                for block in answer.iter_raw(_BLOCK_BYTES):
+                # As it comes: what came before a break is kept.
+                for block in answer.iter_raw():
                     opened.write(block)
                     on_bytes(len(block))
 
@@ -122,8 +128,32 @@ class Hub:
         except httpx.TransportError as error:
             raise ModelStoreError(f"The hub does not answer: {error}") from None
         _check(answer)
-        found = answer.json()
+        try:
+            found = answer.json()
+        except ValueError:
+            raise ModelStoreError("The hub's answer is not JSON: is HF_ENDPOINT a hub's address?") from None
         return found if isinstance(found, dict) else {}
+
+
+def _listed(siblings: object) -> tuple[dict[str, int], dict[str, str]]:
+    """Sizes and checksums of the files that are fetched, by path. What cannot be a file's row is passed over."""
+    sizes: dict[str, int] = {}
+    checksums: dict[str, str] = {}
+    for row in siblings if isinstance(siblings, list) else ():
+        path = row.get("rfilename") if isinstance(row, dict) else None
+        if not isinstance(path, str) or not (is_wanted(path) or path == _CARD):
+            continue
+        size, large = row.get("size"), row.get("lfs")
+        sizes[path] = size if isinstance(size, int) and size > 0 else 0
+        checksum = large.get("sha256") if isinstance(large, dict) else None
+        if isinstance(checksum, str) and _SHA256.fullmatch(checksum):
+            checksums[path] = checksum
+    return sizes, checksums
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _check(answer: httpx.Response) -> None:
