@@ -18,11 +18,13 @@ from crosslogic_backup.cli import parse_arguments
 from crosslogic_backup.settings import BackupSettings
 from crosslogic_common.tls import service_dns_name, service_spiffe_id
 from crosslogic_node_agent.settings import NodeAgentSettings
+from crosslogic_node_agent.settings_check import check_together
 from tests.fakes import k8s_rules
 from tests.fakes.k8s_render import K8S, OVERLAYS, ROOT, Json, helmed, kustomized, named, schema_problems
 from tests.fakes.service_settings import settings_of, variables_of
 
 CHART = K8S / "charts/vllm-deployment"
+EXTERNAL_CHART = K8S / "charts/external-endpoint"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rendered(cache: Path) -> dict[str, list[Json]]:
     overlays = {name: kustomized(K8S / "overlays" / name, cache=cache) for name in OVERLAYS}
     charts = {f"chart {name}": helmed(CHART, "-f", str(CHART / f"values-{name}.yaml")) for name in OVERLAYS}
-    return {**overlays, **charts}
+    external = helmed(EXTERNAL_CHART, "-f", str(EXTERNAL_CHART / "values-example.yaml"))
+    return {**overlays, **charts, "chart external": external}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_a_wrong_object_of_each_kind_is_found(rendered: dict[str, list[Json]], a
     assert [each["kind"] for each, problem in zip(spoilt, schema_problems(spoilt), strict=True) if not problem] == []
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, *(f"chart {each}" for each in OVERLAYS)])
+@pytest.mark.parametrize("name", [*OVERLAYS, *(f"chart {each}" for each in OVERLAYS), "chart external"])
 def test_workloads_keep_to_the_rules(rendered: dict[str, list[Json]], name: str) -> None:
     assert k8s_rules.problems(rendered[name]) == []
 
@@ -164,6 +167,21 @@ def test_agent_starts_with_the_settings_that_its_pod_has(rendered: dict[str, lis
     environ["CROSSLOGIC_ADVERTISE"] = environ["CROSSLOGIC_ADVERTISE"].replace("$(POD_IP)", "10.1.2.3")
     settings = NodeAgentSettings.from_env(environ)
     assert settings.advertise == "10.1.2.3:7200"
+
+
+def test_relay_to_an_endpoint_starts_with_the_settings_that_its_pod_has(
+    rendered: dict[str, list[Json]], tmp_path: Path
+) -> None:
+    (relay,) = [each for each in rendered["chart external"] if each["kind"] == "StatefulSet"]
+    environ = _environ(relay, "containers", 0, tmp_path)
+    environ["CROSSLOGIC_ADVERTISE"] = environ["CROSSLOGIC_ADVERTISE"].replace("$(POD_IP)", "10.1.2.3")
+    environ["CROSSLOGIC_STATE_DIR"] = str(tmp_path / "state")
+    assert environ.keys() <= variables_of("node_agent")
+    settings = NodeAgentSettings.from_env(environ)
+    check_together(settings)
+    assert settings.external_url is not None
+    assert settings.external_url.authority == "api.example.com"
+    assert settings.external_key
 
 
 def _environ(deployment: Json, kind: str, number: int, folder: Path) -> dict[str, str]:
