@@ -26,7 +26,7 @@ from crosslogic_admin.transport import Transport, part
 '''
 _CLIENT = '''
 class AdminClient(Transport):
-    """Speaks to one gateway. Methods raise AdminError when it refuses, OSError when it cannot be reached."""
+    """Speaks to one gateway. Methods raise AdminError when it refuses, UnreachableError when it does not answer."""
 '''
 
 

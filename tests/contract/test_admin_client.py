@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from crosslogic_admin import AdminClient, AdminError, rows
+from crosslogic_admin import AdminClient, AdminError, UnreachableError, rows
 from crosslogic_gateway.openapi import build_document
 from scripts import admin_client
 from tests.fakes.admin_neighbours import TOKEN, Neighbours
@@ -89,7 +89,7 @@ async def test_an_id_never_leads_to_another_path(url: str) -> None:
             await asyncio.to_thread(client.get_org, nonsense)
         assert missing.value.status in (400, 404), nonsense
     for nothing in ("", ".", ".."):
-        with pytest.raises(ValueError, match="names nothing"):
+        with pytest.raises(AdminError, match="names nothing"):
             client.get_org(nothing)
 
 
@@ -119,7 +119,34 @@ async def test_the_token_goes_to_nobody_else_and_what_is_no_gateway_is_told_so()
         await asyncio.to_thread(client.list_plans)
     await server.close()
     assert (moved.value.status, seen) == (302, [])
-    with pytest.raises(OSError, match="Connection refused"):
+
+
+async def test_an_answer_that_does_not_come_or_breaks_off_is_told_as_one_error() -> None:
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/admin/orgs" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{")
+        elif b"/admin/plans" in head:
+            writer.write(b"hello\r\n")
+        elif b"/long/" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\ndata: {}\n")
+        elif b"/chunked/" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: {}\n\r\n")
+        else:
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(half, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    client, hasty = AdminClient(address, TOKEN), AdminClient(address, TOKEN, timeout_s=0.2)
+    cut = (lambda: list(client.watch_instance_job("long")), lambda: list(client.watch_instance_job("chunked")))
+    for call in (client.list_orgs, client.list_plans, hasty.me, *cut):
+        with pytest.raises(UnreachableError, match="does not answer"):
+            await asyncio.to_thread(call)
+    server.close()
+    await server.wait_closed()
+    with pytest.raises(UnreachableError, match="refused"):
         await asyncio.to_thread(client.list_orgs)
-    with pytest.raises(OSError, match="unknown url type"):
-        AdminClient("file:///etc", TOKEN).list_orgs()
+    for nonsense in ("file:///etc", "127.0.0.1:8080", "", "http://"):
+        with pytest.raises(ValueError, match="is no address"):
+            AdminClient(nonsense, TOKEN)

@@ -1621,6 +1621,129 @@ RollupDifference = TypedDict(
     },
 )
 
+NewNotificationRoute = TypedDict(
+    "NewNotificationRoute",
+    {
+        'name': "str",
+        'channel': "Literal['discord', 'email', 'slack', 'webhook']",
+        'target': "str",
+        'org_id': "NotRequired[str]",
+        'secret': "NotRequired[str]",
+        'kinds': "NotRequired[list[str]]",
+        'min_severity': "NotRequired[Literal['critical', 'info', 'warning']]",
+        'quiet_hours': "NotRequired[QuietHours | None]",
+        'gather_s': "NotRequired[int]",
+        'enabled': "NotRequired[bool]",
+    },
+)
+
+QuietHours = TypedDict(
+    "QuietHours",
+    {
+        'start': "str",
+        'end': "str",
+        'time_zone': "NotRequired[str]",
+        'breaks_through': "NotRequired[Literal['critical', 'info', 'warning']]",
+    },
+)
+
+SecretNotificationRoute = TypedDict(
+    "SecretNotificationRoute",
+    {
+        'id': "str",
+        'org_id': "str | None",
+        'name': "str",
+        'channel': "Literal['discord', 'email', 'slack', 'webhook']",
+        'shown_target': "str",
+        'kinds': "list[str]",
+        'min_severity': "Literal['critical', 'info', 'warning']",
+        'quiet_hours': "QuietHours | None",
+        'gather_s': "int",
+        'enabled': "bool",
+        'revision': "int",
+        'create_time': "str",
+        'update_time': "str",
+        'secret': "str | None",
+    },
+)
+
+NotificationRouteList = TypedDict(
+    "NotificationRouteList",
+    {
+        'data': "list[NotificationRoute]",
+        'next_page_token': "str | None",
+    },
+)
+
+NotificationRoute = TypedDict(
+    "NotificationRoute",
+    {
+        'id': "str",
+        'org_id': "str | None",
+        'name': "str",
+        'channel': "Literal['discord', 'email', 'slack', 'webhook']",
+        'shown_target': "str",
+        'kinds': "list[str]",
+        'min_severity': "Literal['critical', 'info', 'warning']",
+        'quiet_hours': "QuietHours | None",
+        'gather_s': "int",
+        'enabled': "bool",
+        'revision': "int",
+        'create_time': "str",
+        'update_time': "str",
+    },
+)
+
+NotificationRoutePatch = TypedDict(
+    "NotificationRoutePatch",
+    {
+        'name': "NotRequired[str]",
+        'target': "NotRequired[str]",
+        'kinds': "NotRequired[list[str]]",
+        'min_severity': "NotRequired[Literal['critical', 'info', 'warning']]",
+        'quiet_hours': "NotRequired[QuietHours | None]",
+        'gather_s': "NotRequired[int]",
+        'enabled': "NotRequired[bool]",
+        'rotate_secret': "NotRequired[bool]",
+        'secret': "NotRequired[str]",
+        'revision': "NotRequired[int]",
+    },
+)
+
+TriedNotification = TypedDict(
+    "TriedNotification",
+    {
+        'sent': "bool",
+        'error': "str | None",
+    },
+)
+
+NotificationDeliveryList = TypedDict(
+    "NotificationDeliveryList",
+    {
+        'data': "list[NotificationDelivery]",
+        'next_page_token': "str | None",
+    },
+)
+
+NotificationDelivery = TypedDict(
+    "NotificationDelivery",
+    {
+        'id': "str",
+        'route_id': "str",
+        'org_id': "str | None",
+        'kind': "str",
+        'severity': "Literal['critical', 'info', 'warning']",
+        'count': "int",
+        'state': "Literal['dead', 'dropped', 'pending', 'sent']",
+        'attempts': "int",
+        'last_error': "str | None",
+        'create_time': "str",
+        'due_time': "str",
+        'end_time': "str | None",
+    },
+)
+
 TokenUsage = TypedDict(
     "TokenUsage",
     {
@@ -1766,7 +1889,7 @@ PublicModelList = TypedDict(
 
 
 class AdminClient(Transport):
-    """Speaks to one gateway. Methods raise AdminError when it refuses, OSError when it cannot be reached."""
+    """Speaks to one gateway. Methods raise AdminError when it refuses, UnreachableError when it does not answer."""
 
     def create_org(self, body: NewOrg, *, idempotency_key: str | None = None) -> Org:
         """Make an organisation."""
@@ -2206,4 +2329,44 @@ class AdminClient(Transport):
     def compare_usage(self, *, from_: str | None = None, to: str | None = None, org_id: str | None = None) -> Comparison:
         """Compare witnesses, records and rollups of a period."""
         answer: Comparison = self._call("GET", f"/admin/usage/comparison", {'from': from_, 'to': to, 'org_id': org_id}, None, None)
+        return answer
+
+    def create_notification_route(self, body: NewNotificationRoute, *, idempotency_key: str | None = None) -> SecretNotificationRoute:
+        """Say who is told what happened, and how; what signs is shown this once."""
+        answer: SecretNotificationRoute = self._call("POST", f"/admin/notifications/routes", {}, body, idempotency_key)
+        return answer
+
+    def list_notification_routes(self, *, page_size: int | None = None, page_token: str | None = None, org_id: str | None = None) -> NotificationRouteList:
+        """List routes of notifications."""
+        answer: NotificationRouteList = self._call("GET", f"/admin/notifications/routes", {'page_size': page_size, 'page_token': page_token, 'org_id': org_id}, None, None)
+        return answer
+
+    def get_notification_route(self, id: str) -> NotificationRoute:
+        """Get a route, without what is secret of it."""
+        answer: NotificationRoute = self._call("GET", f"/admin/notifications/routes/{part(id)}", {}, None, None)
+        return answer
+
+    def update_notification_route(self, id: str, body: NotificationRoutePatch) -> SecretNotificationRoute:
+        """Change a route, or what signs for it."""
+        answer: SecretNotificationRoute = self._call("PATCH", f"/admin/notifications/routes/{part(id)}", {}, body, None)
+        return answer
+
+    def delete_notification_route(self, id: str) -> NotificationRoute:
+        """End a route; what waits for it is dropped."""
+        answer: NotificationRoute = self._call("DELETE", f"/admin/notifications/routes/{part(id)}", {}, None, None)
+        return answer
+
+    def test_notification_route(self, id: str, *, idempotency_key: str | None = None) -> TriedNotification:
+        """Send a test now, and say what came of it."""
+        answer: TriedNotification = self._call("POST", f"/admin/notifications/routes/{part(id)}/test", {}, None, idempotency_key)
+        return answer
+
+    def list_notification_deliveries(self, *, page_size: int | None = None, page_token: str | None = None, org_id: str | None = None, route_id: str | None = None, state: Literal['dead', 'dropped', 'pending', 'sent'] | None = None) -> NotificationDeliveryList:
+        """List messages and what became of them, newest first; `state=dead` lists dead letters."""
+        answer: NotificationDeliveryList = self._call("GET", f"/admin/notifications/deliveries", {'page_size': page_size, 'page_token': page_token, 'org_id': org_id, 'route_id': route_id, 'state': state}, None, None)
+        return answer
+
+    def replay_notification_delivery(self, id: str, *, idempotency_key: str | None = None) -> NotificationDelivery:
+        """Send a dead letter again, under the id it has."""
+        answer: NotificationDelivery = self._call("POST", f"/admin/notifications/deliveries/{part(id)}/replay", {}, None, idempotency_key)
         return answer

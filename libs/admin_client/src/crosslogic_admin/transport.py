@@ -5,7 +5,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
+
+_BLOCK_BYTES = 64 * 1024
 
 
 class AdminError(Exception):
@@ -24,14 +28,22 @@ class AdminError(Exception):
         self.request_id = request_id
 
 
+class UnreachableError(OSError):
+    """Nobody answered, not in time, or not to the end. What was asked for may have been done."""
+
+
 class Transport:
-    """One gateway. Calls raise AdminError when it refuses, and OSError when it cannot be reached or does not answer."""
+    """One gateway. Calls raise AdminError when it refuses, and UnreachableError when it does not answer."""
 
     def __init__(self, base_url: str, token: str, *, timeout_s: float = 30.0) -> None:
-        """`base_url` without a path, http or https; `token` goes into X-Admin-Token.
+        """`base_url` is http or https, without a path; `token` goes into X-Admin-Token.
 
-        `timeout_s` bounds each wait for bytes. Redirects are not followed: the token is for this gateway alone.
+        `timeout_s` bounds each wait for bytes. Redirects are not followed: the token is for this gateway alone. Raises
+        ValueError for what is no address.
         """
+        parts = urllib.parse.urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{base_url!r} is no address: http://host:port or https://host")
         self._base_url = base_url.rstrip("/")
         self._token = token
         self._timeout_s = timeout_s
@@ -66,7 +78,7 @@ class Transport:
             raise refusal from None
 
     def _call(self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None) -> Any:
-        with self._open(method, path, query, body, key) as answer:
+        with self._reached(), self._open(method, path, query, body, key) as answer:
             raw = answer.read()
             status = answer.status
         try:
@@ -77,10 +89,22 @@ class Transport:
     def _events(
         self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None
     ) -> Iterator[Any]:
-        with self._open(method, path, query, body, key) as answer:
-            for line in answer:
-                if line.startswith(b"data:"):
-                    yield json.loads(line[5:])
+        with self._reached(), self._open(method, path, query, body, key) as answer:
+            rest = b""
+            # Not line by line: http.client ends a chunked body that broke off as if it were whole.
+            while block := answer.read1(_BLOCK_BYTES):
+                *lines, rest = (rest + block).split(b"\n")
+                yield from (json.loads(line[5:]) for line in lines if line.startswith(b"data:"))
+            if answer.length:
+                raise ConnectionError("the answer broke off")
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, HTTPException) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            raise UnreachableError(f"{self._base_url} does not answer: {reason or type(error).__name__}") from error
 
 
 def rows(page: Callable[..., Any], *arguments: str, **query: Any) -> Iterator[Any]:
@@ -105,9 +129,9 @@ def refused(status: int, raw: bytes) -> AdminError:
 
 
 def part(value: str) -> str:
-    """A value as one segment of a path. Raises ValueError for one that would lead elsewhere."""
+    """A value as one segment of a path. Raises AdminError for one that would lead elsewhere: nothing is called so."""
     if value in ("", ".", ".."):
-        raise ValueError(f"{value!r} names nothing")
+        raise AdminError(404, "not_found", f"{value!r} names nothing")
     return urllib.parse.quote(value, safe="")
 
 
