@@ -161,7 +161,7 @@ async def storm(
     stripe.down = False
     stripe.faults.clear()
     auditor = Auditor(suite, stripe)
-    await asyncio.to_thread(auditor.wait_settled)
+    await asyncio.to_thread(auditor.wait_settled, report.asked)
     report.lines = await asyncio.to_thread(auditor.lines)
     report.billed_twice = await asyncio.to_thread(auditor.billed_twice)
     charged = await asyncio.to_thread(auditor.tokens_of, [request_id for request_id, _ in report.told])
