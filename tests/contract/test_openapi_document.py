@@ -15,6 +15,7 @@ from crosslogic_gateway.admin.routes import OPERATIONS, make_admin_routes
 from crosslogic_gateway.openapi import build_document
 from tests.fakes.admin_deployments import DEPLOYMENT_ID
 from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
+from tests.fakes.admin_notifications import NOTIFICATION_ID
 from tests.fakes.admin_orchestrator import INSTANCE_ID, JOB_ID
 
 
@@ -117,6 +118,7 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
     ids: dict[str, str] = {"node": "00000000-0000-0000-0000-000000000063", "instance": INSTANCE_ID, "billing": "7"}
     ids["usage"] = ids["node"]
     ids["deployment"] = DEPLOYMENT_ID
+    ids["notification"] = NOTIFICATION_ID
     bodies: dict[str, Any] = {
         "createOrg": {"name": "Acme"},
         "updateOrg": {"name": "Acme 2", "status": "suspended"},
@@ -159,6 +161,11 @@ async def test_every_operations_answer_is_what_the_document_says(admin: AdminCli
         },
         "createBudget": {"org_id": ids["node"], "name": "research", "limit_picodollars": 10, "owners": ["a"]},
         "updateBudget": {"hard": True},
+        "createNotificationRoute": {
+            "name": "pager", "channel": "webhook", "target": "https://hooks.example.com/x", "kinds": ["node_lost"],
+            "quiet_hours": {"start": "22:00", "end": "07:00", "time_zone": "Asia/Kolkata"},
+        },
+        "updateNotificationRoute": {"quiet_hours": None, "rotate_secret": True},
         "correctUsageRecord": {"expected_revision": 0, "reason": "counted twice"},
     }  # fmt: skip
     queries = {

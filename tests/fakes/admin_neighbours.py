@@ -22,6 +22,7 @@ from tests.fakes.admin_billing import FakeBilling
 from tests.fakes.admin_budgets import FakeBudgets
 from tests.fakes.admin_deployments import FakeDeployments
 from tests.fakes.admin_model_store import FakeModelStore
+from tests.fakes.admin_notifications import FakeNotifications
 from tests.fakes.admin_orchestrator import FakeOrchestrator
 from tests.fakes.admin_stub import FakeStub
 from tests.fakes.admin_upgrades import FakeUpgrades
@@ -388,6 +389,7 @@ class Neighbours:
         self.model_store = FakeModelStore()
         self.orchestrator = FakeOrchestrator()
         self.deployments = FakeDeployments()
+        self.notifications = FakeNotifications()
         self.billing = FakeBilling()
         self.deps = AdminDeps(
             identity=lambda: self.identity,  # type: ignore[arg-type,return-value]  # its methods are made at run time
@@ -395,6 +397,7 @@ class Neighbours:
             accountant=lambda: self.accountant,  # type: ignore[arg-type,return-value]
             orchestrator=lambda: self.orchestrator,  # type: ignore[arg-type,return-value]
             deployments=lambda: self.deployments,  # type: ignore[arg-type,return-value]
+            notifications=lambda: self.notifications,  # type: ignore[arg-type,return-value]
             billing=lambda: self.billing,  # type: ignore[arg-type,return-value]
             budgets=lambda: self.budgets,  # type: ignore[arg-type,return-value]
             upgrades=lambda: self.upgrades,  # type: ignore[arg-type,return-value]

@@ -16,6 +16,7 @@ from crosslogic_gateway.admin.operation import MAX_AUDITED_CHARS, audited_body
 from crosslogic_gateway.admin.routes import OPERATIONS
 from crosslogic_gateway.admin.schemas import NewModel
 from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
+from tests.fakes.admin_notifications import NOTIFICATION_ID
 from tests.fakes.admin_stub import rpc_error
 
 MODEL = {"name": "m", "context_length": 8, "prompt_price_picodollars": 1, "completion_price_picodollars": 1}
@@ -154,6 +155,35 @@ async def test_an_organisations_admin_sees_nothing_of_the_fleet_the_plans_or_the
     ):
         assert await world.status(who, method, path, body) == 403, path
     assert await world.status(who, "GET", "/admin/models") == 200
+
+
+@pytest.mark.parametrize("owner", ["own", "other", "operators"])
+async def test_a_tenant_has_its_own_routes_of_notifications_and_nobody_elses(world: World, owner: str) -> None:
+    org = {"own": world.own["org"], "other": world.other["org"], "operators": ""}[owner]
+    world.neighbours.notifications.route.org_id = org
+    one = f"/admin/notifications/routes/{NOTIFICATION_ID}"
+    reads = (("GET", one, None), ("GET", f"/admin/notifications/deliveries?org_id={org}", None))
+    changes = (
+        (
+            "POST",
+            "/admin/notifications/routes",
+            {"name": "n", "channel": "slack", "target": "https://x.y/", "org_id": org},
+        ),
+        ("PATCH", one, {"enabled": False}),
+        ("POST", f"{one}/test", None),
+        ("POST", f"/admin/notifications/deliveries/{NOTIFICATION_ID}/replay", None),
+        ("DELETE", one, None),
+    )
+    for method, path, body in (*reads, *changes):
+        admin = await world.status("admin@org.example.com", method, path, body)
+        developer = await world.status("developer@org.example.com", method, path, body)
+        if owner == "own":
+            assert admin < 300, path
+            assert (developer < 300) == (method == "GET"), path
+        elif owner == "other":
+            assert (admin, developer) == (404, 404), path
+        elif "?" not in path:
+            assert {admin, developer} <= {403, 404}, path
 
 
 async def test_lists_hold_ones_own_organisations_only(world: World) -> None:

@@ -12,6 +12,7 @@ from crosslogic.accountant.v1 import budgets_pb2_grpc as budgets_rpc
 from crosslogic.billing.v1 import billing_pb2_grpc as billing_rpc
 from crosslogic.identity.v1 import identity_pb2_grpc as identity_rpc
 from crosslogic.orchestrator.v1 import deployments_pb2_grpc as deployments_rpc
+from crosslogic.orchestrator.v1 import notifications_pb2_grpc as notifications_rpc
 from crosslogic.orchestrator.v1 import orchestrator_pb2_grpc as orchestrator_rpc
 from crosslogic.registry.v1 import model_store_pb2_grpc as model_store_rpc
 from crosslogic.registry.v1 import registry_pb2_grpc as registry_rpc
@@ -24,6 +25,7 @@ from crosslogic_gateway.admin.budget_stub import BudgetStub
 from crosslogic_gateway.admin.deployment_stub import DeploymentStub
 from crosslogic_gateway.admin.deps import AccountantStub, IdentityStub, OrchestratorStub, RegistryStub
 from crosslogic_gateway.admin.model_store_stub import ModelStoreStub
+from crosslogic_gateway.admin.notification_stub import NotificationStub
 from crosslogic_gateway.admin.upgrade_stub import UpgradeStub
 from crosslogic_gateway.idempotency.ports import AnswersOnce
 from crosslogic_gateway.oidc.wiring import open_oidc
@@ -45,6 +47,7 @@ def admin_deps(settings: GatewaySettings, channels: Channels) -> AdminDeps:
         ),
         orchestrator=_orchestrator(settings, channels) if settings.orchestrator_target else None,
         deployments=_deployments(settings, channels) if settings.orchestrator_target else None,
+        notifications=_notifications(settings, channels) if settings.orchestrator_target else None,
         billing=_billing(settings, channels) if settings.billing_target else None,
         budgets=lambda: cast(
             "BudgetStub",
@@ -79,6 +82,13 @@ def _deployments(settings: GatewaySettings, channels: Channels) -> Callable[[], 
     return lambda: cast(
         "DeploymentStub",
         deployments_rpc.DeploymentServiceStub(channels.service("orchestrator", settings.orchestrator_target)),
+    )
+
+
+def _notifications(settings: GatewaySettings, channels: Channels) -> Callable[[], NotificationStub]:
+    return lambda: cast(
+        "NotificationStub",
+        notifications_rpc.NotificationServiceStub(channels.service("orchestrator", settings.orchestrator_target)),
     )
 
 

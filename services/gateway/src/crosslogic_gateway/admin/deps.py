@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crosslogic_gateway.admin.budget_stub import BudgetStub
     from crosslogic_gateway.admin.deployment_stub import DeploymentStub
     from crosslogic_gateway.admin.model_store_stub import ModelStoreStub
+    from crosslogic_gateway.admin.notification_stub import NotificationStub
     from crosslogic_gateway.admin.upgrade_stub import UpgradeStub
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
@@ -208,6 +209,8 @@ class AdminDeps:
     orchestrator: Callable[[], OrchestratorStub] | None = None
     """None: machines are not launched from here."""
     deployments: "Callable[[], DeploymentStub] | None" = None
+    """None: as for `orchestrator`."""
+    notifications: "Callable[[], NotificationStub] | None" = None
     """None: as for `orchestrator`."""
     billing: "Callable[[], BillingStub] | None" = None
     """None: money is not looked at from here."""

@@ -90,6 +90,8 @@ class Operation(Generic[Body, Query]):
     """HTTP statuses besides 400, 401, 403, 503 and 504 that it may give; a POST also 409."""
     access: Access | None = None
     """Who may use it. None: the platform's own people, to read any of them and to change its administrators."""
+    unwritten: frozenset[str] = frozenset()
+    """Fields of the body that are secret: the audit log says that they were there, and no more."""
     recorded_by_identity: bool = False
     """Identity writes the audit record with the change. Else everything but GET is written down before and after."""
 
@@ -164,7 +166,7 @@ async def recorded(operation: Operation[Any, Any], call: Call[Any, Any]) -> msgs
         org_id=_about_org(call),
         object_kind=operation.tag.lower(),
         object_id=_object_id(call),
-        after_json=audited_body(call.body),
+        after_json=audited_body(call.body, unwritten=operation.unwritten),
     )
     await call.rpc(call.deps.identity().RecordAudit, entry)
     try:
@@ -191,11 +193,17 @@ def _is_recorded_elsewhere(operation: Operation[Any, Any]) -> bool:
     return operation.recorded_by_identity or not operation.changes
 
 
-def audited_body(body: msgspec.Struct | None) -> str:
-    """What was asked for as JSON; of what is too long for the log only its hash, so that it can be told again."""
+def audited_body(body: msgspec.Struct | None, *, unwritten: frozenset[str] = frozenset()) -> str:
+    """What was asked for as JSON, without the values of the fields `unwritten`.
+
+    Of what is too long for the log only its hash, so that it can be told again.
+    """
     if body is None:
         return ""
-    encoded = msgspec.json.encode(body)
+    fields: dict[str, Any] = msgspec.to_builtins(body)
+    for name in unwritten & {name for name, value in fields.items() if value}:
+        fields[name] = "(secret)"
+    encoded = msgspec.json.encode(fields)
     text = encoded.decode()
     if len(text) <= MAX_AUDITED_CHARS:
         return text

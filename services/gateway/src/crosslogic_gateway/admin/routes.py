@@ -13,6 +13,7 @@ from crosslogic_gateway.admin.deployment_operations import DEPLOYMENT_OPERATIONS
 from crosslogic_gateway.admin.deps import AdminDeps
 from crosslogic_gateway.admin.instance_operations import INSTANCE_OPERATIONS
 from crosslogic_gateway.admin.model_store_operations import MODEL_STORE_OPERATIONS
+from crosslogic_gateway.admin.notification_operations import NOTIFICATION_OPERATIONS
 from crosslogic_gateway.admin.operation import Operation, route_of
 from crosslogic_gateway.admin.people_operations import PEOPLE_OPERATIONS
 from crosslogic_gateway.admin.placement_operations import PLACEMENT_OPERATIONS
@@ -118,6 +119,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     ),
     *BILLING_OPERATIONS,
     *BUDGET_OPERATIONS,
+    *NOTIFICATION_OPERATIONS,
 )
 
 
