@@ -419,7 +419,9 @@ async def test_endpoint_is_well_when_it_answers_and_takes_our_key(endpoint: Stri
         assert KEY not in str(refused.value)
         endpoint.takes_key = True
         # A list of models may be for all: what a request was told holds for a while.
+        assert not api.doubt.is_set()
         standing.refuse()
+        assert api.doubt.is_set(), "it is looked at now"
         with pytest.raises(EngineFailureError, match="does not take our key"):
             await api.healthy(timeout_s=10.0)
         facts = await api.facts()

@@ -55,6 +55,8 @@ class EngineApi:
         """`wire` makes a request of a method, a path and a body."""
         self._pool = pool
         self._wire = wire
+        self.doubt = asyncio.Event()
+        """Set when a request has found the engine unwell: it is looked at now rather than when it is time."""
 
     async def fetch(self, method: str, path: str, body: bytes = b"", *, timeout_s: float) -> tuple[int, bytes]:
         """Status and body of one request on a connection of its own. Raises EngineFailureError."""

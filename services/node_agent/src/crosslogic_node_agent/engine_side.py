@@ -15,9 +15,12 @@ from crosslogic_node_agent.external.dialect import ExternalDialect, Standing
 from crosslogic_node_agent.external.dialing import ExternalDialer, client_tls
 from crosslogic_node_agent.external.terms import EndpointUrl, ExternalTerms
 from crosslogic_node_agent.metrics import AgentMetrics
+from crosslogic_node_agent.report import max_sequences_of
 from crosslogic_node_agent.settings import NodeAgentSettings
 from crosslogic_node_agent.supervisor import Patience
 
+ASSUMED_TOKENS_PER_SEC = 5000.0
+"""Of an endpoint: its requests are paid for, so what it can do is not tried out."""
 _ABSENT_INTERVAL_S = 5.0
 """Between two looks at an endpoint that does not answer, or less where it is looked at more often anyway."""
 
@@ -33,6 +36,10 @@ class EngineSide:
     patience: Patience
     measured: bool
     """It may be put under load to learn what it can do."""
+    fixed_tokens_per_sec: float
+    """What it is said to do instead. 0: what was measured."""
+    max_sequences: int
+    """Requests that it was told to run at once. 0: not known."""
 
 
 def open_engine(settings: NodeAgentSettings, metrics: AgentMetrics, stack: contextlib.AsyncExitStack) -> EngineSide:
@@ -56,6 +63,8 @@ def _own(settings: NodeAgentSettings, address: EngineAddress, stack: contextlib.
             start_s=settings.engine_start_timeout_s, hang_s=settings.engine_hang_s, stop_s=settings.engine_stop_s
         ),
         measured=settings.measure == "quick",
+        fixed_tokens_per_sec=settings.max_tokens_per_sec,
+        max_sequences=max_sequences_of(settings.engine_command),
     )
 
 
@@ -90,4 +99,6 @@ def _external(
             absent_interval_s=min(settings.external_check_s, _ABSENT_INTERVAL_S),
         ),
         measured=False,
+        fixed_tokens_per_sec=settings.max_tokens_per_sec or ASSUMED_TOKENS_PER_SEC,
+        max_sequences=settings.max_calls,
     )

@@ -26,7 +26,6 @@ from crosslogic_node_agent import nvml, spot_wiring
 from crosslogic_node_agent.commands import Carry, Commands, Done
 from crosslogic_node_agent.departure import Departure
 from crosslogic_node_agent.domain import EngineStatus
-from crosslogic_node_agent.engine_api import EngineApi
 from crosslogic_node_agent.engine_process import EngineCommand
 from crosslogic_node_agent.engine_side import EngineSide, open_engine
 from crosslogic_node_agent.enrolment import Renewal, join
@@ -41,7 +40,7 @@ from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.node_life import NodeLife
 from crosslogic_node_agent.relay import Relay
 from crosslogic_node_agent.relay_session import RelaySession
-from crosslogic_node_agent.report import Place, Report, max_sequences_of
+from crosslogic_node_agent.report import Place, Report
 from crosslogic_node_agent.servicer import NodeAgentServicer
 from crosslogic_node_agent.settings import NodeAgentSettings
 from crosslogic_node_agent.settings_check import check_together
@@ -102,7 +101,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         tunnels = Tunnels(channels=channels, new_session=lambda: RelaySession(relay))
         updates = _updates(settings, restart, stop) if settings.update_dir else None
         heartbeat = Heartbeat(
-            report=await _report(stack, settings, supervisor, life, engine.api, agent_metrics, weights),
+            report=await _report(stack, settings, supervisor, life, engine, agent_metrics, weights),
             supervisor=supervisor,
             life=life,
             commands=await _commands(stack, settings, renewal, updates),
@@ -167,16 +166,16 @@ async def _report(
     settings: NodeAgentSettings,
     supervisor: Supervisor,
     life: NodeLife,
-    api: EngineApi,
+    engine: EngineSide,
     metrics: AgentMetrics,
     weights: StoredWeights | None,
 ) -> Report:
     """What this node says of itself."""
     report = Report(
-        place=_place(settings),
+        place=_place(settings, engine),
         supervisor=supervisor,
         life=life,
-        api=api,
+        api=engine.api,
         machine=LocalMachine(gpus=await _gpus(settings), disk=settings.state_dir),
         metrics=metrics,
         metrics_every_s=settings.metrics_every_s,
@@ -265,7 +264,7 @@ def _supervisor(
         api=engine.api,
         file=settings.state_dir / "capacity.json",
         enabled=engine.measured,
-        fixed_max_tokens_per_sec=settings.max_tokens_per_sec,
+        fixed_max_tokens_per_sec=engine.fixed_tokens_per_sec,
     )
     return Supervisor(
         model=settings.model,
@@ -321,7 +320,7 @@ def _mark(file: Path) -> str:
     return file.read_text(encoding="ascii")
 
 
-def _place(settings: NodeAgentSettings) -> Place:
+def _place(settings: NodeAgentSettings, engine: EngineSide) -> Place:
     return Place(
         address="" if settings.tunnel else settings.advertise or settings.listen,
         region=settings.region,
@@ -334,7 +333,7 @@ def _place(settings: NodeAgentSettings) -> Place:
         instance_type=settings.instance_type,
         spot=settings.spot,
         hourly_price_picodollars=settings.hourly_price_picodollars,
-        max_sequences=max_sequences_of(settings.engine_command),
+        max_sequences=engine.max_sequences,
         model_version=settings.model_version,
     )
 

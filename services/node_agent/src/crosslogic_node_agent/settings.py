@@ -256,7 +256,7 @@ class NodeAgentSettings(Settings):
         "CROSSLOGIC_MAX_TOKENS_PER_SEC",
         default="0",
         parse=number(0, 1e9),
-        doc="tokens per second to report as the capacity; 0: as measured",
+        doc="tokens per second to report as the capacity; 0: as measured, or 5,000 of an endpoint of somebody else's",
     )
     assemble_from_tokens: int = setting(
         "CROSSLOGIC_ASSEMBLE_FROM_TOKENS",

@@ -243,7 +243,14 @@ class Supervisor:
             except EngineFailureError as error:
                 greeted = False
                 self._set(EngineStatus.DOWN, f"engine does not answer: {error}")
-            await asyncio.sleep(self._patience.check_interval_s if greeted else self._patience.absent_interval_s)
+            await self._until_doubt(self._patience.check_interval_s if greeted else self._patience.absent_interval_s)
+
+    async def _until_doubt(self, seconds: float) -> None:
+        """Returns after so long, or when a request has found the engine unwell."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._api.doubt.wait()
+        self._api.doubt.clear()
 
     def _set(self, status: EngineStatus, reason: str, *, restarted: bool = False) -> None:
         state = EngineState(status, reason, self.state.restarts + restarted)

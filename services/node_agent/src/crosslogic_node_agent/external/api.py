@@ -45,6 +45,7 @@ class ExternalApi(EngineApi):
         super().__init__(pool, partial(external_bytes, terms))
         self._terms = terms
         self._standing = standing
+        standing.on_refused = self.doubt.set
         self._own_load = load
 
     async def healthy(self, *, timeout_s: float) -> None:

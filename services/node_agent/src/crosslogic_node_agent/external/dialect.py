@@ -1,6 +1,7 @@
 """An endpoint of somebody else's as the relay speaks to it."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
@@ -19,19 +20,23 @@ _AGENT: Final = "crosslogic"
 class Standing:
     """Whether the endpoint took this relay's key when it was last used."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hold_s: float = OUR_FAULT_S) -> None:
+        """What was found holds for `hold_s`: then a client's request is let try again."""
+        self._hold_s = hold_s
         self._refused_at: float | None = None
+        self.on_refused: Callable[[], None] = lambda: None
 
     @property
     def refused(self) -> bool:
         """It did not, and that was not long ago: it is not worth a client's request to try again."""
         if self._refused_at is None:
             return False
-        return asyncio.get_running_loop().time() - self._refused_at < OUR_FAULT_S
+        return asyncio.get_running_loop().time() - self._refused_at < self._hold_s
 
     def refuse(self) -> None:
         """It did not."""
         self._refused_at = asyncio.get_running_loop().time()
+        self.on_refused()
 
 
 class ExternalDialect:

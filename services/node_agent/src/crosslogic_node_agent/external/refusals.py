@@ -16,7 +16,7 @@ from crosslogic_node_agent.external.terms import ExternalTerms
 MAX_MESSAGE_CHARS = 1000
 MAX_READ_BYTES = 64 * 1024
 RETRY_AFTER_S = 1.0
-OUR_FAULT_S = 30.0
+OUR_FAULT_S = 60.0
 """For so long an endpoint that does not know us is not asked by clients."""
 
 _CLIENTS: Final = frozenset({400, 413, 422})
