@@ -1,5 +1,6 @@
 """Deployments: how many machines a model has at a place, and why."""
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -144,9 +145,11 @@ def _value(name: str, text: str) -> Any:
         return text
     for parse in (int, float):
         try:
-            return parse(text)
+            number = parse(text)
         except ValueError:
             continue
+        # JSON has no other numbers: what `nan` is meant to be, the API tells.
+        return number if math.isfinite(number) else text
     return text
 
 

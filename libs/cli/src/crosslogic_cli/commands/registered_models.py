@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from crosslogic_cli.context import client_of, config_of, confirm
-from crosslogic_cli.failure import CliError
+from crosslogic_cli.failure import CliError, ExitCode
 from crosslogic_cli.output import show_json, show_one, show_rows
 
 Environment = Literal["development", "staging", "production"]
@@ -46,7 +46,7 @@ def show(context: typer.Context, name: Annotated[str, typer.Argument(help="`mode
     with client_of(context) as client:
         found = next((row for row in client.pages(_BASE) if row["name"] == name), None)
     if found is None:
-        raise CliError(f"{name} is not registered.")
+        raise CliError(f"{name} is not registered.", ExitCode.NOT_FOUND)
     show_one(found, as_json=config_of(context).as_json)
 
 
