@@ -89,9 +89,8 @@ class Dispatcher:
         """Raises UNAVAILABLE."""
         for whose, number in (await self._outbox.dead()).items():
             self._metrics.dead.labels(whose).set(number)
-        now = self._clock.now()
-        oldest = await self._outbox.oldest_due(now=now)
-        self._metrics.behind.set(0.0 if oldest is None else (now - oldest).total_seconds())
+        for whose, seconds in (await self._outbox.behind_s(now=self._clock.now())).items():
+            self._metrics.behind.labels(whose).set(seconds)
 
     async def send_once(self) -> bool:
         """Sees to the next delivery that is due. False: there is none."""

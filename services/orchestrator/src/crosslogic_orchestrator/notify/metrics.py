@@ -25,6 +25,7 @@ class NotifyMetrics:
         self.behind = Gauge(
             "crosslogic_notification_behind_seconds",
             "For how long the oldest delivery that is due has waited.",
+            ["whose"],
             registry=registry,
         )
         self.source_failing = Gauge(

@@ -229,14 +229,16 @@ class OutboxStore:
             found = {bool(row[0]): int(row[1]) for row in await cursor.fetchall()}
         return {"operators": found.get(True, 0), "organisations": found.get(False, 0)}
 
-    async def oldest_due(self, *, now: datetime) -> datetime | None:
-        """When what waits longest was to be sent. None: nothing waits."""
+    async def behind_s(self, *, now: datetime) -> Mapping[str, float]:
+        """For how long what is due has waited at most: of `operators` and `organisations`."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                "SELECT min(due_at) FROM notify_deliveries WHERE state = 'pending' AND due_at <= %s", (now,)
+                "SELECT org_id IS NULL, min(due_at) FROM notify_deliveries "
+                "WHERE state = 'pending' AND due_at <= %s GROUP BY 1",
+                (now,),
             )
-            row = await cursor.fetchone()
-            return None if row is None else row[0]
+            found = {bool(row[0]): (now - row[1]).total_seconds() for row in await cursor.fetchall()}
+        return {"operators": found.get(True, 0.0), "organisations": found.get(False, 0.0)}
 
     async def forget(self, before: datetime) -> int:
         """Removes a number of what ended before, and the events that nothing waits for. How many rows."""
