@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from crosslogic_admin.client import Decision, ScaledDeployment
+from crosslogic_cli.answers import show_answer, show_list
 from crosslogic_cli.context import client_of, config_of, confirm, group
 from crosslogic_cli.failure import CliError, ExitCode
 from crosslogic_cli.output import console, show_json, show_one, show_rows
@@ -41,8 +43,7 @@ _SET = typer.Option("--set", help="any other wish by its name in the API: warm_s
 @deployments.command("list")
 def list_deployments(context: typer.Context) -> None:
     """List deployments with what was last decided."""
-    with client_of(context) as client:
-        show_rows(client.pages("/admin/deployments"), _DEPLOYMENT, as_json=config_of(context).as_json)
+    show_list(context, lambda admin: admin.list_deployments()["data"], _DEPLOYMENT)
 
 
 @deployments.command("create")
@@ -58,7 +59,7 @@ def create(
     wishes: Annotated[list[str] | None, _SET] = None,
 ) -> None:
     """Say how many machines a model has at a place."""
-    body = {
+    body: Any = {
         "model": model,
         "region": region,
         "min_nodes": least,
@@ -68,17 +69,16 @@ def create(
         "mode": "dry_run" if dry_run else "active",
         **_wishes(wishes),
     }
-    with client_of(context) as client:
-        show_one(client.call("POST", "/admin/deployments", body=body), as_json=config_of(context).as_json)
+    show_answer(context, lambda admin: admin.create_deployment(body))
 
 
 @deployments.command("update")
 def update(context: typer.Context, deployment: str, wishes: Annotated[list[str] | None, _SET] = None) -> None:
     """Change what a deployment asks for: `--set max_nodes=8 --set mode=paused`. The rest stays."""
     with client_of(context) as client:
-        known = _the(list(client.pages("/admin/deployments")), deployment)
-        body = {**known["wishes"], **_wishes(wishes), "revision": known["revision"]}
-        changed = client.call("PUT", f"/admin/deployments/{deployment}", body=body)
+        known = _the(client.admin.list_deployments()["data"], deployment)
+        body: Any = {**known["wishes"], **_wishes(wishes), "revision": known["revision"]}
+        changed = client.admin.update_deployment(deployment, body)
     show_one(changed, as_json=config_of(context).as_json)
 
 
@@ -86,15 +86,14 @@ def update(context: typer.Context, deployment: str, wishes: Annotated[list[str] 
 def delete(context: typer.Context, deployment: str) -> None:
     """End a deployment; its machines are drained and ended."""
     confirm(context, f"The deployment {deployment} and its machines end for good.")
-    with client_of(context) as client:
-        show_one(client.call("DELETE", f"/admin/deployments/{deployment}"), as_json=config_of(context).as_json)
+    show_answer(context, lambda admin: admin.delete_deployment(deployment))
 
 
 @deployments.command("plan")
 def plan(context: typer.Context, deployment: str) -> None:
     """Show what would be done now and why; changes nothing."""
     with client_of(context) as client:
-        found = client.call("GET", f"/admin/deployments/{deployment}/plan")
+        found = client.admin.plan_deployment(deployment)
     if config_of(context).as_json:
         show_json(found)
         return
@@ -106,9 +105,7 @@ def plan(context: typer.Context, deployment: str) -> None:
 def explain(context: typer.Context, deployment: str, count: Annotated[int, typer.Option(min=1, max=1000)] = 10) -> None:
     """Show the last decisions and their reasons, newest first."""
     with client_of(context) as client:
-        found = client.call("GET", f"/admin/deployments/{deployment}/decisions", query={"page_size": str(count)})[
-            "data"
-        ]
+        found = client.admin.list_decisions(deployment, page_size=count)["data"]
     if config_of(context).as_json:
         show_json(found)
         return
@@ -116,7 +113,7 @@ def explain(context: typer.Context, deployment: str, count: Annotated[int, typer
         _tell(decision)
 
 
-def _tell(decision: dict[str, Any]) -> None:
+def _tell(decision: Decision) -> None:
     lines = [f"{decision['time']}: {decision['desired']} machines are wanted, {decision['kept']} are there"]
     lines += [f"  {need['signal']}: {need['nodes']}, {need['why']}" for need in decision["needs"]]
     for launch in decision["launches"]:
@@ -153,7 +150,7 @@ def _value(name: str, text: str) -> Any:
     return text
 
 
-def _the(listed: list[dict[str, Any]], deployment: str) -> dict[str, Any]:
+def _the(listed: list[ScaledDeployment], deployment: str) -> ScaledDeployment:
     for each in listed:
         if each["id"] == deployment:
             return each

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from crosslogic_admin import AdminError, UnreachableError, rows
 from crosslogic_cli import gateway_checks, machine_checks
 from crosslogic_cli.client import Client
 from crosslogic_cli.context import client_of, config_of
@@ -77,13 +78,12 @@ def _gateway(client: Client) -> tuple[bool, list[Finding]]:
 
 def _fleet(client: Client) -> list[Finding]:
     try:
-        nodes: list[dict[str, Any]] = list(client.pages("/admin/nodes"))
-    except CliError as error:
-        if "token" in str(error).lower():
-            return [
-                broken("token", str(error), "set CROSSLOGIC_ADMIN_TOKEN to the gateway's own (its ADMIN_TOKEN_FILE)")
-            ]
-        return [broken("registry", str(error), "start the registry, and look at its log")]
+        nodes: list[dict[str, Any]] = list(rows(client.admin.list_nodes))
+    except (CliError, AdminError, UnreachableError) as error:
+        said = error.message if isinstance(error, AdminError) else str(error)
+        if "token" in said.lower():
+            return [broken("token", said, "set CROSSLOGIC_ADMIN_TOKEN to the gateway's own (its ADMIN_TOKEN_FILE)")]
+        return [broken("registry", said, "start the registry, and look at its log")]
     found = [well("token", "the admin token is taken"), *gateway_checks.check_nodes(nodes)]
     try:
         version = str(client.get("/openapi.json").json()["info"]["version"])

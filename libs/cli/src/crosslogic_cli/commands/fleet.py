@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Group
@@ -10,10 +10,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from crosslogic_admin import rows
+from crosslogic_admin.client import InstanceJob, NewInstance
+from crosslogic_cli.answers import show_answer, show_list
 from crosslogic_cli.context import client_of, config_of, confirm, group
 from crosslogic_cli.failure import CliError
-from crosslogic_cli.output import console, show_json, show_one, show_rows
+from crosslogic_cli.output import console, show_json
 
+Level = Literal["debug", "info", "warning", "error"]
+Source = Literal["agent", "engine"]
 FOLLOW_EVERY_S = 1.0
 """How often new lines are asked for; nodes ship them with their heartbeats."""
 
@@ -60,8 +65,7 @@ _INSTANCE = (
 @models.command("list")
 def list_models(context: typer.Context) -> None:
     """List the catalogue."""
-    with client_of(context) as client:
-        show_rows(client.pages("/admin/models"), _MODEL, as_json=config_of(context).as_json)
+    show_list(context, lambda admin: rows(admin.list_catalogue), _MODEL)
 
 
 @models.command("register")
@@ -80,36 +84,31 @@ def register_model(
     endpoint: Annotated[str, typer.Option(help="where somebody else serves it, https://...")] = "",
 ) -> None:
     """Add a model to the catalogue; with an environment, a version or an endpoint, put that in place of what was."""
-    body: dict[str, Any] = {
+    body: Any = {
         "context_length": context_length,
         "input_usd_per_million": input_price,
         "output_usd_per_million": output_price,
         "family": family,
         "regions": region or [],
     }
-    path = "/admin/models"
     if environment or version or endpoint:
-        path = "/admin/registered-models"
-        place = {"environment": environment or "production", "version": version, "endpoint": endpoint}
-        body |= {"model": name, **place}
+        body |= {"model": name, "environment": environment or "production", "version": version, "endpoint": endpoint}
+        show_answer(context, lambda admin: admin.register_model(body))
     else:
         body["name"] = name
-    with client_of(context) as client:
-        show_one(client.call("POST", path, body=body), as_json=config_of(context).as_json)
+        show_answer(context, lambda admin: admin.create_model(body))
 
 
 @nodes.command("list")
 def list_nodes(context: typer.Context) -> None:
     """List nodes."""
-    with client_of(context) as client:
-        show_rows(client.pages("/admin/nodes"), _NODE, as_json=config_of(context).as_json)
+    show_list(context, lambda admin: rows(admin.list_nodes), _NODE)
 
 
 @nodes.command("drain")
 def drain_node(context: typer.Context, node: str) -> None:
     """Take a node out of picking; what runs on it finishes."""
-    with client_of(context) as client:
-        show_one(client.call("POST", f"/admin/nodes/{node}/drain"), as_json=config_of(context).as_json)
+    show_answer(context, lambda admin: admin.drain_node(node))
 
 
 @nodes.command("logs")
@@ -117,16 +116,16 @@ def node_logs(
     context: typer.Context,
     node: str,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with what comes, until interrupted")] = False,
-    level: Annotated[str, typer.Option(help="debug, info, warning or error, and graver")] = "debug",
-    source: Annotated[str, typer.Option(help="agent or engine; empty: both")] = "",
+    level: Annotated[Level, typer.Option(help="this and graver")] = "debug",
+    source: Annotated[Source | None, typer.Option(help="none: both")] = None,
 ) -> None:
     """Show what a node's agent and engine logged lately."""
     as_json = config_of(context).as_json
-    query = {"level": level, "source": source, "cursor": ""}
+    cursor = ""
     with client_of(context) as client, contextlib.suppress(KeyboardInterrupt):
         while True:
-            page = client.call("GET", f"/admin/nodes/{node}/logs", query=query)
-            query["cursor"] = page["cursor"]
+            page = client.admin.list_node_logs(node, level=level, source=source, cursor=cursor)
+            cursor = page["cursor"]
             for line in page["data"]:
                 if as_json:
                     show_json(line)
@@ -147,9 +146,7 @@ def join_token(
     ttl_s: Annotated[int, typer.Option(help="seconds that it can be used")] = 600,
 ) -> None:
     """Make a token with which one machine joins."""
-    with client_of(context) as client:
-        made = client.call("POST", "/admin/nodes/join-tokens", body={"org_id": org, "ttl_s": ttl_s})
-    show_one(made, as_json=config_of(context).as_json)
+    show_answer(context, lambda admin: admin.create_join_token({"org_id": org, "ttl_s": ttl_s}))
 
 
 @instances.command("list")
@@ -157,9 +154,7 @@ def list_instances(
     context: typer.Context, ended: Annotated[bool, typer.Option("--all", help="those that are gone too")] = False
 ) -> None:
     """List machines, newest first."""
-    query = {"include_ended": "true" if ended else None}
-    with client_of(context) as client:
-        show_rows(client.pages("/admin/instances", query=query), _INSTANCE, as_json=config_of(context).as_json)
+    show_list(context, lambda admin: rows(admin.list_instances, include_ended=ended), _INSTANCE)
 
 
 @instances.command("launch")
@@ -173,7 +168,7 @@ def launch(
     wait: Annotated[bool, typer.Option(help="follow it until it serves")] = True,
 ) -> None:
     """Launch a machine and follow its progress."""
-    body = {
+    body: NewInstance = {
         "model_name": model,
         "provider": provider,
         "region": region,
@@ -181,7 +176,7 @@ def launch(
         "use_spot": spot,
     }
     with client_of(context) as client:
-        job = client.call("POST", "/admin/instances/launch", body=body)
+        job = client.admin.launch_instance(body)
     _follow(context, job, wait=wait)
 
 
@@ -195,8 +190,7 @@ def terminate(
     """End a machine: drained, out of the pool, deleted."""
     confirm(context, f"The machine {instance} ends for good.")
     with client_of(context) as client:
-        body = {"drain_timeout_s": drain_timeout_s}
-        job = client.call("POST", f"/admin/instances/{instance}/terminate", body=body)
+        job = client.admin.terminate_instance(instance, {"drain_timeout_s": drain_timeout_s})
     _follow(context, job, wait=wait)
 
 
@@ -204,15 +198,15 @@ def terminate(
 def follow(context: typer.Context, job: str) -> None:
     """Follow a job until it has ended."""
     with client_of(context) as client:
-        found = client.call("GET", f"/admin/instances/{job}")
+        found = client.admin.get_instance_job(job)
     _follow(context, found, wait=True)
 
 
-def _follow(context: typer.Context, job: dict[str, Any], *, wait: bool) -> None:
+def _follow(context: typer.Context, job: InstanceJob, *, wait: bool) -> None:
     as_json = config_of(context).as_json
     if wait and job["status"] == "running":
         with client_of(context) as client, Live(_progress(job), console=console(), transient=as_json) as live:
-            for each in client.events(f"/admin/instances/{job['id']}/events"):
+            for each in client.admin.watch_instance_job(job["id"]):
                 job = each
                 live.update(_progress(job))
     if as_json:
@@ -223,7 +217,7 @@ def _follow(context: typer.Context, job: dict[str, Any], *, wait: bool) -> None:
         raise CliError(job["error"] or "The job failed.")
 
 
-def _progress(job: dict[str, Any]) -> Group:
+def _progress(job: InstanceJob) -> Group:
     table = Table(box=None, show_header=False, pad_edge=False)
     for step in job["steps"]:
         ended = step["end_time"] is not None

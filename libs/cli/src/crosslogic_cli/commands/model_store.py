@@ -80,8 +80,7 @@ def upload(
             new = uploader.upload(local)
     if register:
         with client_of(context) as client:
-            path = "/admin/model-versions"
-            client.call("POST", path, body={"manifest": local.manifest.to_json().decode()})
+            client.admin.add_model_version({"manifest": local.manifest.to_json().decode()})
     row = {
         **_row(local.manifest),
         "files": len(local.manifest.files),

@@ -1,15 +1,16 @@
 """Models by environment: registered, enabled, promoted, rolled back."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from crosslogic_admin import rows
+from crosslogic_cli.answers import show_answer, show_list
 from crosslogic_cli.context import client_of, config_of, confirm
 from crosslogic_cli.failure import CliError, ExitCode
 from crosslogic_cli.output import show_json, show_one, show_rows
 
 Environment = Literal["development", "staging", "production"]
-_BASE = "/admin/registered-models"
 _MODEL = (
     ("name", "name"),
     ("environment", "environment"),
@@ -37,14 +38,13 @@ def add_to(models: typer.Typer) -> None:
 
 def registered(context: typer.Context) -> None:
     """List models by environment, with how they are."""
-    with client_of(context) as client:
-        show_rows(client.pages(_BASE), _MODEL, as_json=config_of(context).as_json)
+    show_list(context, lambda admin: rows(admin.list_registered_models), _MODEL)
 
 
 def show(context: typer.Context, name: Annotated[str, typer.Argument(help="`model` or `model@environment`")]) -> None:
     """Show a registered model."""
     with client_of(context) as client:
-        found = next((row for row in client.pages(_BASE) if row["name"] == name), None)
+        found = next((row for row in rows(client.admin.list_registered_models) if row["name"] == name), None)
     if found is None:
         raise CliError(f"{name} is not registered.", ExitCode.NOT_FOUND)
     show_one(found, as_json=config_of(context).as_json)
@@ -53,22 +53,22 @@ def show(context: typer.Context, name: Annotated[str, typer.Argument(help="`mode
 def deregister(context: typer.Context, name: str) -> None:
     """Take a model out of its environment; its nodes are left alone."""
     confirm(context, f"{name} is no longer offered.")
-    _named(context, name, "deregister")
+    show_answer(context, lambda admin: admin.deregister_model({"name": name}))
 
 
 def enable(context: typer.Context, name: str) -> None:
     """Offer a model to clients."""
-    _named(context, name, "enable")
+    show_answer(context, lambda admin: admin.enable_model({"name": name}))
 
 
 def disable(context: typer.Context, name: str) -> None:
     """Offer a model no longer; what runs finishes."""
-    _named(context, name, "disable")
+    show_answer(context, lambda admin: admin.disable_model({"name": name}))
 
 
 def rollback(context: typer.Context, name: str) -> None:
     """Bring back the version that an environment had before, for machines launched from now on."""
-    _named(context, name, "roll-back")
+    show_answer(context, lambda admin: admin.roll_back_model({"name": name}))
 
 
 def promote(
@@ -79,18 +79,13 @@ def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="look at the gates and change nothing")] = False,
 ) -> None:
     """Bring a version to another environment, if every gate is passed."""
-    body = {"model": model, "from_environment": source, "to_environment": target, "dry_run": dry_run}
     with client_of(context) as client:
-        answer: dict[str, Any] = client.call("POST", f"{_BASE}/promote", body=body)
+        answer = client.admin.promote_model(
+            {"model": model, "from_environment": source, "to_environment": target, "dry_run": dry_run}
+        )
     if config_of(context).as_json:
         show_json(answer)
         return
     show_rows(answer["gates"], _GATE, as_json=False)
     if answer["model"]:
         show_one(answer["model"], as_json=False)
-
-
-def _named(context: typer.Context, name: str, what: str) -> None:
-    with client_of(context) as client:
-        answer = client.call("POST", f"{_BASE}/{what}", body={"name": name})
-    show_one(answer, as_json=config_of(context).as_json)

@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from crosslogic_cli.context import client_of, config_of, confirm, group
+from crosslogic_admin import rows
+from crosslogic_cli.answers import show_answer, show_list
+from crosslogic_cli.context import confirm, group
 from crosslogic_cli.limits import parsed_limits
-from crosslogic_cli.output import show_one, show_rows
 
 orgs = group("orgs", "Organisations: the tenants. Example: `crosslogic orgs create Acme --plan default`")
 envs = group(
@@ -30,24 +31,15 @@ _USER = (("id", "id"), ("e-mail", "email"), ("role", "role"), ("org", "org_id"),
 _PLAN = (("name", "name"), ("priority", "priority"), ("billing", "billing_mode"), ("overage", "overage_policy"))
 
 
-def _list(context: typer.Context, path: str, columns: tuple[tuple[str, str], ...]) -> None:
-    with client_of(context) as client:
-        show_rows(client.pages(path), columns, as_json=config_of(context).as_json)
-
-
-def _do(context: typer.Context, method: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> None:
-    with client_of(context) as client:
-        show_one(client.call(method, path, body=body, query=query), as_json=config_of(context).as_json)
-
-
-def _given(**values: Any) -> dict[str, Any]:
+def _given(**values: Any) -> Any:
+    """A body of what was said; the gateway checks it."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 @orgs.command("list")
 def list_orgs(context: typer.Context) -> None:
     """List organisations."""
-    _list(context, "/admin/orgs", _ORG)
+    show_list(context, lambda admin: rows(admin.list_orgs), _ORG)
 
 
 @orgs.command("create")
@@ -55,13 +47,14 @@ def create_org(
     context: typer.Context, name: str, plan: Annotated[str | None, typer.Option()] = None, limit: Limits = None
 ) -> None:
     """Make an organisation."""
-    _do(context, "POST", "/admin/orgs", _given(name=name, plan=plan, limits=parsed_limits(limit or []) or None))
+    body = _given(name=name, plan=plan, limits=parsed_limits(limit or []) or None)
+    show_answer(context, lambda admin: admin.create_org(body))
 
 
 @orgs.command("show")
 def show_org(context: typer.Context, org: str) -> None:
     """Show an organisation."""
-    _do(context, "GET", f"/admin/orgs/{org}")
+    show_answer(context, lambda admin: admin.get_org(org))
 
 
 @orgs.command("update")
@@ -73,32 +66,28 @@ def update_org(
     limit: Limits = None,
 ) -> None:
     """Change an organisation's name, plan or limits."""
-    _do(
-        context,
-        "PATCH",
-        f"/admin/orgs/{org}",
-        _given(name=name, plan=plan, limits=parsed_limits(limit or []) or None),
-    )
+    body = _given(name=name, plan=plan, limits=parsed_limits(limit or []) or None)
+    show_answer(context, lambda admin: admin.update_org(org, body))
 
 
 @orgs.command("suspend")
 def suspend_org(context: typer.Context, org: str, reason: Reason = "", cut: Cut = False) -> None:
     """Refuse everything under an organisation, until it is resumed."""
     confirm(context, f"Every request of {org} will be refused.")
-    body = {"status": "suspended", "status_reason": reason, "cut_streams": cut}
-    _do(context, "PATCH", f"/admin/orgs/{org}", body)
+    body = _given(status="suspended", status_reason=reason, cut_streams=cut)
+    show_answer(context, lambda admin: admin.update_org(org, body))
 
 
 @orgs.command("resume")
 def resume_org(context: typer.Context, org: str) -> None:
     """Let a suspended organisation work again."""
-    _do(context, "PATCH", f"/admin/orgs/{org}", {"status": "active"})
+    show_answer(context, lambda admin: admin.update_org(org, {"status": "active"}))
 
 
 @envs.command("list")
 def list_envs(context: typer.Context, org: str) -> None:
     """List an organisation's environments."""
-    _list(context, f"/admin/orgs/{org}/environments", _ENV)
+    show_list(context, lambda admin: rows(admin.list_environments, org), _ENV)
 
 
 @envs.command("create")
@@ -112,33 +101,33 @@ def create_env(
 ) -> None:
     """Make an environment."""
     body = _given(name=name, region=region, allowed_models=model, limits=parsed_limits(limit or []) or None)
-    _do(context, "POST", f"/admin/orgs/{org}/environments", body)
+    show_answer(context, lambda admin: admin.create_environment(org, body))
 
 
 @envs.command("show")
 def show_env(context: typer.Context, env: str) -> None:
     """Show an environment."""
-    _do(context, "GET", f"/admin/environments/{env}")
+    show_answer(context, lambda admin: admin.get_environment(env))
 
 
 @envs.command("suspend")
 def suspend_env(context: typer.Context, env: str, reason: Reason = "", cut: Cut = False) -> None:
     """Refuse everything under an environment, until it is resumed."""
     confirm(context, f"Every request of {env} will be refused.")
-    body = {"status": "suspended", "status_reason": reason, "cut_streams": cut}
-    _do(context, "PATCH", f"/admin/environments/{env}", body)
+    body = _given(status="suspended", status_reason=reason, cut_streams=cut)
+    show_answer(context, lambda admin: admin.update_environment(env, body))
 
 
 @envs.command("resume")
 def resume_env(context: typer.Context, env: str) -> None:
     """Let a suspended environment work again."""
-    _do(context, "PATCH", f"/admin/environments/{env}", {"status": "active"})
+    show_answer(context, lambda admin: admin.update_environment(env, {"status": "active"}))
 
 
 @keys.command("list")
 def list_keys(context: typer.Context, env: str) -> None:
     """List an environment's keys."""
-    _list(context, f"/admin/environments/{env}/keys", _KEY)
+    show_list(context, lambda admin: rows(admin.list_keys, env), _KEY)
 
 
 @keys.command("create")
@@ -155,7 +144,7 @@ def create_key(
     body = _given(
         name=name, kind=kind, expire_time=expires, allowed_cidrs=cidr, limits=parsed_limits(limit or []) or None
     )
-    _do(context, "POST", f"/admin/environments/{env}/keys", body)
+    show_answer(context, lambda admin: admin.create_key(env, body))
 
 
 @keys.command("rotate")
@@ -165,20 +154,20 @@ def rotate_key(
     overlap_s: Annotated[int, typer.Option(help="seconds that the old key goes on working; 0: it ends at once")] = 3600,
 ) -> None:
     """Make a key's successor. Its secret is shown this once."""
-    _do(context, "POST", f"/admin/keys/{key}/rotate", {"overlap_s": overlap_s})
+    show_answer(context, lambda admin: admin.rotate_key(key, {"overlap_s": overlap_s}))
 
 
 @keys.command("revoke")
 def revoke_key(context: typer.Context, key: str, cut: Cut = False) -> None:
     """End a key for good."""
     confirm(context, f"The key {key} ends for good.")
-    _do(context, "DELETE", f"/admin/keys/{key}", cut_streams="true" if cut else None)
+    show_answer(context, lambda admin: admin.revoke_key(key, cut_streams=cut or None))
 
 
 @users.command("list")
 def list_users(context: typer.Context, org: Annotated[str | None, typer.Option()] = None) -> None:
     """List an organisation's people, or the platform's own."""
-    _list(context, f"/admin/orgs/{org}/users" if org else "/admin/users", _USER)
+    show_list(context, lambda admin: rows(admin.list_org_users, org) if org else rows(admin.list_platform_users), _USER)
 
 
 @users.command("add")
@@ -189,23 +178,24 @@ def add_user(
     role: Annotated[str, typer.Option(help="admin, developer or read_only")] = "read_only",
 ) -> None:
     """Let somebody in who signs in with this e-mail address."""
-    _do(context, "POST", f"/admin/orgs/{org}/users" if org else "/admin/users", {"email": email, "role": role})
+    body = _given(email=email, role=role)
+    show_answer(context, lambda admin: admin.create_org_user(org, body) if org else admin.create_platform_user(body))
 
 
 @users.command("remove")
 def remove_user(context: typer.Context, user: str) -> None:
     """Let somebody in no more."""
     confirm(context, f"{user} loses all access.")
-    _do(context, "DELETE", f"/admin/users/{user}")
+    show_answer(context, lambda admin: admin.delete_user(user))
 
 
 @plans.command("list")
 def list_plans(context: typer.Context) -> None:
     """List plans."""
-    _list(context, "/admin/plans", _PLAN)
+    show_list(context, lambda admin: rows(admin.list_plans), _PLAN)
 
 
 @plans.command("show")
 def show_plan(context: typer.Context, name: str) -> None:
     """Show a plan."""
-    _do(context, "GET", f"/admin/plans/{name}")
+    show_answer(context, lambda admin: admin.get_plan(name))

@@ -7,6 +7,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from crosslogic_admin import rows
 from crosslogic_cli.client import Client
 from crosslogic_cli.context import client_of, config_of
 from crosslogic_cli.output import console, show_json, text_of, value_at
@@ -32,7 +33,7 @@ def top(
     """Show the fleet as it is now, again and again."""
     with client_of(context) as client:
         if config_of(context).as_json:
-            show_json(list(client.pages("/admin/nodes")))
+            show_json(list(rows(client.admin.list_nodes)))
             return
         if once:
             console().print(_table(client))
@@ -44,15 +45,17 @@ def top(
 
 
 def _table(client: Client) -> Table:
-    rows = [row for row in client.pages("/admin/nodes") if row["status"] != "dead"]
-    rows.sort(key=lambda row: -float(value_at(row, "running") or 0))
-    table = Table(title=f"{len(rows)} nodes, {sum(value_at(row, 'running') or 0 for row in rows)} requests", box=None)
+    nodes = [node for node in rows(client.admin.list_nodes) if node["status"] != "dead"]
+    nodes.sort(key=lambda node: -float(value_at(node, "running") or 0))
+    table = Table(
+        title=f"{len(nodes)} nodes, {sum(value_at(node, 'running') or 0 for node in nodes)} requests", box=None
+    )
     for heading, _ in _COLUMNS:
         table.add_column(
             heading, justify="right" if heading in ("running", "waiting", "KV cache", "tokens/s", "of") else "left"
         )
-    for row in rows:
-        table.add_row(*(_cell(path, value_at(row, path)) for _, path in _COLUMNS))
+    for node in nodes:
+        table.add_row(*(_cell(path, value_at(node, path)) for _, path in _COLUMNS))
     return table
 
 

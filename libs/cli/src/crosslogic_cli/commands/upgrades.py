@@ -1,12 +1,14 @@
 """Model upgrades: from one version to another while it serves."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from crosslogic_cli.context import client_of, config_of, confirm
+from crosslogic_admin import rows
+from crosslogic_admin.client import NewUpgrade, NewUpgradeRules
+from crosslogic_cli.answers import show_answer, show_list
+from crosslogic_cli.context import confirm
 from crosslogic_cli.failure import CliError
-from crosslogic_cli.output import show_one, show_rows
 
 _UPGRADE = (
     ("id", "id"),
@@ -47,7 +49,7 @@ def upgrade(
     finish_s: Annotated[int, typer.Option("--finish-s", help="seconds that running work on old nodes has")] = 600,
 ) -> None:
     """Take a model to another version by steps; it goes back by itself if that is worse. Start it before its nodes."""
-    rules: dict[str, Any] = {
+    rules: NewUpgradeRules = {
         "steps_percent": _percents(steps),
         "step_s": step_s,
         "step_requests": step_requests,
@@ -59,24 +61,20 @@ def upgrade(
         "lost_s": lost_s,
         "finish_s": finish_s,
     }
-    body = {"to_version": to_version, "rules": rules}
+    body: NewUpgrade = {"to_version": to_version, "rules": rules}
     if from_version is not None:
         body["from_version"] = from_version
-    with client_of(context) as client:
-        made = client.call("POST", f"/admin/models/{model}/upgrades", body=body)
-    show_one(made, as_json=config_of(context).as_json)
+    show_answer(context, lambda admin: admin.create_model_upgrade(model, body))
 
 
 def list_upgrades(context: typer.Context, model: str) -> None:
     """List a model's upgrades, newest first."""
-    with client_of(context) as client:
-        show_rows(client.pages(f"/admin/models/{model}/upgrades"), _UPGRADE, as_json=config_of(context).as_json)
+    show_list(context, lambda admin: rows(admin.list_model_upgrades, model), _UPGRADE)
 
 
 def upgrade_status(context: typer.Context, upgrade_id: Annotated[str, typer.Argument(metavar="UPGRADE")]) -> None:
     """Show an upgrade and what was seen of both versions."""
-    with client_of(context) as client:
-        show_one(client.call("GET", f"/admin/upgrades/{upgrade_id}"), as_json=config_of(context).as_json)
+    show_answer(context, lambda admin: admin.get_model_upgrade(upgrade_id))
 
 
 def roll_back(
@@ -86,9 +84,7 @@ def roll_back(
 ) -> None:
     """Send all traffic back to the old version."""
     confirm(context, f"All traffic of upgrade {upgrade_id} goes back to the old version.")
-    with client_of(context) as client:
-        found = client.call("POST", f"/admin/upgrades/{upgrade_id}/roll-back", body={"reason": reason})
-    show_one(found, as_json=config_of(context).as_json)
+    show_answer(context, lambda admin: admin.roll_back_model_upgrade(upgrade_id, {"reason": reason}))
 
 
 def _percents(text: str) -> list[int]:

@@ -1,13 +1,16 @@
 """Usage, the audit log, and a word with a model."""
 
 import sys
+from itertools import islice
 from typing import Annotated
 
 import typer
 
+from crosslogic_admin import rows
+from crosslogic_cli.answers import show_list
 from crosslogic_cli.context import client_of, config_of, group
 from crosslogic_cli.failure import CliError
-from crosslogic_cli.output import show_one, show_rows
+from crosslogic_cli.output import show_one
 
 usage = group(
     "usage",
@@ -55,11 +58,10 @@ def sum_usage(
     to_time: To = None,
 ) -> None:
     """Sum the ledger."""
-    query = {"group_by": by, "org_id": org, "model": model, "from": from_time, "to": to_time}
     names = {"org": "org_id", "environment": "environment_id", "key": "key_id", "hour": "time", "day": "time"}
     columns = [*((name, names.get(name, name)) for name in by.split(",") if name), *_SUMS]
-    with client_of(context) as client:
-        show_rows(client.pages("/admin/usage", query=query), columns, as_json=config_of(context).as_json)
+    query = {"group_by": by, "org_id": org, "model": model, "from_": from_time, "to": to_time}
+    show_list(context, lambda admin: rows(admin.query_usage, **query), columns)
 
 
 @usage.command("records")
@@ -72,10 +74,8 @@ def records(
     most: Annotated[int, typer.Option(help="how many")] = 20,
 ) -> None:
     """List single records, newest first."""
-    query = {"request_id": request, "org_id": org, "from": from_time, "to": to_time}
-    with client_of(context) as client:
-        rows = client.pages("/admin/usage/records", query=query, most=most)
-        show_rows(rows, _RECORD, as_json=config_of(context).as_json)
+    query = {"request_id": request, "org_id": org, "from_": from_time, "to": to_time}
+    show_list(context, lambda admin: islice(rows(admin.list_usage_records, **query), most), _RECORD)
 
 
 @audit.command("list")
@@ -86,16 +86,14 @@ def list_audit(
     most: Annotated[int, typer.Option(help="how many")] = 50,
 ) -> None:
     """List audit records, newest first."""
-    with client_of(context) as client:
-        rows = client.pages("/admin/audit", query={"org_id": org, "action": action}, most=most)
-        show_rows(rows, _AUDIT, as_json=config_of(context).as_json)
+    show_list(context, lambda admin: islice(rows(admin.list_audit, org_id=org, action=action), most), _AUDIT)
 
 
 @audit.command("verify")
 def verify_audit(context: typer.Context) -> None:
     """Check that no record was removed or altered."""
     with client_of(context) as client:
-        found = client.call("GET", "/admin/audit/verify")
+        found = client.admin.verify_audit()
     show_one(found, as_json=config_of(context).as_json)
     if not found["intact"]:
         raise CliError("The audit log is not what was written.")
