@@ -112,12 +112,13 @@ async def test_a_plan_does_not_become_reserved_before_it_has_terms(admin: AdminC
     await given(admin, "PATCH", "/admin/plans/gold", json={"billing_mode": "reserved"})
 
 
-async def test_while_billing_is_away_nobody_is_put_on_a_plan_and_all_else_goes_on(
+async def test_while_billing_is_away_nobody_is_put_on_another_plan_and_all_else_goes_on(
     admin: AdminClient, neighbours: Neighbours
 ) -> None:
-    org = (await given(admin, "POST", "/admin/orgs", 201, json={"name": "Acme"}))["id"]
+    await given(admin, "POST", "/admin/plans", 201, json={"name": "gold"})
     neighbours.billing.fails = rpc_error(CodedError(ErrorCode.UNAVAILABLE))
-    await given(admin, "PATCH", f"/admin/orgs/{org}", 503, json={"plan": "default"})
+    org = (await given(admin, "POST", "/admin/orgs", 201, json={"name": "Acme"}))["id"]
+    await given(admin, "PATCH", f"/admin/orgs/{org}", 503, json={"plan": "gold"})
     await given(admin, "PATCH", f"/admin/orgs/{org}", json={"name": "Acme and sons"})
 
 

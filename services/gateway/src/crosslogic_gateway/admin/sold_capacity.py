@@ -7,6 +7,9 @@ from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.admin.decoding import field_error
 from crosslogic_gateway.admin.operation import Call
 
+_DEFAULT = "default"
+"""It has become reserved with terms, if it has: tenants are made on it whether billing can be asked or not."""
+
 
 async def refuse_plan_without_terms(
     call: Call[Any, Any], plan: str, *, field: str, org_id: str = "", becomes_reserved: bool = False
@@ -16,7 +19,7 @@ async def refuse_plan_without_terms(
     With `org_id`, terms that were agreed with that organisation alone do as well. Without billing there is nothing to
     ask. A plan that is not there is for identity to refuse. Raises INVALID_ARGUMENT, UNAVAILABLE.
     """
-    if call.deps.billing is None:
+    if call.deps.billing is None or (plan in ("", _DEFAULT) and not becomes_reserved):
         return
     billing = call.deps.billing()
     try:

@@ -21,8 +21,7 @@ _KIND = {"live": pb.API_KEY_KIND_LIVE, "test": pb.API_KEY_KIND_TEST}
 async def create_org(call: Call[tenant.NewOrg, None]) -> tenant.Org:
     """POST /admin/orgs."""
     asked = call.body
-    if asked.plan:
-        await refuse_plan_without_terms(call, asked.plan, field="plan")
+    await refuse_plan_without_terms(call, asked.plan, field="plan")
     request = pb.CreateOrgRequest(
         name=asked.name,
         request_id=call.create_request_id("org"),
