@@ -6,12 +6,13 @@
 #        [--bundle agent.tar] [--update-key update.pub] [--set NAME=VALUE]... [--root DIR] [--no-start]
 #
 # --bundle      a tar file with wheels/*.whl: nothing is fetched. Without it pip's own index is used.
+# --external-url relays to an OpenAI-compatible endpoint of somebody else's, in place of --engine-url.
 # --tunnel      the machine dials the gateways and listens nowhere.
 # --root        writes below DIR instead of /, for images; nothing is started then.
 # A second run installs again over the first and keeps the node's identity.
 set -eu
 
-registry='' join='' token_file='' ca='' model='' region='' engine_url='' engine_command='' listen='' tunnel=0
+registry='' join='' token_file='' ca='' model='' region='' engine_url='' external_url='' engine_command='' listen='' tunnel=0
 bundle='' update_key='' root='' start=1 more=''
 python=${CROSSLOGIC_INSTALL_PYTHON:-python3}
 newline='
@@ -34,6 +35,7 @@ while [ $# -gt 0 ]; do
     --model) model=$2 ;;
     --region) region=$2 ;;
     --engine-url) engine_url=$2 ;;
+    --external-url) external_url=$2 ;;
     --engine-command) engine_command=$2 ;;
     --listen) listen=$2 ;;
     --bundle) bundle=$2 ;;
@@ -44,10 +46,11 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-for name in registry join token_file ca model region engine_url; do
+for name in registry join token_file ca model region; do
   eval "value=\$$name"
   [ -n "$value" ] || fail "--$(echo "$name" | tr _ -) is missing"
 done
+[ -n "$engine_url$external_url" ] || fail "--engine-url or --external-url is missing"
 [ "$tunnel" = 1 ] || [ -n "$listen" ] || fail "--listen host:port or --tunnel is missing"
 for file in "$token_file" "$ca" ${bundle:+"$bundle"} ${update_key:+"$update_key"}; do
   [ -r "$file" ] || fail "$file cannot be read"
@@ -94,7 +97,8 @@ cp "$token_file" "$root$etc/join-token"
   echo "CROSSLOGIC_UPDATE_DIR=$home"
   echo "CROSSLOGIC_MODEL=$model"
   echo "CROSSLOGIC_REGION=$region"
-  echo "CROSSLOGIC_ENGINE_URL=$engine_url"
+  [ -z "$engine_url" ] || echo "CROSSLOGIC_ENGINE_URL=$engine_url"
+  [ -z "$external_url" ] || echo "CROSSLOGIC_EXTERNAL_URL=$external_url"
   [ -z "$engine_command" ] || echo "CROSSLOGIC_ENGINE_COMMAND='$engine_command'"
   if [ "$tunnel" = 1 ]; then echo "CROSSLOGIC_TUNNEL=1"; else echo "CROSSLOGIC_LISTEN=$listen"; fi
   echo "GRPC_SSL_CIPHER_SUITES=ECDHE-PSK-CHACHA20-POLY1305"

@@ -20,6 +20,7 @@ from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.external.api import ExternalApi
 from crosslogic_node_agent.external.dialect import ExternalDialect, Standing
 from crosslogic_node_agent.external.dialing import ExternalDialer, client_tls
+from crosslogic_node_agent.external.refusals import read_refusal
 from crosslogic_node_agent.external.terms import EndpointUrl, ExternalTerms, StreamUsage
 from tests.fakes.node_agent_bench import MODEL, Bench, Received, bench
 from tests.fakes.strict_openai import HOST, KEY, PROMPT_TOKENS, StrictOpenAi
@@ -420,7 +421,7 @@ async def test_endpoint_is_well_when_it_answers_and_takes_our_key(endpoint: Stri
         endpoint.takes_key = True
         # A list of models may be for all: what a request was told holds for a while.
         assert not api.doubt.is_set()
-        standing.refuse()
+        standing.take(read_refusal(401, b"", terms=terms_of(endpoint), model=MODEL))
         assert api.doubt.is_set(), "it is looked at now"
         with pytest.raises(EngineFailureError, match="does not take our key"):
             await api.healthy(timeout_s=10.0)

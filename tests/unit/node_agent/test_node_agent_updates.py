@@ -268,10 +268,20 @@ def test_one_command_makes_a_machine_a_node(tmp_path: Path) -> None:
     assert "cljt_secret" not in result.stdout + result.stderr
 
 
+def test_machine_may_relay_to_an_endpoint_in_place_of_an_engine(tmp_path: Path) -> None:
+    no_engine = ("--engine-url", "", "--engine-command", "")
+    result = install(tmp_path, "--tunnel", *no_engine, "--external-url", "https://api.example.com/v1")
+    assert result.returncode == 0, result.stderr
+    settings = (tmp_path / "root/etc/crosslogic-agent/agent.env").read_text().splitlines()
+    assert "CROSSLOGIC_EXTERNAL_URL=https://api.example.com/v1" in settings
+    assert [line for line in settings if "ENGINE" in line] == []
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         ((), "--listen host:port or --tunnel is missing"),
+        (("--tunnel", "--engine-url", ""), "--engine-url or --external-url is missing"),
         (("--tunnel", "--nonsense", "x"), "unknown option --nonsense"),
         (("--tunnel", "--update-key", "/nowhere"), "/nowhere cannot be read"),
         (("--tunnel", "--model"), "--model needs a value"),

@@ -38,10 +38,10 @@ class ExternalReader:
         terms: ExternalTerms,
         *,
         include_usage: bool,
-        on_our_fault: Callable[[], None] = lambda: None,
+        on_refusal: Callable[[Refusal], None] = lambda _refusal: None,
     ) -> None:
-        """`include_usage`: the client wants a stream's usage. `on_our_fault`: the endpoint does not take our key."""
-        self._on_our_fault = on_our_fault
+        """`include_usage`: the client wants a stream's usage. `on_refusal` is told what a refusal came to."""
+        self._on_refusal = on_refusal
         self._request = request
         self._terms = terms
         self._stream = ExternalEvents(request.model, include_usage=include_usage) if request.stream else None
@@ -87,8 +87,7 @@ class ExternalReader:
         self._parts = []
         if self.refused:
             self._refusal = read_refusal(self._status, body, terms=self._terms, model=self._request.model)
-            if self._refusal.our_fault:
-                self._on_our_fault()
+            self._on_refusal(self._refusal)
             return pieces_of(self._refusal.body)
         if self._stream is not None:
             if not self._stream.finished:

@@ -5,13 +5,17 @@ from collections.abc import Callable
 from typing import Final
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
+from crosslogic_common.errors import ErrorCode
+from crosslogic_common.logs import get_logger
 from crosslogic_node_agent.answer_readers import AnswerReader
 from crosslogic_node_agent.engine_request import EngineRequest
 from crosslogic_node_agent.external.answers import ExternalReader
-from crosslogic_node_agent.external.refusals import OUR_FAULT_S
+from crosslogic_node_agent.external.refusals import OUR_FAULT_S, Refusal
 from crosslogic_node_agent.external.request import external_request
 from crosslogic_node_agent.external.terms import ExternalTerms, StreamUsage
 
+LOG_EVERY_S: Final = 10.0
+"""Faults that clients bring about must not fill the log."""
 READS_ON_S: Final = 4.0
 """A gateway waits 5 s for the count of a client that left."""
 _AGENT: Final = "crosslogic"
@@ -24,6 +28,8 @@ class Standing:
         """What was found holds for `hold_s`: then a client's request is let try again."""
         self._hold_s = hold_s
         self._refused_at: float | None = None
+        self._logged_at: float | None = None
+        self._log = get_logger(__name__)
         self.on_refused: Callable[[], None] = lambda: None
 
     @property
@@ -33,10 +39,17 @@ class Standing:
             return False
         return asyncio.get_running_loop().time() - self._refused_at < self._hold_s
 
-    def refuse(self) -> None:
-        """It did not."""
-        self._refused_at = asyncio.get_running_loop().time()
-        self.on_refused()
+    def take(self, refusal: Refusal) -> None:
+        """A request was refused."""
+        now = asyncio.get_running_loop().time()
+        if refusal.our_fault:
+            self._refused_at = now
+            self.on_refused()
+        if refusal.error.code is ErrorCode.ENGINE_ERROR and (
+            self._logged_at is None or now - self._logged_at >= LOG_EVERY_S
+        ):
+            self._logged_at = now
+            self._log.warning("the endpoint failed a request", reason=refusal.error.private)
 
 
 class ExternalDialect:
@@ -53,9 +66,7 @@ class ExternalDialect:
 
     def reader(self, opened: pb.RelayOpen, request: EngineRequest) -> AnswerReader:
         """What reads the answer."""
-        return ExternalReader(
-            request, self._terms, include_usage=opened.include_usage, on_our_fault=self._standing.refuse
-        )
+        return ExternalReader(request, self._terms, include_usage=opened.include_usage, on_refusal=self._standing.take)
 
     def wire(self, request: EngineRequest) -> bytes:
         """The request as it is sent: neither its id here nor its trace."""
