@@ -28,6 +28,8 @@ FIRST_BYTE_TIMEOUT_S = 5.0
 WITNESS_GRACE_S = 1.0
 BACK_WITHIN_S = 60.0
 STEADY_S = 1.0
+NOTIFY_ALLOWED = "127.0.0.2/32"
+"""Where operators let their notifications go, though it is not public."""
 
 
 def chaos_suite(*, nodes: int = NODES, step_ms: float = STEP_MS) -> Suite:
@@ -39,6 +41,7 @@ def chaos_suite(*, nodes: int = NODES, step_ms: float = STEP_MS) -> Suite:
         durable=False,
         sim_arguments=("--step-ms", str(step_ms), "--prefill-tps", "0"),
         settings={
+            "orchestrator": {"CROSSLOGIC_NOTIFY_ALLOWED_NETWORKS": NOTIFY_ALLOWED},
             "accountant": {"CROSSLOGIC_WITNESS_GRACE_S": str(WITNESS_GRACE_S)},
             "registry": {"CROSSLOGIC_HEARTBEAT_INTERVAL_MS": "500"},
             "gateway": {
