@@ -48,7 +48,8 @@ class StrictOpenAi:
 
     folder: Path
     usage: str = "final"
-    """`final`, `last_choice` (with the chunk that ends the choice), `each`, `none` or `refuses` (the option)."""
+    """`final`, `last_choice` (with the chunk that ends the choice), `each`, `none`, `refuses` (the option), or
+    `continuous` (takes vLLM's option and does as it says)."""
     models_status: int = 200
     takes_key: bool = True
     plain: bool = False
@@ -122,12 +123,14 @@ class StrictOpenAi:
                 with contextlib.suppress(asyncio.CancelledError, OSError):
                     await task
 
+    @property
+    def _options(self) -> set[str]:
+        return {"include_usage", "continuous_usage_stats"} if self.usage == "continuous" else {"include_usage"}
+
     def _admitted(self, asked: Asked, writer: asyncio.StreamWriter) -> bool:
         """Whether an answer is to be made; else it is answered."""
         options = asked.body.get("stream_options")
-        unknown = sorted(set(asked.body) - FIELDS.get(asked.path, set())) + sorted(
-            set(options or {}) - {"include_usage"}
-        )
+        unknown = sorted(set(asked.body) - FIELDS.get(asked.path, set())) + sorted(set(options or {}) - self._options)
         key = asked.headers.get("authorization", "")
         if not self.takes_key or key != f"Bearer {KEY}":
             self._refuse(writer, 401, f"Incorrect API key provided: {key}.", code="invalid_api_key")
@@ -186,11 +189,11 @@ class StrictOpenAi:
             last = number == tokens
             finish = ("error" if steer.get("fault") == "error_finish" else "stop") if last else None
             chunk = self._envelope(asked) | {"choices": [_choice(asked.path, "y", finish, whole=False)]}
-            if wanted and (self.usage == "each" or (self.usage == "last_choice" and last)):
+            if wanted and (self.usage in ("each", "continuous") or (self.usage == "last_choice" and last)):
                 chunk["usage"] = _usage(number)
             writer.write(_event(chunk))
             await writer.drain()
-        if wanted and self.usage == "final":
+        if wanted and self.usage in ("final", "continuous"):
             writer.write(_event(self._envelope(asked) | {"choices": [], "usage": _usage(tokens) | {"cost": 0.0125}}))
         writer.write(_chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         await writer.drain()

@@ -328,6 +328,26 @@ async def test_client_that_leaves_an_answer_too_long_to_wait_for_is_not_counted_
     assert answer.end.usage == common_pb.TokenUsage(source=NONE)
 
 
+async def test_client_that_leaves_an_endpoint_with_running_usage_stops_it_and_pays_what_was_told(
+    tmp_path: Path,
+) -> None:
+    async with (
+        StrictOpenAi(tmp_path, usage="continuous") as endpoint,
+        relaying(endpoint, usage=StreamUsage.CONTINUOUS) as made,
+    ):
+        call_id, answer = made.gateway.open(chat(tokens=900, delay_ms=20), api=CHAT, stream=True)
+        async with asyncio.timeout(20):
+            await answer.first.wait()
+            made.gateway.cancel(call_id)
+            await answer.ended.wait()
+            while not endpoint.answered[0].gone:
+                await asyncio.sleep(0.01)
+    assert answer.end.outcome == common_pb.OUTCOME_CLIENT_DISCONNECTED
+    assert answer.end.usage.source == common_pb.COUNT_SOURCE_ENGINE_RUNNING
+    assert 1 <= answer.end.usage.completion_tokens < 900
+    assert "usage" not in answer.events()[0]
+
+
 # Where it connects.
 
 

@@ -94,7 +94,7 @@ class ExternalReader:
                 raise EventError("the stream ended before its last event")
             return []
         answer = self._whole(body)
-        return pieces_of(_ENCODER.encode(answer))
+        return pieces_of(_encoded(answer))
 
     def refusal(self, status: int) -> tuple[int, CodedError]:
         """The status and the error that the gateway is told of."""
@@ -107,9 +107,10 @@ class ExternalReader:
 
     def _whole(self, body: bytes) -> dict[str, Any]:
         said = _decoded(body)
-        if not isinstance(said.get("choices"), list) and not isinstance(said.get("data"), list):
+        choices, data = said.get("choices"), said.get("data")
+        if not (isinstance(choices, list) or (choices is None and isinstance(data, list))):
             raise EventError("an answer with nothing in it")
-        _check_choices(said.get("choices") or [])
+        _check_choices(choices or [])
         answer: dict[str, Any] = {name: said[name] for name in _ANSWER if name in said} | {"model": self._request.model}
         usage = _usage(said.get("usage"))
         if usage is not None:
@@ -171,7 +172,7 @@ class ExternalEvents:
         return ending
 
     def _piece(self, chunk: dict[str, Any]) -> Piece:
-        return Piece(b"data: %b\n\n" % _ENCODER.encode(chunk), self.count().completion_tokens, (), CANNOT_RESUME)
+        return Piece(b"data: %b\n\n" % _encoded(chunk), self.count().completion_tokens, (), CANNOT_RESUME)
 
 
 def _data_of(event: bytes) -> bytes:
@@ -191,11 +192,19 @@ def _decoded(raw: bytes) -> dict[str, Any]:
     return said
 
 
+def _encoded(said: dict[str, Any]) -> bytes:
+    try:
+        return _ENCODER.encode(said)
+    except (OverflowError, RecursionError, UnicodeEncodeError) as error:
+        raise EventError(f"what cannot be written: {error}") from None
+
+
 def _check_choices(choices: list[Any]) -> None:
     for choice in choices:
         if not isinstance(choice, dict):
             raise EventError("a choice that cannot be read")
-        if choice.get("finish_reason") in _BROKEN:
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason in _BROKEN:
             raise EventError("the endpoint broke its answer off")
 
 

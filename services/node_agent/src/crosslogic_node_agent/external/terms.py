@@ -35,7 +35,8 @@ class EndpointUrl:
         host = parts.hostname or ""
         path = parts.path.rstrip("/")
         named = _HOST.fullmatch(host) or _is_ipv6(host)
-        sound = parts.scheme in ("http", "https") and named and _PATH.fullmatch(path)
+        # What parses URLs leaves line ends out unseen.
+        sound = text.isprintable() and parts.scheme in ("http", "https") and named and _PATH.fullmatch(path)
         if not sound or "@" in parts.netloc or parts.query or parts.fragment or port == 0:
             raise ValueError(_WRONG)
         tls = parts.scheme == "https"
