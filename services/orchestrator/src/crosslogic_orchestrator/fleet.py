@@ -45,6 +45,7 @@ class RegistryFleet:
         self._told = told
         self._nodes: dict[str, NodeView] = {}
         self._known = False
+        self._followed = False
         self._models: frozenset[str] = frozenset()
         self._log = get_logger(__name__)
 
@@ -53,6 +54,11 @@ class RegistryFleet:
         if not self._known:
             raise CodedError(ErrorCode.UNAVAILABLE, private="the registry has told of no nodes yet")
         return self._nodes.get(node_id)
+
+    @property
+    def followed(self) -> bool:
+        """See ports.Fleet."""
+        return self._followed
 
     async def join_token(self, *, node_id: str, org_id: str) -> str:
         """See ports.Fleet."""
@@ -108,6 +114,7 @@ class RegistryFleet:
                     backoff.reset()
             except grpc.aio.AioRpcError as error:
                 self._log.warning("the registry is away", reason=error.details())
+            self._followed = False
             await asyncio.sleep(backoff.next_s())
 
     def _watch(self) -> AsyncIterable[pb.WatchNodesResponse]:
@@ -118,6 +125,7 @@ class RegistryFleet:
         self._told(message)
         if message.snapshot_start:
             self._nodes = {}
+            self._followed = False
         for node in message.nodes:
             status = _STATUS.get(node.status, "registering")
             weights = node.weights
@@ -127,6 +135,7 @@ class RegistryFleet:
         for node_id in message.removed_node_ids:
             self._nodes.pop(node_id, None)
         self._known = self._known or message.snapshot_complete
+        self._followed = self._followed or message.snapshot_complete
         self._changed.set()
 
     def _stub(self) -> "rpc.RegistryServiceAsyncStub":

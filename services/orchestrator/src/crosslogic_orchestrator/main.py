@@ -23,6 +23,7 @@ from crosslogic_common.metrics import Metrics
 from crosslogic_common.postgres import migrate, open_pool
 from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
+from crosslogic_orchestrator.dead_nodes import DeadNodes
 from crosslogic_orchestrator.fleet import RegistryFleet
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.notify.wiring import open_notify
@@ -87,6 +88,16 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
         sweeper = Sweeper(
             store=store, providers=providers, clock=clock, metrics=own_metrics, interval_s=settings.sweep_s
         )
+        dead_nodes = DeadNodes(
+            store=store,
+            fleet=fleet,
+            providers=providers.keys(),
+            clock=clock,
+            ids=Uuid7Source(),
+            metrics=own_metrics,
+            dead_s=settings.dead_s,
+            interval_s=settings.sweep_s,
+        )
         service = OrchestratorService(
             store=store, fleet=fleet, providers=providers.keys(), clock=clock, ids=Uuid7Source()
         )
@@ -135,6 +146,7 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
             scaling.autoscaler.refresh(),
             changes.follow(store.changes()),
             sweeper.run(),
+            dead_nodes.run(),
             *(worker.run(wake=wake) for _ in range(settings.workers)),
         ]
         async with _running(loops), server.serving():

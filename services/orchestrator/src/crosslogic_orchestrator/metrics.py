@@ -20,6 +20,9 @@ class OrchestratorMetrics:
             "crosslogic_machines_swept", "Machines deleted that no job knew of.", ["provider"], registry=registry
         )
         self.lost = Counter("crosslogic_machines_lost", "Machines gone by themselves.", ["provider"], registry=registry)
+        self.given_up = Counter(
+            "crosslogic_machines_given_up", "Machines ended for a dead node.", ["provider"], registry=registry
+        )
         self.instances = Gauge(
             "crosslogic_instances", "Machines that are not ended, at the last sweep.", ["provider"], registry=registry
         )

@@ -44,6 +44,10 @@ class Fleet(Protocol):
     def node(self, node_id: str) -> NodeView | None:
         """A node as last heard of. None: it is not there. Raises UNAVAILABLE while nothing was heard yet."""
 
+    @property
+    def followed(self) -> bool:
+        """Whether what `node` says is so now. False: the registry is away, or has not told of all nodes yet."""
+
     async def join_token(self, *, node_id: str, org_id: str) -> str:
         """A token that lets one machine in as that node."""
 
@@ -101,6 +105,12 @@ class Store(Protocol):
 
     async def lose(self, instance_id: str, *, now: datetime) -> bool:
         """Notes that an active machine is gone by itself. False: it was not active."""
+
+    async def end_dead(self, job: Job, words: str) -> bool:
+        """Keeps the end of an active machine whose node is dead, and an event that says so in `words`.
+
+        False: the machine is not active any more.
+        """
 
     def changes(self) -> AsyncIterator[str | None]:
         """Ids of jobs that changed, for ever. None: some may have been missed."""

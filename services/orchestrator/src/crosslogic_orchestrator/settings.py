@@ -38,6 +38,12 @@ class OrchestratorSettings(NotifySettings):
         parse=number(1, 86_400),
         doc="seconds that a step of the engine's start may take",
     )
+    dead_s: float = setting(
+        "CROSSLOGIC_DEAD_NODE_S",
+        default="300",
+        parse=number(1, 86_400),
+        doc="seconds that the registry calls a node dead until its machine is ended",
+    )
     local_folder: str = setting(
         "CROSSLOGIC_LOCAL_DIR", default="", doc="folder of the machines of provider `local`; empty: there is none"
     )

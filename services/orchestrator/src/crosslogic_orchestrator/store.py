@@ -229,6 +229,18 @@ class PostgresStore:
             await _note(connection, "node_lost", instance_id, f"The machine {instance_id} is gone by itself.", now=now)
             return True
 
+    async def end_dead(self, job: Job, words: str) -> bool:
+        """See ports.Store."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "SELECT 1 FROM instances WHERE id = %s AND state = 'active' FOR UPDATE", (job.instance.id,)
+            )
+            if await cursor.fetchone() is None:
+                return False
+            await insert_end(connection, job)
+            await _note(connection, "node_lost", job.instance.id, words, now=job.created_at)
+            return True
+
     def changes(self) -> AsyncIterator[str | None]:
         """See ports.Store."""
         return notifications(self._dsn, schema=SCHEMA, channel=CHANNEL)

@@ -1,0 +1,96 @@
+"""Ends machines whose node is dead and that go on costing: an agent or a kernel hangs, and no cloud tells of it.
+
+A replacement is asked for as soon as the registry calls the node dead (`scaling`). The machine is given longer: a
+node that speaks again serves again, and what is deleted is gone.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Final
+
+from crosslogic_common.clock import Clock
+from crosslogic_common.errors import CodedError
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.logs import get_logger
+from crosslogic_orchestrator.domain import Instance
+from crosslogic_orchestrator.jobs import end_job
+from crosslogic_orchestrator.metrics import OrchestratorMetrics
+from crosslogic_orchestrator.ports import Fleet, Store
+
+LEAST_OF_MANY: Final = 3
+"""Of so many machines and more, dead nodes on most of them are not believed."""
+
+
+def overdue(dead_since: Mapping[str, datetime], *, active: int, now: datetime, dead_s: float) -> list[str]:
+    """Machines to end, of `active` ones: those whose node has been dead for `dead_s`. Pure.
+
+    None, when most of the fleet looks dead: then it is rather we who are cut off.
+    """
+    if active >= LEAST_OF_MANY and 2 * len(dead_since) > active:
+        return []
+    return sorted(each for each, since in dead_since.items() if (now - since).total_seconds() >= dead_s)
+
+
+class DeadNodes:
+    """Looks at every active machine's node, now and then. Every replica may: a machine is ended once."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        fleet: Fleet,
+        providers: Collection[str],
+        clock: Clock,
+        ids: Uuid7Source,
+        metrics: OrchestratorMetrics,
+        dead_s: float,
+        interval_s: float,
+    ) -> None:
+        """A machine ends once its node has been dead for `dead_s`; `interval_s` lies between two looks."""
+        self._store = store
+        self._fleet = fleet
+        self._providers = providers
+        self._clock = clock
+        self._ids = ids
+        self._metrics = metrics
+        self._dead_s = dead_s
+        self._interval_s = interval_s
+        self._since: dict[str, datetime] = {}
+        self._log = get_logger(__name__)
+
+    async def run(self) -> None:
+        """Looks for ever."""
+        while True:
+            try:
+                await self.look_once()
+            except CodedError as error:
+                self._log.warning("dead nodes not looked for", code=error.code, reason=error.private or error.public)
+            await asyncio.sleep(min(self._interval_s, self._dead_s))
+
+    async def look_once(self) -> None:
+        """Ends what has been dead for too long. Raises UNAVAILABLE."""
+        if not self._fleet.followed:
+            # What is not heard of meanwhile may have come back.
+            self._since = {}
+            return
+        alive = [each for provider in self._providers for each in await self._store.alive(provider)]
+        active = {each.id: each for each in alive if each.state == "active"}
+        now = self._clock.now()
+        self._since = {each: self._since.get(each, now) for each in active if self._is_dead(each)}
+        ends = overdue(self._since, active=len(active), now=now, dead_s=self._dead_s)
+        if self._since and not ends:
+            self._log.warning("nodes are dead, no machine is ended yet", dead=len(self._since), machines=len(active))
+        for instance_id in ends:
+            await self._end(active[instance_id], now=now)
+
+    def _is_dead(self, instance_id: str) -> bool:
+        node = self._fleet.node(instance_id)
+        return node is None or node.status == "dead"
+
+    async def _end(self, instance: Instance, *, now: datetime) -> None:
+        job = end_job(instance, ids=self._ids, now=now, drain_timeout_s=0.0)
+        words = f"The node of the machine {instance.id} has been dead for {self._dead_s:g} s: the machine is ended."
+        if await self._store.end_dead(job, words):
+            self._metrics.given_up.labels(instance.spec.provider).inc()
+            self._log.warning("ending a machine whose node is dead", instance_id=instance.id, job_id=job.id)
