@@ -98,6 +98,30 @@ def entry(name: str) -> registry_pb2.Model:
     return registry_pb2.Model(name=name, prompt_price_picodollars=5, completion_price_picodollars=7)
 
 
+@pytest.mark.parametrize(("served", "generates"), [(True, True), (False, True), (True, False)])
+async def test_an_external_endpoint_reaches_production_once_it_serves_and_generates(
+    world: World, served: bool, generates: bool
+) -> None:
+    name, endpoint = f"m{uuid4().hex}", "https://api.example.com/v1"
+    model = entry(name)
+    model.context_length = 8192
+    await world.models.register(model, "staging", version="", endpoint=endpoint)
+    if served:
+        world.nodes.serve(f"{name}@staging", "")
+    world.tries.passed = generates
+    _, gates = await world.models.promote(name, "staging", "production", dry_run=True)
+    assert [(gate.name, gate.passed) for gate in gates] == [("serving", served), ("smoke", served and generates)]
+    if not (served and generates):
+        with pytest.raises(CodedError, match="Not promoted") as error:
+            await world.models.promote(name, "staging", "production", dry_run=False)
+        assert error.value.code == ErrorCode.CONFLICT
+        return
+    promoted, _ = await world.models.promote(name, "staging", "production", dry_run=False)
+    assert promoted is not None
+    assert (promoted.name, promoted.endpoint, promoted.version) == (name, endpoint, "")
+    assert name in await world.offered()
+
+
 async def test_a_version_goes_from_staging_to_production_and_back(world: World, tmp_path: Path) -> None:
     name = f"m{uuid4().hex}"
     old, new = manifest_of(tmp_path, name), manifest_of(tmp_path, name, seed=2)

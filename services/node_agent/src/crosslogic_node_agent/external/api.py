@@ -4,18 +4,20 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from crosslogic.node_agent.v1 import node_agent_pb2 as pb
 from crosslogic_node_agent.domain import EngineFacts, EngineLoad
 from crosslogic_node_agent.engine_api import EngineApi, EngineFailureError
 from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.engine_request import PATHS
 from crosslogic_node_agent.external.dialect import Standing, external_bytes
-from crosslogic_node_agent.external.request import APIS
 from crosslogic_node_agent.external.terms import ExternalTerms
 from crosslogic_node_agent.metrics import AgentMetrics
 
 ENGINE_NAME = "external"
 _WELL = frozenset({200, 404, 405, 429, 501})
 """One without a list of models, or too busy to tell it, may serve all the same."""
+_LIKELY = (PATHS[pb.ENGINE_API_CHAT_COMPLETIONS], PATHS[pb.ENGINE_API_EMBEDDINGS])
+"""What most endpoints have: finding out would cost. It is asked for completions too, by whoever asks for them."""
 _UNKNOWN_TO_IT = frozenset({401, 402, 403})
 
 
@@ -60,9 +62,7 @@ class ExternalApi(EngineApi):
 
     async def facts(self) -> EngineFacts:
         """What the operator says of it."""
-        return EngineFacts(
-            name=ENGINE_NAME, served_models=(self._terms.model,), paths=tuple(PATHS[api] for api in APIS)
-        )
+        return EngineFacts(name=ENGINE_NAME, served_models=(self._terms.model,), paths=_LIKELY)
 
     async def load(self, *, timeout_s: float = 2.0) -> EngineLoad:  # noqa: ARG002  # the engine's
         """What this relay has under way there."""

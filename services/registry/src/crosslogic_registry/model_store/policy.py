@@ -45,6 +45,11 @@ def check_endpoint(endpoint: str) -> str:
     return endpoint
 
 
+def is_external(model: Registration) -> bool:
+    """Whether somebody else serves a model: there are no weights of it here to prove."""
+    return bool(model.endpoint) and not model.version
+
+
 def status_of(model: Registration, health: Health) -> "pb.ModelStatus.ValueType":
     """How a registered model is."""
     if not model.enabled:
@@ -56,6 +61,12 @@ def status_of(model: Registration, health: Health) -> "pb.ModelStatus.ValueType"
 
 def gates(source: Registration, version: Version | None, health: Health, smoke: Smoke | None) -> list[Gate]:
     """The conditions of a promotion. `smoke` None: there was no node to try."""
+    generated = Gate(
+        "smoke", smoke is not None and smoke.passed, smoke.detail if smoke else "there is no live node to try"
+    )
+    if is_external(source):
+        serving = f"{health.serving_nodes} nodes relay to {source.endpoint}"
+        return [Gate("serving", health.serving_nodes > 0, serving), generated]
     known = version is not None
     licence = version.manifest.facts.licence if version else ""
     return [
@@ -72,11 +83,7 @@ def gates(source: Registration, version: Version | None, health: Health, smoke: 
             if health.version_nodes
             else f"no live node of {source.name} has loaded {source.version or 'a version'}",
         ),
-        Gate(
-            "smoke",
-            smoke is not None and smoke.passed,
-            smoke.detail if smoke else "there is no live node to try",
-        ),
+        generated,
     ]
 
 

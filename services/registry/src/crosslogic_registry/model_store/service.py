@@ -118,7 +118,7 @@ class ModelStore:
     async def promote(
         self, model: str, source: Environment, target: Environment, *, dry_run: bool
     ) -> tuple[Registration | None, Sequence[Gate]]:
-        """Brings a version to another environment. Raises NOT_FOUND, CONFLICT, INVALID_ARGUMENT."""
+        """Brings a version, or an endpoint, to another environment. Raises NOT_FOUND, CONFLICT, INVALID_ARGUMENT."""
         policy.check_model_name(model)
         if source == target:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, "Both environments are the same.", param="to_environment")
@@ -179,7 +179,10 @@ class ModelStore:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"{error}.", param="context_length") from None
 
     async def _try(self, model: Registration) -> Smoke | None:
-        """A generation on a node of the model's version. None: there is no such node that can be dialled."""
+        """A generation on a node of the model's version, or on one that relays to its endpoint.
+
+        None: there is no such node that can be dialled.
+        """
         nodes = [
             member.node
             for member in self._nodes.members()
@@ -187,8 +190,7 @@ class ModelStore:
             and member.node.reachable
             and member.node.facts.address
             and model.name in member.node.facts.models
-            and model.version
-            and member.node.facts.model_version == model.version
+            and (policy.is_external(model) or (model.version and member.node.facts.model_version == model.version))
         ]
         if not nodes:
             return None

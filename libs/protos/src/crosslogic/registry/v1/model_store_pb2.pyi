@@ -229,7 +229,7 @@ class PromotionGate(_message.Message):
     PASSED_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`version`, `licence`, `weights_verified` or `smoke`."""
+    """`version`, `licence`, `weights_verified` or `smoke`; of a model that somebody else serves `serving` or `smoke`."""
     passed: _builtins.bool
     """It is met."""
     detail: _builtins.str
