@@ -1,6 +1,10 @@
 """Money through the whole suite: a request is priced by the book, settled, exported and reconciled."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
+import json
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -20,6 +24,7 @@ from crosslogic_dev.waiting import wait_until
 from tests.e2e.conftest import simulated
 from tests.fakes.e2e_clients import client
 from tests.fakes.e2e_ledger import Ledger
+from tests.fakes.notify_receiver import Receiver, receiver_aside
 from tests.fakes.stripe_process import StripeProcess
 from tests.fakes.stripe_server import KEY, WEBHOOK_SECRET
 
@@ -44,7 +49,8 @@ def suite(stripe: StripeProcess) -> Iterator[Suite]:
         "CROSSLOGIC_PAYMENT_GRACE_S": "0",
     }
     machine = {"CROSSLOGIC_HOURLY_PRICE_USD": "3600", "CROSSLOGIC_SPOT": "1"}
-    with simulated(settings={"billing": billing, "node_agent": machine}) as started:
+    notify = {"CROSSLOGIC_NOTIFY_ALLOWED_NETWORKS": "127.0.0.1/32"}
+    with simulated(settings={"billing": billing, "node_agent": machine, "orchestrator": notify}) as started:
         yield started
 
 
@@ -153,8 +159,40 @@ def test_what_machines_cost_is_known_without_anybody_telling_billing(suite: Suit
     assert Decimal(model["margin_usd"]) < 0
 
 
+@pytest.fixture(scope="module")
+def told(suite: Suite) -> Iterator[Receiver]:
+    """An operator's webhook."""
+    with receiver_aside() as server:
+        body = {"name": "finance", "channel": "webhook", "target": f"http://127.0.0.1:{server.port}/", "gather_s": 0}
+        server.secret = suite.admin.must("POST", "/admin/notifications/routes", body)["secret"]
+        yield server
+
+
+def kinds(told: Receiver) -> set[str]:
+    return {json.loads(each.body)["type"] for each in told.got}
+
+
+def test_a_budget_that_is_spent_is_told_to_a_webhook_that_can_verify_it(suite: Suite, told: Receiver) -> None:
+    body = {"org_id": suite.org_id, "name": "tiny", "limit_picodollars": 1, "thresholds_percent": [100]}
+    budget = suite.admin.must("POST", "/admin/budgets", body)
+    ask(suite, 1)
+    assert wait_until(lambda: "budget_exhausted" in kinds(told), timeout_s=90)
+    sent = next(each for each in told.got if json.loads(each.body)["type"] == "budget_exhausted")
+    (event,) = json.loads(sent.body)["data"]["events"]
+    assert (event["org_id"], event["details"]["budget_id"], event["details"]["name"]) == (
+        suite.org_id,
+        budget["id"],
+        "tiny",
+    )
+    key = base64.b64decode(told.secret.removeprefix("whsec_"))
+    signed = f"{sent.headers['webhook-id']}.{sent.headers['webhook-timestamp']}.".encode() + sent.body
+    wanted = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    assert sent.headers["webhook-signature"] == f"v1,{wanted}"
+    suite.admin.must("DELETE", f"/admin/budgets/{budget['id']}")
+
+
 def test_an_unpaid_invoice_suspends_the_tenant_and_a_paid_one_lets_it_in_again(
-    suite: Suite, operator: Operator, stripe: StripeProcess
+    suite: Suite, operator: Operator, stripe: StripeProcess, told: Receiver
 ) -> None:
     linked = operator.call("LinkCustomer", pb.LinkCustomerRequest(org_id=suite.org_id, name="Acme"))
     url = f"http://{suite.target('billing_webhook')}/webhooks/stripe"
@@ -174,6 +212,7 @@ def test_an_unpaid_invoice_suspends_the_tenant_and_a_paid_one_lets_it_in_again(
     tell("paid", "invoice.paid")
     assert wait_until(lambda: status() == 200, timeout_s=90)
     assert httpx.post(url, content=b"{}", headers={"Stripe-Signature": "t=1,v1=0"}, timeout=30).status_code == 400
+    assert wait_until(lambda: kinds(told) >= {"payment_failed", "org_suspended", "org_resumed"}, timeout_s=90)
 
 
 def test_billing_that_is_away_changes_nothing_for_users_and_loses_nothing(suite: Suite, stripe: StripeProcess) -> None:

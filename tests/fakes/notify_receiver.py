@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import functools
 import ssl
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from queue import Queue
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
@@ -28,6 +31,8 @@ class Receiver:
     """What came, and what is answered."""
 
     port: int = 0
+    secret: str = ""
+    """What its route signs with, for tests that verify it."""
     connections: int = 0
     got: list[Got] = field(default_factory=list)
     answers: list[bytes] = field(default_factory=list)
@@ -79,3 +84,26 @@ async def receiver(host: str = "127.0.0.1", *, context: ssl.SSLContext | None = 
             made.answer_when.set()
         server.close()
         await server.wait_closed()
+
+
+@contextlib.contextmanager
+def receiver_aside() -> Iterator[Receiver]:
+    """The same in a thread, for tests that have no loop."""
+    ready: Queue[Receiver] = Queue()
+    stopping: list[Callable[[], object]] = []
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        async with receiver() as made:
+            stopping.append(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set))
+            ready.put(made)
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    made = ready.get(timeout=30)
+    try:
+        yield made
+    finally:
+        stopping[0]()
+        thread.join(30)
