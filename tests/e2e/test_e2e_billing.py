@@ -238,9 +238,8 @@ def test_billing_follows_the_plan_that_an_organisation_is_put_on_and_knows_it_wh
     admin.must("PUT", "/admin/plans/sold/terms", {"unit_fee_usd": "2", "discount": "0.5"})
     org = admin.must("POST", "/admin/orgs", body)["id"]
 
-    def charged_by() -> dict[str, Any]:
-        found: dict[str, Any] = admin.ask("GET", f"/admin/orgs/{org}/billing").body
-        return found
+    def charged_by() -> Mapping[str, Any]:
+        return admin.ask("GET", f"/admin/orgs/{org}/billing").body
 
     assert wait_until(lambda: charged_by()["plan"] == "sold", timeout_s=60)
     known = charged_by()
