@@ -162,7 +162,7 @@ class StrictOpenAi:
             usage = {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS}
             data = [{"object": "embedding", "index": 0, "embedding": [0.5, -0.25]}]
             return self._whole(writer, 200, {"object": "list", "data": data, "model": MODEL, "usage": usage})
-        limit = body.get("max_tokens") or body.get("max_completion_tokens") or 1000
+        limit = body.get("max_tokens") or body.get("max_completion_tokens") or 10_000
         tokens = min(int(steer.get("tokens", 3)), limit)
         if body.get("stream"):
             return await self._stream(asked, writer, tokens, steer)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -458,3 +459,28 @@ async def test_request_that_is_refused_for_our_key_marks_the_endpoint(endpoint: 
         assert not standing.refused
         await answered(made, chat(status=402))
         assert standing.refused
+
+
+async def test_endpoint_that_never_shakes_hands_leaves_the_gateway_free_to_ask_elsewhere(tmp_path: Path) -> None:
+    # The kernel takes the connection; nobody ever looks at it.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = StrictOpenAi(tmp_path, plain=True)
+        url = EndpointUrl.parse(f"https://{HOST}:{silent.getsockname()[1]}/v1")
+        dialer = dialer_of(endpoint, url=url, tls=client_tls(None))
+        dialer.timeout_s = 0.2
+        dialect = ExternalDialect(terms_of(endpoint), Standing())
+        async with bench(dialer=dialer, dialect=dialect) as made:
+            answer = await answered(made, chat(), stream=True)
+            assert (answer.end.outcome, answer.end.error.code) == (FAILED, "ENGINE_UNAVAILABLE")
+            assert not any(frame.HasField("head") for frame in answer.frames)
+
+
+async def test_reader_that_is_slow_stops_its_own_answer_alone(relayed: Bench) -> None:
+    call_id, slow = relayed.gateway.open(chat(tokens=4000), api=CHAT, stream=True)
+    quick = await answered(relayed, chat(tokens=2), stream=True)
+    assert quick.end.outcome == SUCCEEDED
+    assert not slow.ended.is_set()
+    relayed.gateway.credit(call_id, 4_000_000)
+    async with asyncio.timeout(20):
+        await slow.ended.wait()
+    assert (slow.end.outcome, len(slow.events())) == (SUCCEEDED, 4000)
