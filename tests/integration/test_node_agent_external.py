@@ -464,7 +464,7 @@ async def test_request_that_is_refused_for_our_key_marks_the_endpoint(endpoint: 
 async def test_endpoint_that_never_shakes_hands_leaves_the_gateway_free_to_ask_elsewhere(tmp_path: Path) -> None:
     # The kernel takes the connection; nobody ever looks at it.
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        endpoint = StrictOpenAi(tmp_path, plain=True)
+        endpoint = StrictOpenAi(tmp_path, plain=True, port=1)
         url = EndpointUrl.parse(f"https://{HOST}:{silent.getsockname()[1]}/v1")
         dialer = dialer_of(endpoint, url=url, tls=client_tls(None))
         dialer.timeout_s = 0.2
