@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from crosslogic_dev.engine.install import VLLM_VERSION
 from crosslogic_dev.topology import GATEWAY, SERVICES
 from scripts import compose_secrets
 from tests.fakes.service_settings import settings_of, variables_of
@@ -92,3 +93,19 @@ def test_secrets_are_made_once_and_for_nobody_else(made: Path) -> None:
     for file in before:
         if file.name != "env":
             assert file.stat().st_mode & 0o077 == 0, f"{file} can be read by others"
+
+
+def test_node_of_compose_and_of_kubernetes_has_the_engine_that_the_tests_have() -> None:
+    chart = yaml.safe_load((ROOT / "k8s/charts/vllm-deployment/values.yaml").read_text())
+    image = f"vllm/vllm-openai:v{VLLM_VERSION}"
+    assert (COMPOSE["services"]["engine"]["image"], chart["engine"]["image"]) == (image, image)
+
+
+def test_node_that_is_started_again_is_still_who_it_was() -> None:
+    state = environment("node_agent")["CROSSLOGIC_STATE_DIR"]
+    (mounted,) = COMPOSE["services"]["node_agent"]["volumes"]
+    volume, _, place = mounted.partition(":")
+    assert place == state
+    assert volume in COMPOSE["volumes"]
+    # An empty volume gets the mode of the image's folder, which is somebody else's than the agent's there.
+    assert f"mkdir --mode=1777 {state}" in (ROOT / "services/node_agent/Dockerfile").read_text()
