@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import MigrationError, migrate, notifications, open_pool, transaction
+from crosslogic_dev.postgres import drop_database
 from tests.fakes.tcp_proxy import TcpProxy
 
 
@@ -211,3 +213,19 @@ async def test_listener_says_when_it_may_have_missed_something(pg_url: str, prox
         await connection.execute("SELECT pg_notify('news', 'two')")
         assert await asyncio.wait_for(anext(heard), 5) == "two"
     await heard.aclose()  # type: ignore[attr-defined]
+
+
+async def test_database_of_another_encoding_is_named_before_anything_is_made_in_it(pg_url: str, tmp_path: Path) -> None:
+    name = f"ascii_{uuid.uuid4().hex}"
+    url = f"{pg_url.rpartition('/')[0]}/{name}"
+    with psycopg.connect(pg_url, autocommit=True) as connection:
+        connection.execute(
+            f"CREATE DATABASE {name} ENCODING SQL_ASCII LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0".encode()
+        )
+    try:
+        with pytest.raises(
+            MigrationError, match="is SQL_ASCII, and must be UTF8: make it anew with `createdb"
+        ):
+            await migrate(url, schema="ascii", migrations=tmp_path)
+    finally:
+        drop_database(url)

@@ -217,12 +217,22 @@ async def _connect_within(dsn: str, *, schema: str, wait_s: float) -> Connection
     log = get_logger(__name__)
     while True:
         try:
-            return await psycopg.AsyncConnection.connect(dsn, autocommit=True, **arguments)  # type: ignore[arg-type]
+            connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, **arguments)  # type: ignore[arg-type]
+            break
         except psycopg.OperationalError as error:
             if loop.time() >= give_up:
                 raise MigrationError(f"{schema}: the database was away for {wait_s:g} s: {error}") from error
             log.warning("waiting for the database", schema=schema, reason=str(error))
         await asyncio.sleep(backoff.next_s())
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        await connection.close()
+        # Text of a database in SQL_ASCII comes as bytes, and no other holds every name.
+        raise MigrationError(
+            f"{schema}: the database's encoding is {encoding}, and must be UTF8: make it anew with "
+            "`createdb --encoding=UTF8 --template=template0`."
+        )
+    return connection
 
 
 async def _lock_and_read(connection: Connection, schema: str) -> dict[str, str]:
