@@ -29,12 +29,12 @@ from crosslogic_orchestrator.notify.domain import (
     Severity,
     Target,
 )
-from crosslogic_orchestrator.notify.intake import Intake
+from crosslogic_orchestrator.notify.intake import PAGE, Intake
 from crosslogic_orchestrator.notify.metrics import NotifyMetrics
 from crosslogic_orchestrator.notify.outbox_store import OutboxStore
 from crosslogic_orchestrator.notify.policy import Retry
 from crosslogic_orchestrator.notify.ports import Sender, SendError
-from crosslogic_orchestrator.notify.route_store import MAX_ROUTES_OF_ORG, RouteStore
+from crosslogic_orchestrator.notify.route_store import MAX_ROUTES_OF_OPERATORS, MAX_ROUTES_OF_ORG, RouteStore
 from crosslogic_orchestrator.notify.service import Asked, Notifications
 from crosslogic_orchestrator.notify.sources import FleetSource
 from crosslogic_orchestrator.notify.vault import Vault
@@ -439,6 +439,57 @@ async def test_the_fleets_own_events_are_taken_up_where_reading_stopped(world: W
     await world.send_all()
     (sent,) = (message for _, message, _ in world.letters.sent)
     assert (sent.count, sent.events[0].details["instance_id"], sent.severity) == (1, machine, Severity.CRITICAL)
+
+
+async def test_a_receiver_that_fails_for_long_piles_nothing_up(world: World) -> None:
+    await world.route(asked=replace(ASKED, gather_s=0))
+    world.letters.fails["pager"] = SendError("no", retry_after_s=3_600.0)
+    for _ in range(60):
+        await world.happens(world.event())
+        await world.send_all()
+        world.clock.pass_s(10)
+    waiting = await world.deliveries()
+    assert sum(delivery.count for delivery in waiting) == 60
+    assert len(waiting) <= 11
+
+
+async def test_many_routes_and_many_events_are_planned_in_one_short_transaction(world: World) -> None:
+    for n in range(MAX_ROUTES_OF_OPERATORS):
+        await world.route(asked=replace(ASKED, name=f"n{n}"))
+    kinds = ("node_lost", "scale_up", "scale_down", "launch_failed")
+    assert await world.happens(*(world.event(kind=kinds[n % 4]) for n in range(PAGE)))
+    found = await world.deliveries()
+    assert (len(found), {delivery.count for delivery in found}) == (400, {PAGE // 4})
+    claimed = await world.outbox.claim(now=world.clock.now(), lease_s=1.0)
+    assert claimed is not None
+    assert (claimed.message.count, len(claimed.message.events)) == (PAGE // 4, 20)
+
+
+async def test_an_event_that_makes_no_sense_ends_no_process(world: World) -> None:
+    class Strange:
+        name = "strange"
+
+        async def after(self, sequence: int, *, limit: int) -> tuple[list[Event], int]:
+            raise OverflowError("the year 99999")
+
+    metrics = Metrics()
+    intake = Intake(
+        Strange(),
+        outbox=world.outbox,
+        clock=world.clock,
+        metrics=NotifyMetrics(metrics),
+        wake=asyncio.Event(),
+        interval_s=1.0,
+    )
+    running = asyncio.create_task(intake.run())
+    name, labels = "crosslogic_notification_source_failing", {"source": "strange"}
+    async with asyncio.timeout(60):
+        while metrics.registry.get_sample_value(name, labels) != 1:
+            await asyncio.sleep(0.01)
+    assert not running.done()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
 
 
 async def test_what_ended_long_ago_is_forgotten_and_what_waits_is_not(world: World) -> None:

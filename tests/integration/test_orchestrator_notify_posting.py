@@ -167,6 +167,7 @@ async def test_an_organisations_route_gains_nothing_from_what_operators_allowed_
 ) -> None:
     sending = Sending(
         resolve=names(**{"inner.example": ["127.0.0.1"]}),
+        tenants_resolve=names(**{"inner.example": ["127.0.0.1"]}),
         executor=executor,
         clock=SystemClock(),
         timeout_s=30.0,
@@ -272,7 +273,14 @@ def mailing(port: int, *, security: str = "starttls", user: str = "", password: 
 async def sent_by_mail(
     server: Server, executor: ThreadPoolExecutor, context: ssl.SSLContext, *, to: str = "a@example.com"
 ) -> None:
-    sending = Sending(resolve=resolver(executor), executor=executor, clock=SystemClock(), timeout_s=20.0, mail=server)
+    sending = Sending(
+        resolve=resolver(executor),
+        tenants_resolve=resolver(executor),
+        executor=executor,
+        clock=SystemClock(),
+        timeout_s=20.0,
+        mail=server,
+    )
     await open_senders(sending, context=context)["email"].send(MESSAGE, ROUTE, Target(address=to))
 
 

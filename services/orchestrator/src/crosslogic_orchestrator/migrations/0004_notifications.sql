@@ -67,12 +67,10 @@ CREATE INDEX notify_deliveries_age ON notify_deliveries (ended_at) WHERE state <
 CREATE UNIQUE INDEX notify_deliveries_open ON notify_deliveries (route_id, kind)
     WHERE state = 'pending' AND epoch = 0;
 
--- An event is told once on a route.
+-- The first events of a message, which are shown in it; of the others only the number is kept.
 CREATE TABLE notify_delivery_events (
-    route_id     uuid NOT NULL,
-    event_id     uuid NOT NULL REFERENCES notify_events (id),
     delivery_id  uuid NOT NULL REFERENCES notify_deliveries (id),
-    PRIMARY KEY (route_id, event_id)
+    event_id     uuid NOT NULL REFERENCES notify_events (id),
+    PRIMARY KEY (delivery_id, event_id)
 );
-CREATE INDEX notify_delivery_events_of ON notify_delivery_events (delivery_id);
 CREATE INDEX notify_delivery_events_in ON notify_delivery_events (event_id);

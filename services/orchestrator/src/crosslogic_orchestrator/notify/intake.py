@@ -11,6 +11,7 @@ from crosslogic_orchestrator.notify.ports import Source
 
 PAGE = 200
 _AWAY_S = 2.0
+_LOST_S = 30.0
 
 
 class Intake:
@@ -46,6 +47,11 @@ class Intake:
                 failing.set(1)
                 self._log.warning("source not read", source=self._source.name, reason=error.private or error.public)
                 await asyncio.sleep(max(_AWAY_S, self._interval_s))
+                continue
+            except Exception:  # noqa: BLE001  # an event that makes no sense must not end what launches machines
+                failing.set(1)
+                self._log.exception("source not understood", source=self._source.name)
+                await asyncio.sleep(_LOST_S)
                 continue
             if not more:
                 await asyncio.sleep(self._interval_s)

@@ -1,6 +1,6 @@
 """Events and deliveries in PostgreSQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import LiteralString
 
@@ -62,22 +62,19 @@ class OutboxStore:
             if moved.rowcount == 0:
                 return False
             routes = await enabled_routes(connection, sorted({event.org_id for event in events if event.org_id}))
-            for event in events:
-                event_id = await self._add(connection, event, now)
-                if event_id:
-                    for route in routes:
-                        if policy.wants(route, event):
-                            await self._plan(connection, route, event, event_id, now)
+            fresh = [event for event in events if await self._add(connection, event, now)]
+            for route in routes:
+                for kind, wanted in _by_kind(event for event in fresh if policy.wants(route, event)).items():
+                    await self._plan(connection, route, kind, wanted, now)
         return True
 
-    async def _add(self, connection: Connection, event: Event, now: datetime) -> str:
-        """The event's id. Empty: it was taken up before."""
-        event_id = self._ids.next_text()
+    async def _add(self, connection: Connection, event: Event, now: datetime) -> bool:
+        """False: it was taken up before."""
         cursor = await connection.execute(
             "INSERT INTO notify_events (id, key, kind, severity, org_id, at, title, text, details, taken_at) "
             "VALUES (%s, %s, %s, %s, nullif(%s, '')::uuid, %s, %s, %s, %s, %s) ON CONFLICT (key) DO NOTHING",
             (
-                event_id,
+                self._ids.next_text(),
                 event.key,
                 event.kind,
                 int(event.severity),
@@ -89,34 +86,41 @@ class OutboxStore:
                 now,
             ),
         )
-        return event_id if cursor.rowcount else ""
+        return cursor.rowcount == 1
 
-    async def _plan(self, connection: Connection, route: Route, event: Event, event_id: str, now: datetime) -> None:
+    async def _plan(
+        self, connection: Connection, route: Route, kind: str, events: Sequence[Event], now: datetime
+    ) -> None:
+        """Adds events of a kind to the message that gathers them, or begins one."""
         cursor = await connection.execute(
-            "SELECT id, severity, planned_at FROM notify_deliveries WHERE route_id = %s AND kind = %s "
+            "SELECT id, count FROM notify_deliveries WHERE route_id = %s AND kind = %s "
             "AND state = 'pending' AND epoch = 0 FOR UPDATE",
-            (route.id, event.kind),
+            (route.id, kind),
         )
         waiting = await cursor.fetchone()
-        last = await _last_before(connection, route, event.kind, "" if waiting is None else str(waiting[0]))
-        due = policy.due_at(route, event.severity, now=now, last=last)
-        if waiting is not None:
-            delivery_id = str(waiting[0])
+        delivery_id, before = ("", 0) if waiting is None else (str(waiting[0]), int(waiting[1]))
+        severity = max(event.severity for event in events)
+        last, failing = await _history(connection, route, kind, delivery_id)
+        due = policy.due_at(route, severity, now=now, last=last, failing=failing)
+        if delivery_id:
             await connection.execute(
-                "UPDATE notify_deliveries SET count = count + 1, severity = greatest(severity, %s), "
+                "UPDATE notify_deliveries SET count = count + %s, severity = greatest(severity, %s), "
                 "planned_at = least(planned_at, %s), due_at = least(due_at, %s) WHERE id = %s",
-                (int(event.severity), due, due, delivery_id),
+                (len(events), int(severity), due, due, delivery_id),
             )
         else:
             delivery_id = self._ids.next_text()
             await connection.execute(
                 "INSERT INTO notify_deliveries (id, route_id, org_id, kind, severity, count, state, planned_at, "
-                "due_at, created_at) VALUES (%s, %s, nullif(%s, '')::uuid, %s, %s, 1, 'pending', %s, %s, %s)",
-                (delivery_id, route.id, route.org_id, event.kind, int(event.severity), due, due, now),
+                "due_at, created_at) VALUES (%s, %s, nullif(%s, '')::uuid, %s, %s, %s, 'pending', %s, %s, %s)",
+                (delivery_id, route.id, route.org_id, kind, int(severity), len(events), due, due, now),
             )
+        # Only those that are shown are kept with it; the others are counted.
+        shown = [event.key for event in events[: max(SHOWN_EVENTS - before, 0)]]
         await connection.execute(
-            "INSERT INTO notify_delivery_events (route_id, event_id, delivery_id) VALUES (%s, %s, %s)",
-            (route.id, event_id, delivery_id),
+            "INSERT INTO notify_delivery_events (delivery_id, event_id) "
+            "SELECT %s, id FROM notify_events WHERE key = ANY(%s)",
+            (delivery_id, shown),
         )
 
     # Sending.
@@ -261,15 +265,24 @@ class OutboxStore:
             return len(ids) + cursor.rowcount
 
 
-async def _last_before(connection: Connection, route: Route, kind: str, except_id: str) -> datetime | None:
-    """When the last message of a kind was to be sent on a route, other than the one that gathers."""
+async def _history(connection: Connection, route: Route, kind: str, except_id: str) -> tuple[datetime | None, bool]:
+    """When the last message of a kind was to be sent on a route, other than the one that gathers; whether one fails."""
     cursor = await connection.execute(
-        "SELECT planned_at FROM notify_deliveries WHERE route_id = %s AND kind = %s AND id::text <> %s "
-        "ORDER BY planned_at DESC LIMIT 1",
-        (route.id, kind, except_id),
+        "SELECT (SELECT planned_at FROM notify_deliveries WHERE route_id = %(route)s AND kind = %(kind)s "
+        "AND id::text <> %(except)s ORDER BY planned_at DESC LIMIT 1), "
+        "EXISTS (SELECT FROM notify_deliveries WHERE route_id = %(route)s AND kind = %(kind)s "
+        "AND state = 'pending' AND attempts > 0)",
+        {"route": route.id, "kind": kind, "except": except_id},
     )
     row = await cursor.fetchone()
-    return None if row is None else row[0]
+    return (None, False) if row is None else (row[0], bool(row[1]))
+
+
+def _by_kind(events: Iterable[Event]) -> Mapping[str, list[Event]]:
+    found: dict[str, list[Event]] = {}
+    for event in events:
+        found.setdefault(event.kind, []).append(event)
+    return found
 
 
 def _no_such_delivery() -> CodedError:

@@ -25,6 +25,7 @@ KINDS: Mapping[str, Severity] = MappingProxyType(
 )
 """Every kind of event that may be asked for, and how severe it usually is."""
 
+_FAILING_GATHER_S = 60
 _BACKDATED = timedelta(minutes=1)
 """Clocks of services differ: what seems to have happened shortly before a route was made is told."""
 
@@ -55,9 +56,15 @@ def wants(route: Route, event: Event) -> bool:
     )
 
 
-def due_at(route: Route, severity: Severity, *, now: datetime, last: datetime | None) -> datetime:
-    """When a message is to be sent. `last`: when the one before of the same kind was to be."""
-    earliest = now if last is None else max(now, last + timedelta(seconds=route.gather_s))
+def due_at(
+    route: Route, severity: Severity, *, now: datetime, last: datetime | None, failing: bool = False
+) -> datetime:
+    """When a message is to be sent. `last`: when the one before of the same kind was to be.
+
+    `failing`: one of the kind was tried and not taken; it and those that follow must not become ever more.
+    """
+    gather_s = max(route.gather_s, _FAILING_GATHER_S) if failing else route.gather_s
+    earliest = now if last is None else max(now, last + timedelta(seconds=gather_s))
     if route.quiet is None or severity >= route.quiet.breaks_through:
         return earliest
     return quiet_until(route.quiet, earliest)

@@ -21,10 +21,19 @@ _JSON = "application/json; charset=utf-8"
 class HttpSender:
     """See ports.Sender: Slack, Discord and signed webhooks."""
 
-    def __init__(self, channel: Channel, poster: PinnedPoster, *, allowed: tuple[Network, ...], clock: Clock) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        operators: PinnedPoster,
+        tenants: PinnedPoster,
+        *,
+        allowed: tuple[Network, ...],
+        clock: Clock,
+    ) -> None:
         """`allowed` are networks that are not public and that operators' routes may lead to."""
         self._channel = channel
-        self._poster = poster
+        self._operators = operators
+        self._tenants = tenants
         self._allowed = allowed
         self._clock = clock
 
@@ -43,7 +52,8 @@ class HttpSender:
         # An organisation's target never gains from what operators allowed themselves.
         rules = AddressRules(self._allowed if operators else ())
         where = read_url(target.address, operators=operators)
-        await self._poster.post(where, headers=headers, body=body, rules=rules)
+        poster = self._operators if operators else self._tenants
+        await poster.post(where, headers=headers, body=body, rules=rules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +61,8 @@ class Sending:
     """How messages leave."""
 
     resolve: Resolve
+    tenants_resolve: Resolve
+    """For organisations' routes: names that nobody answers for keep a thread for long."""
     executor: Executor
     """Runs what blocks: mail."""
     clock: Clock
@@ -63,10 +75,13 @@ class Sending:
 
 def open_senders(sending: Sending, *, context: ssl.SSLContext) -> Mapping[Channel, Sender]:
     """A sender for each channel that there is."""
-    poster = PinnedPoster(resolve=sending.resolve, context=context, timeout_s=sending.timeout_s)
+    posters = tuple(
+        PinnedPoster(resolve=resolve, context=context, timeout_s=sending.timeout_s)
+        for resolve in (sending.resolve, sending.tenants_resolve)
+    )
     http: tuple[Channel, ...] = ("slack", "discord", "webhook")
     senders: dict[Channel, Sender] = {
-        channel: HttpSender(channel, poster, allowed=sending.allowed, clock=sending.clock) for channel in http
+        channel: HttpSender(channel, *posters, allowed=sending.allowed, clock=sending.clock) for channel in http
     }
     if sending.mail is not None:
         senders["email"] = MailSender(

@@ -51,12 +51,15 @@ async def open_notify(
     settings: OrchestratorSettings, *, pool: Pool, channels: Channels, clock: Clock, metrics: Metrics
 ) -> AsyncIterator[OpenNotify]:
     """Raises StartError for a seal key that is none, or mail settings that contradict each other."""
-    # Names and mail block a thread each; those of other parts must not wait for a mail server that hangs.
-    executor = ThreadPoolExecutor(AT_ONCE + MAX_TESTS_AT_ONCE, "notify")
+    # Names and mail block a thread each; operators' names wait for no tenant's, and neither for a mail server.
+    executors = [
+        ThreadPoolExecutor(AT_ONCE + MAX_TESTS_AT_ONCE, f"notify-{part}") for part in ("own", "tenants", "mail")
+    ]
     try:
-        yield _build(settings, executor, pool=pool, channels=channels, clock=clock, metrics=metrics)
+        yield _build(settings, executors, pool=pool, channels=channels, clock=clock, metrics=metrics)
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        for executor in executors:
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def resolver(executor: Executor) -> Resolve:
@@ -92,17 +95,19 @@ def mail_server(settings: OrchestratorSettings) -> MailServer | None:
 
 def _build(
     settings: OrchestratorSettings,
-    executor: Executor,
+    executors: Sequence[Executor],
     *,
     pool: Pool,
     channels: Channels,
     clock: Clock,
     metrics: Metrics,
 ) -> OpenNotify:
+    own, tenants, mail = executors
     wake, ids, counted = asyncio.Event(), Uuid7Source(), NotifyMetrics(metrics)
     sending = Sending(
-        resolve=resolver(executor),
-        executor=executor,
+        resolve=resolver(own),
+        tenants_resolve=resolver(tenants),
+        executor=mail,
         clock=clock,
         timeout_s=settings.notify_timeout_s,
         allowed=settings.notify_allowed,
