@@ -19,6 +19,7 @@ from crosslogic_backup.settings import BackupSettings
 from crosslogic_common.tls import service_dns_name, service_spiffe_id
 from crosslogic_node_agent.settings import NodeAgentSettings
 from crosslogic_node_agent.settings_check import check_together
+from crosslogic_registry.settings import RegistrySettings
 from tests.fakes import k8s_rules
 from tests.fakes.k8s_render import K8S, OVERLAYS, ROOT, Json, helmed, kustomized, named, schema_problems
 from tests.fakes.service_settings import settings_of, variables_of
@@ -159,6 +160,30 @@ def test_backups_run_every_six_hours_and_restores_when_somebody_says_so(
             each["name"]: each.get("secret", {}).get("secretName") for each in k8s_rules.pod_spec(job)["volumes"]
         }
         assert mounted["database"] == database, "whoever backs up must not be able to write"
+
+
+@pytest.mark.parametrize("name", ["staging", "production"])
+def test_the_registry_signs_for_the_bucket_of_weights_that_the_store_names(
+    rendered: dict[str, list[Json]], name: str, tmp_path: Path
+) -> None:
+    registry = named(rendered[name], "Deployment", "registry")
+    stored = named(rendered[name], "ExternalSecret", "weights-bucket")["spec"]
+    keys = {each["secretKey"] for each in stored["data"]}
+    environ = _environ(registry, "containers", 0, tmp_path)
+    for each in k8s_rules.pod_spec(registry)["containers"][0]["env"]:
+        if "secretKeyRef" in each.get("valueFrom", {}):
+            reference = each["valueFrom"]["secretKeyRef"]
+            assert (reference["name"], reference["key"] in keys) == (stored["target"]["name"], True)
+            environ[each["name"]] = f"the-{reference['key']}"
+    assert {Path(environ[f"{key}_FILE"]).name for key in ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY")} <= keys
+    assert environ.keys() <= variables_of("registry")
+    settings = settings_of("registry").from_env(environ)
+    assert isinstance(settings, RegistrySettings)
+    place = settings.place()
+    assert place is not None
+    assert (place.endpoint, place.bucket) == ("https://the-account-id.r2.cloudflarestorage.com", "the-bucket-name")
+    others = [each for each in rendered[name] if each["kind"] in k8s_rules.WORKLOADS and each is not registry]
+    assert "weights-bucket" not in str(others), "somebody else may read the key"
 
 
 def test_agent_starts_with_the_settings_that_its_pod_has(rendered: dict[str, list[Json]], tmp_path: Path) -> None:
