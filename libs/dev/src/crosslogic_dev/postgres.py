@@ -23,6 +23,10 @@ NAME = "postgres"
 DATABASE = "crosslogic"
 _USER = "crosslogic"
 _START_TIMEOUT_S = 60.0
+_OLD_ONES = ("is still in use", "Is another postmaster")
+"""What a server says that finds processes of the one before it at its data."""
+_TOLD_LINES = 100
+"""In which it has said so, beside what those processes say as they end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,8 @@ def start_postgres(table: ProcessTable, run_dir: RunDir, *, port: int, durable: 
         *(() if durable else ("fsync=off", "synchronous_commit=off", "full_page_writes=off")),
     ):
         argv += ["-c", option]
-    table.start(ProcessSpec(name=NAME, argv=tuple(argv), environ=_environ(), uid=run_as.uid))
     url = own_postgres_url(run_dir, port=port)
-    _wait_ready(table, url)
+    _start_ready(table, ProcessSpec(name=NAME, argv=tuple(argv), environ=_environ(), uid=run_as.uid), url)
     ensure_database(url)
     return url
 
@@ -124,16 +127,26 @@ def _init(binaries: Path, home: Path, data: Path, password: str, run_as: _RunAs)
         raise DevError(f"PostgreSQL's data folder cannot be made in {data}: {' '.join(last)}")
 
 
-def _wait_ready(table: ProcessTable, url: str) -> None:
+def _start_ready(table: ProcessTable, spec: ProcessSpec, url: str) -> None:
+    """Starts it until it takes connections.
+
+    Processes of a server that was killed go on for a moment, and as long as they do a new one refuses to start: it is
+    started again.
+    """
     until = time.monotonic() + _START_TIMEOUT_S
+    table.start(spec)
     while True:
         try:
             psycopg.connect(admin_url(url), connect_timeout=2).close()
         except psycopg.OperationalError as error:
-            if table.pid(NAME) is None or time.monotonic() > until:
-                last = table.tail(NAME, lines=1) or str(error)
-                raise DevError(f"PostgreSQL does not start: {last}") from error
+            gone = table.pid(NAME) is None
+            told = table.tail(NAME, lines=_TOLD_LINES)
+            if time.monotonic() > until or (gone and not any(words in told for words in _OLD_ONES)):
+                last = told.splitlines()[-1:] or [str(error)]
+                raise DevError(f"PostgreSQL does not start: {last[0]}") from error
             time.sleep(0.05)
+            if gone:
+                table.start(spec)
         else:
             return
 
