@@ -2,7 +2,10 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
+
+from crosslogic_model_store.manifest import Manifest, revision_of
 
 _NOISE_BYTES = 64 * 2**20
 TINY_CONFIG = {
@@ -31,6 +34,12 @@ def write_safetensors(file: Path, tensors: dict[str, tuple[str, list[int], int]]
         # As much as Python makes at a time.
         for start in range(0, offset, _NOISE_BYTES):
             opened.write(noise.randbytes(min(_NOISE_BYTES, offset - start)))
+
+
+def before_parts(manifest: Manifest) -> Manifest:
+    """The same files as they were written down before files had a checksum of their parts."""
+    files = tuple(replace(file, tree="") for file in manifest.files)
+    return replace(manifest, files=files, part_bytes=0, revision=revision_of(files))
 
 
 def make_model(folder: Path, *, weights_bytes: int = 4096, seed: int = 1, shards: int = 1) -> Path:

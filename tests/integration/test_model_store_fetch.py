@@ -18,12 +18,12 @@ from crosslogic_model_store import fetch as fetching
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.fetch import FetchOptions, Urls, fetch, present
 from crosslogic_model_store.local_model import read_model
-from crosslogic_model_store.manifest import Manifest, blob_key, revision_of
+from crosslogic_model_store.manifest import Manifest, blob_key
 from crosslogic_model_store.presign import presigned_get
 from crosslogic_model_store.upload import Uploader
 from tests.fakes.range_server import RangeServer, range_server
 from tests.fakes.s3_server import s3_server
-from tests.fakes.small_models import make_model
+from tests.fakes.small_models import before_parts, make_model
 
 KIB = 1024
 OPTIONS = FetchOptions(connections=4, block_bytes=64 * KIB, pause_s=0.001)
@@ -48,18 +48,12 @@ class Stored:
         )
 
 
-def older(manifest: Manifest) -> Manifest:
-    """As it was written before files had a checksum of their parts."""
-    files = tuple(dataclasses.replace(file, tree="") for file in manifest.files)
-    return dataclasses.replace(manifest, files=files, part_bytes=0, revision=revision_of(files))
-
-
 @pytest.fixture(params=["by parts", "an older manifest"])
 def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stored]:
     source = make_model(tmp_path / "source", weights_bytes=1000 * KIB, shards=2)
     manifest = read_model(source, "team/tiny", part_bytes=64 * KIB).manifest
     if request.param == "an older manifest":
-        manifest = older(manifest)
+        manifest = before_parts(manifest)
     with range_server({f"/{file.sha256}": (source / file.path).read_bytes() for file in manifest.files}) as server:
         yield Stored(source, manifest, server)
 

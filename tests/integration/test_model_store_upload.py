@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from crosslogic_model_store.manifest import blob_key, manifest_key
 from crosslogic_model_store.place import Place
 from crosslogic_model_store.upload import Uploader, open_client
 from tests.fakes.s3_server import environ_of, s3_server
-from tests.fakes.small_models import make_model
+from tests.fakes.small_models import before_parts, make_model
 
 MIB = 2**20
 PART_BYTES = 5 * MIB
@@ -83,6 +84,19 @@ def test_versions_share_the_files_that_they_have_in_common(place: Place, tmp_pat
     assert uploader.upload(read_model(folder, "shared"))
     assert len(written) == 2  # the new file and the manifest
     assert len(uploader.versions("shared")) == 2
+
+
+def test_a_version_of_before_parts_stays_and_uploaded_again_sends_no_file_twice(place: Place, tmp_path: Path) -> None:
+    local = read_model(make_model(tmp_path / "m", seed=5), "older")
+    older = replace(local, manifest=before_parts(local.manifest))
+    assert Uploader(place).upload(older)
+    uploader = Uploader(place)
+    written = _count_writes(uploader)
+    assert uploader.upload(local)
+    assert len(written) == 1  # the manifest
+    assert {each.revision: each for each in uploader.versions("older")} == {
+        each.revision: each for each in (older.manifest, local.manifest)
+    }
 
 
 def test_an_upload_that_was_killed_is_gone_on_with_and_is_no_model_until_then(

@@ -184,7 +184,7 @@ class _Fetch:
                 raise _RefusedError
             if answer.status != _PARTIAL and not (answer.status == _OK and size == file.entry.size_bytes):
                 raise HTTPException(f"the storage answers {answer.status}")
-            file.make_room(index)
+            file.allocate(index)
             digest, got = file.begin(), 0
             try:
                 while got < size:

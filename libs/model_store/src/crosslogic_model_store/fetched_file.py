@@ -68,7 +68,7 @@ class FetchedFile(ABC):
         start = index * self._block_bytes
         return start, min(self._block_bytes, self.entry.size_bytes - start)
 
-    def make_room(self, index: int) -> None:
+    def allocate(self, index: int) -> None:
         """Takes the place of a block on the disk: cheaper at once than piece by piece. Raises ModelStoreError."""
         try:
             os.posix_fallocate(self._file, *self.span(index))
