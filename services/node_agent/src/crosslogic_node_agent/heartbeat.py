@@ -120,7 +120,9 @@ class Heartbeat:
         reading: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         try:
-            await asyncio.wait_for(call.wait_for_connection(), _CONNECT_S)
+            # Not wait_for: in Python 3.11 a cancellation that comes with the connection would be lost in it.
+            async with asyncio.timeout(_CONNECT_S):
+                await call.wait_for_connection()
             reading = asyncio.create_task(self._read(call, backoff), name="heartbeat answers")
             self._answered_at = loop.time()
             told_drain = False

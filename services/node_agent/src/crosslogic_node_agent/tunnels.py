@@ -104,7 +104,9 @@ class Tunnels:
         )
         call = method()
         try:
-            await asyncio.wait_for(call.wait_for_connection(), _CONNECT_S)
+            # Not wait_for: in Python 3.11 a cancellation that comes with the connection would be lost in it.
+            async with asyncio.timeout(_CONNECT_S):
+                await call.wait_for_connection()
             self._log.info("tunnel open", address=address)
             backoff.reset()
             await self._new_session().run(_messages(call), call.write, self._stopping)

@@ -136,7 +136,9 @@ class BatchLink(Generic[Item, Out, In]):
         tasks: list[asyncio.Task[None]] = []
         try:
             stream = self._open_stream()
-            await asyncio.wait_for(stream.wait_for_connection(), self._connect_timeout_s)
+            # Not wait_for: in Python 3.11 a cancellation that comes with the connection would be lost in it.
+            async with asyncio.timeout(self._connect_timeout_s):
+                await stream.wait_for_connection()
             writer = self._new_writer(stream)
             for item in self._take_queued():
                 writer.send(item)
