@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crosslogic.node_agent.v1 import node_agent_pb2 as pb
@@ -21,6 +21,8 @@ from tests.fakes.node_agent_bench import relay_open
 
 KEY = "sk-secret-0123456789"
 TERMS = ExternalTerms(url=EndpointUrl.parse("https://api.example.com/v1"), model="theirs", key=Secret(KEY))
+# A machine that stalls for a moment says nothing of what is read.
+UNHURRIED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 NAMES = st.sampled_from(
     (
@@ -47,6 +49,7 @@ def streamed(raw: bytes) -> tuple[bytes, TokenCount]:
     return out, made.count()
 
 
+@UNHURRIED
 @given(said=st.lists(OBJECTS, max_size=4), ended=st.booleans())
 def test_whatever_a_stream_says_is_read_or_refused(said: list[dict[str, Any]], ended: bool) -> None:
     raw = b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in said) + b"data: [DONE]\n\n" * ended
@@ -57,6 +60,7 @@ def test_whatever_a_stream_says_is_read_or_refused(said: list[dict[str, Any]], e
         assert min(count.prompt_tokens, count.completion_tokens, count.cached_prompt_tokens) >= 0
 
 
+@UNHURRIED
 @given(said=OBJECTS)
 def test_whatever_a_whole_answer_says_is_read_or_refused(said: dict[str, Any]) -> None:
     made = reader(stream=False)
@@ -67,6 +71,7 @@ def test_whatever_a_whole_answer_says_is_read_or_refused(said: dict[str, Any]) -
         assert "error" not in shown
 
 
+@UNHURRIED
 @given(raw=st.binary(max_size=200))
 def test_bytes_that_are_no_answer_are_refused(raw: bytes) -> None:
     for stream in (True, False):
