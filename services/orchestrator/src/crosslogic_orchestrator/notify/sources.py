@@ -139,6 +139,7 @@ def budget_event(event: budgets.BudgetEvent) -> Event:
         details={
             "budget_id": event.budget_id,
             "name": _text(event.name),
+            "owners": [_text(owner) for owner in event.owners],
             "threshold_percent": event.threshold_percent,
             "spent_picodollars": event.spent_picodollars,
             "limit_picodollars": str(event.limit_picodollars),
