@@ -40,7 +40,13 @@ async def test_a_service_that_is_stopped_in_the_moment_it_is_connected_does_not_
     await running.__aenter__()
     for _ in range(5):
         await asyncio.sleep(0)
-    connects.set()
-    async with asyncio.timeout(20):
+
+    async def connect_and_stop() -> None:
+        connects.set()
         await running.__aexit__(None, None, None)
+
+    stopping = asyncio.create_task(connect_and_stop())
+    stopped, _ = await asyncio.wait({stopping}, timeout=20)
+    stopping.cancel()
+    assert stopped
     assert not link.connected.is_set()
