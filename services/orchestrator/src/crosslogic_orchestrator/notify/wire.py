@@ -1,6 +1,7 @@
 """Notifications as messages."""
 
 import math
+from collections.abc import Callable
 from datetime import time
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -126,9 +127,9 @@ def _seconds(duration: Duration) -> int:
     return math.ceil(duration.seconds + duration.nanos / 1e9)
 
 
-def _name(name_of: object, value: int) -> str:
+def _name(name_of: Callable[..., str], value: int) -> str:
     try:
-        return str(name_of(value))  # type: ignore[operator]
+        return name_of(value)
     except ValueError:
         raise CodedError(ErrorCode.INVALID_ARGUMENT, f"{value} is no value that is known here.") from None
 
