@@ -215,3 +215,15 @@ async def test_cached_prompt_tokens_have_their_own_price(store: LedgerStore, poo
     assert (terms.price_version, terms.plan, terms.cached_prompt_price_picodollars) == ("pv-1", "team", 5_000)
     assert usage_row(listed.row) == item.row
     assert listed.row.record.outcome == Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize("reached", [30_000, 2**31 - 1_000])
+async def test_a_reader_goes_on_where_its_number_and_its_pages_length_outgrow_a_small_integer(
+    store: LedgerStore, pool: Pool, reached: int
+) -> None:
+    # Each of the two fits 16 (or 32) bits, and the database takes them for such; their sum does not.
+    async with pool.connection() as connection:
+        await connection.execute("UPDATE usage_head SET last_sequence = %s", (reached,))
+    assert await store.commit(samples("after many", 2)) == [Stored()] * 2
+    entries, last = await RecordLog(pool=pool).read(reached, limit=5_000)
+    assert ([entry.sequence for entry in entries], last) == ([reached + 1, reached + 2], reached + 2)

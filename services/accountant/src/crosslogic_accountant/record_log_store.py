@@ -13,7 +13,7 @@ from crosslogic_common.postgres import Connection, Pool, transaction
 BILLING = "billing"
 _COMMITS = """
     SELECT batch, last_sequence - row_count FROM usage_commits
-    WHERE last_sequence > %(after)s AND last_sequence - row_count < %(after)s + %(limit)s
+    WHERE last_sequence > %(after)s AND last_sequence - row_count < %(upto)s
     ORDER BY last_sequence LIMIT %(limit)s
 """
 _ROWS = (
@@ -58,7 +58,8 @@ class RecordLog:
                 )
             if reader and after > 0:
                 await connection.execute(_SETTLE, (reader, after))
-            cursor = await connection.execute(_COMMITS, {"after": after, "limit": limit})
+            # Added up here: the database would add two small numbers as small numbers, and 32,767 is the largest.
+            cursor = await connection.execute(_COMMITS, {"after": after, "upto": after + limit, "limit": limit})
             firsts = {int(batch): int(first) for batch, first in await cursor.fetchall()}
             entries = await self._entries(connection, firsts) if firsts else []
         return [entry for entry in entries if after < entry.sequence <= after + limit], last
