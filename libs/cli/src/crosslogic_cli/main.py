@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from crosslogic_cli.commands import (
+    billing,
+    budgets,
     certs,
     deployments,
     doctor,
@@ -46,6 +48,8 @@ for commands in (
     deployments.deployments,
     notifications.notifications,
     usage.usage,
+    billing.billing,
+    budgets.budgets,
     usage.audit,
     certs.certs,
 ):

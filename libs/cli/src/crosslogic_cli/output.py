@@ -1,6 +1,7 @@
 """Tables for people, JSON for scripts."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,11 +11,13 @@ from rich.table import Table
 
 Column = tuple[str, str]
 """Heading, and the path of the value: `load.running`."""
+_WIDE = 1_000
 
 
 def console() -> Console:
-    """Where tables go."""
-    return Console(soft_wrap=True)
+    """Where tables go. A file or a pipe has no width, so that nothing is folded there."""
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE
+    return Console(soft_wrap=True, width=wide)
 
 
 def show_json(value: Any) -> None:
@@ -32,8 +35,10 @@ def show_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], *, a
         console().print("[dim]nothing there[/dim]")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading, _ in columns:
-        table.add_column(heading, overflow="fold")
+    for heading, path in columns:
+        # Ids are copied: they are shown whole, whatever else must be folded.
+        least = max(len(text_of(value_at(row, path))) for row in found) if path == "id" else None
+        table.add_column(heading, overflow="fold", min_width=least)
     for row in found:
         table.add_row(*(text_of(value_at(row, path)) for _, path in columns))
     console().print(table)
