@@ -125,6 +125,8 @@ class Stack:
             progress=self._progress,
             sim_arguments=wishes.sim_arguments,
         )
+        # Again: an engine that had to be installed took minutes, in which somebody may have taken one.
+        self._check_ports(plan)
         plan.save(self._run_dir)
         stores = open_stores(
             plan,
