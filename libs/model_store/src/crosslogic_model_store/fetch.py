@@ -131,10 +131,10 @@ class _Fetch:
     def _fetch_all(self, files: list[FetchedFile]) -> None:
         with ThreadPoolExecutor(self._options.connections, thread_name_prefix="weights") as pool:
             local = threading.local()
-            waiting: list[Future[None]] = [
-                pool.submit(self._block, local, file, index) for file in files for index in file.missing
-            ]
-            waiting += [pool.submit(self._found, local, file, index) for file in files for index in file.held]
+            # Both are found out before the first thread starts: from then on blocks come.
+            work = [(self._block, file, index) for file in files for index in file.missing]
+            work += [(self._found, file, index) for file in files for index in file.held]
+            waiting: list[Future[None]] = [pool.submit(each, local, file, index) for each, file, index in work]
             try:
                 done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
                 for future in done:
