@@ -67,6 +67,32 @@ async def test_the_only_node_is_asked_once_it_is_back() -> None:
         assert (await asked)[0] == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_lost_its_node_waits_for_another_that_is_known_a_moment_later(*, stream: bool) -> None:
+    async with fleet(2) as world:
+        first, second = world.nodes
+        world.picks.nodes.remove(second)
+        asked = asyncio.create_task(_answered(world, stream=stream))
+        call_id, _ = await first.call()
+        first.fail(call_id, ErrorCode.ENGINE_UNAVAILABLE)
+        await _picked(world, 3)
+        world.picks.nodes.append(second)
+        call_id, _ = await second.call()
+        second.answer(call_id, 200)
+        assert (await asked)[0] == 200
+        assert (await world.record()).attempts == 2
+
+
+async def test_what_lost_its_node_is_not_held_for_long_where_no_other_comes() -> None:
+    async with fleet(1, policy=FailoverPolicy(another_within_s=0.6)) as world:
+        asked = asyncio.create_task(_answered(world, stream=False))
+        call_id, _ = await world.nodes[0].call()
+        world.nodes[0].fail(call_id, ErrorCode.ENGINE_UNAVAILABLE)
+        status, body = await asked
+        assert (status, decoded(body)["error"]["code"]) == (503, "no_capacity")
+        assert world.picks.excluded == [(), ("node-1",), ("node-1",), ("node-1",)]
+
+
 async def test_a_whole_answer_that_breaks_begins_anew_and_is_billed_once() -> None:
     async with fleet() as world:
         asked = asyncio.create_task(_answered(world, stream=False))

@@ -19,6 +19,7 @@ from crosslogic_gateway.cold_starts import ColdStarts
 from crosslogic_gateway.domain import Route
 from crosslogic_gateway.engine_errors import client_error, error_event
 from crosslogic_gateway.failover import (
+    ANOTHER_EVERY_S,
     BACK_WITHIN_S,
     MAX_ATTEMPTS,
     MAX_NODES,
@@ -149,11 +150,23 @@ class Attempts:
             return route
         if refused is not None:
             raise refused
-        return await self._cold_start(run, error)
+        return await (self._another(run, error) if run.tried else self._cold_start(run, error))
+
+    async def _another(self, run: Run, error: CodedError) -> Route:
+        """A node in place of one that was lost, where none could be picked at once. Raises `error` if none is soon."""
+        until = min(self._loop.time() + self._policy.another_within_s, run.deadline)
+        while self._loop.time() < until:
+            await asyncio.sleep(ANOTHER_EVERY_S)
+            try:
+                return await self._pick(run, [])
+            except CodedError as again:
+                if again.code is not ErrorCode.NO_CAPACITY:
+                    raise
+        raise error
 
     async def _cold_start(self, run: Run, error: CodedError) -> Route:
         """A node that is launched for the request. Raises `error` where there is none in time."""
-        if self._cold_starts is None or run.tried:
+        if self._cold_starts is None:
             raise error
         job = run.job
         route = await self._cold_starts.wait(

@@ -18,6 +18,8 @@ MAX_UNREACHED = 8
 """Nodes that are skipped in one search because they are out of reach: a pick may exclude 16 in all."""
 BACK_WITHIN_S = 1.0
 """How long a request waits, when there is no other node, for the way to one that could not be reached."""
+ANOTHER_EVERY_S = 0.5
+"""How often it asks for one."""
 RETRY_AFTER_S = 1.0
 """What a client is told whose request found no node: nodes that come back do so in seconds."""
 
@@ -41,6 +43,9 @@ class FailoverPolicy:
 
     window_s: float = 120.0
     """How long a client may wait over all attempts: for its first byte, or for the next one after a break."""
+    another_within_s: float = 3.0
+    """How long a request that lost its node waits for another where there is none: what is known of nodes that live may
+    be late by a heartbeat, above all when several die at once."""
     budget_share: float = 0.2
     """Retries after refusals, as a share of the requests."""
     budget_least: int = 3
