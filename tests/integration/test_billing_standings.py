@@ -84,6 +84,23 @@ async def test_a_change_that_is_heard_of_late_changes_what_was_closed_since_and_
     assert world.stripe.total(CHARGE, customer) == 9 * 200 * 50_000
 
 
+async def test_an_organisations_first_word_counts_from_the_window_it_came_in_however_late_it_is_heard(
+    world: Bench,
+) -> None:
+    org, _ = await world.customer()
+    for at in (NOW - timedelta(minutes=5), NOW):
+        world.ledger.use(org, at, prompt=500)
+    await settled(world)
+    world.identity.org(org, NOW + timedelta(seconds=5), "big", {"llama-3-8b": 5})
+    await world.follower.read()
+    assert await world.rows("SELECT tokens FROM month_usage WHERE org_id = %s", org) == [(500 + 200,)]
+    # What comes late to either window goes by what its window goes by.
+    for at in (NOW - timedelta(minutes=5), NOW):
+        world.ledger.use(org, at, prompt=10)
+    await settled(world)
+    assert await world.rows("SELECT tokens FROM month_usage WHERE org_id = %s", org) == [(510 + 210,)]
+
+
 async def test_two_replicas_that_read_at_once_count_a_late_change_once(world: Bench) -> None:
     org, _ = await world.customer()
     world.identity.org(org, LONG_AGO)

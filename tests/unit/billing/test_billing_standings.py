@@ -94,9 +94,15 @@ def test_what_is_shed_in_one_part_of_a_month_is_charged_in_another() -> None:
     assert billable(agreed, MIDDLE, 60, used) == {Priced("standard", 7): 40}
 
 
-def test_a_month_from_before_identitys_first_word_goes_by_that_word() -> None:
-    agreed = terms(org(ENDS + timedelta(days=3), "big", llama=1))
-    assert (monthly_fee(agreed), len(agreed.spans)) == (10**12, 1)
+def test_nothing_from_before_identitys_first_word_is_charged_by_it() -> None:
+    late = org(ENDS + timedelta(days=3), "big", llama=1)
+    assert terms(late) == Terms()
+    assert terms(late, alone=BIG) == BIG
+    # Within a month: what was used before by the token, and the window in which it came by what it says.
+    agreed = terms(org(MIDDLE, "big", llama=1))
+    used = {("llama", Priced("standard", 7)): 100}
+    assert billable(agreed, MIDDLE - timedelta(seconds=60), 60, used) == {Priced("standard", 7): 100}
+    assert billable(agreed, MIDDLE - timedelta(seconds=59), 60, used) == {Priced("standard", 7): 40}
 
 
 @given(
@@ -113,6 +119,9 @@ def test_a_months_parts_are_all_of_it_and_no_change_makes_a_fee_negative_or_more
 ) -> None:
     orgs = [org(BEGINS + timedelta(seconds=at), plan, llama=units) for at, plan, units in sorted(changes)]
     agreed = terms(*orgs)
+    if not agreed.spans:
+        assert orgs[0].from_time >= ENDS
+        return
     assert agreed.spans[-1].ends == ENDS
     for one, following in zip(agreed.spans, agreed.spans[1:], strict=False):
         assert one.begins < one.ends == following.begins

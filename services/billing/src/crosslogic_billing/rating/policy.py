@@ -13,7 +13,17 @@ from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
-from crosslogic_billing.rating.domain import CategoryCharge, Posting, Priced, Span, Statement, Terms, Tier, Usage
+from crosslogic_billing.rating.domain import (
+    CategoryCharge,
+    Mode,
+    Overage,
+    Posting,
+    Priced,
+    Statement,
+    Terms,
+    Tier,
+    Usage,
+)
 from crosslogic_common.errors import CodedError, ErrorCode
 
 MAX_TIERS = 20
@@ -126,12 +136,7 @@ def billable(terms: Terms, window_start: datetime, length_s: int, used: Mapping[
     The window goes by what held when it began. Reserved capacity covers each model by itself; what goes beyond is
     charged, or, where it is shed, costs nothing.
     """
-    span = _at(terms, window_start)
-    mode, overage, units = (
-        (terms.mode, terms.overage, terms.reserved_units)
-        if span is None
-        else (span.mode, span.overage, span.reserved_units)
-    )
+    mode, overage, units = _capacity_at(terms, window_start, length_s)
     if mode != "reserved":
         return merged({bucket: tokens} for (_, bucket), tokens in used.items())
     if overage == "shed":
@@ -144,10 +149,15 @@ def billable(terms: Terms, window_start: datetime, length_s: int, used: Mapping[
     )
 
 
-def _at(terms: Terms, moment: datetime) -> Span | None:
-    """The part of the month that a moment is in. What comes before the first one goes by it."""
-    begun = [span for span in terms.spans if span.begins <= moment]
-    return begun[-1] if begun else next(iter(terms.spans), None)
+def _capacity_at(terms: Terms, window_start: datetime, length_s: int) -> tuple[Mode, Overage, Mapping[str, int]]:
+    """What held when a window began. One in which identity's first word came goes by that; one before, by the token."""
+    if not terms.spans:
+        return terms.mode, terms.overage, terms.reserved_units
+    begun = [span for span in terms.spans if span.begins <= window_start]
+    if not begun and terms.spans[0].begins >= window_start + timedelta(seconds=length_s):
+        return "serverless", "bill", {}
+    span = begun[-1] if begun else terms.spans[0]
+    return span.mode, span.overage, span.reserved_units
 
 
 def _category(name: str, terms: Terms, usage: Usage, billable: Usage) -> CategoryCharge:

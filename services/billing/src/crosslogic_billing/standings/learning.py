@@ -17,6 +17,7 @@ from crosslogic_common.postgres import Connection, Pool, transaction
 
 _TIMEOUT_S = 120.0
 _ONE_DAY = timedelta(days=1)
+_LONGEST_WINDOW = timedelta(seconds=900)
 
 _Window = tuple[datetime, int]
 """Start and length in seconds."""
@@ -66,11 +67,12 @@ class Learner:
 
 
 async def _closed(connection: Connection, org_id: str, since: datetime) -> dict[date, dict[_Window, _Used]]:
-    """What was closed of an organisation's windows that began then or later, by month."""
+    """What was closed of an organisation's windows that ended after then, by month."""
     found = await connection.execute(
         "SELECT window_start, length_s, model, category, price, accounted FROM window_usage "
-        "WHERE org_id = %s AND window_start >= %s AND accounted <> 0",
-        (org_id, since),
+        "WHERE org_id = %s AND window_start > %s AND window_start + make_interval(secs => length_s) > %s "
+        "AND accounted <> 0",
+        (org_id, since - _LONGEST_WINDOW, since),
     )
     rows = await found.fetchall()
     if not rows:

@@ -27,9 +27,10 @@ def month_terms(
 
     `alone`: what was agreed with the organisation itself, which takes the place of its plans' terms (`plans_terms`, the
     usual ones where a plan has none). Discount, tiers, free tokens, cap and collection are those of the plan that the
-    month began with; mode, overage, units and their fee are each part's own. `orgs` and each of `plans` are by time.
+    month began with; mode, overage, units and their fee are each part's own. What came before identity's first word of
+    it is charged by the token. `orgs` and each of `plans` are by time.
     """
-    if not orgs:
+    if not orgs or orgs[0].from_time >= ends:
         return alone or _USUAL
     spans: list[Span] = []
     points = _points(orgs, plans, begins, ends)
@@ -75,12 +76,8 @@ def drift(at_identity: Present, here: Present) -> set[str]:
 def _points(
     orgs: Sequence[OrgStanding], plans: Mapping[str, Sequence[PlanStanding]], begins: datetime, ends: datetime
 ) -> list[datetime]:
-    """Where parts of the month begin. An organisation that came within it is there from then on.
-
-    A month from before identity's first word of it goes by that word as a whole.
-    """
-    first = orgs[0].from_time
-    starts = begins if first >= ends else max(begins, first)
+    """Where parts of the month begin. An organisation that came within it is there from then on."""
+    starts = max(begins, orgs[0].from_time)
     times = {org.from_time for org in orgs} | {plan.from_time for changes in plans.values() for plan in changes}
     return sorted({starts, *(time for time in times if starts < time < ends)})
 
