@@ -45,9 +45,10 @@ class OutboxStore:
     async def cursor(self, source: str) -> int:
         """How far a source was read."""
         async with transaction(self._pool) as connection:
-            await connection.execute("INSERT INTO notify_cursors VALUES (%s, 0) ON CONFLICT DO NOTHING", (source,))
             found = await connection.execute("SELECT after FROM notify_cursors WHERE source = %s", (source,))
             row = await found.fetchone()
+            if row is None:
+                await connection.execute("INSERT INTO notify_cursors VALUES (%s, 0) ON CONFLICT DO NOTHING", (source,))
             return 0 if row is None else int(row[0])
 
     async def take(self, source: str, events: Sequence[Event], *, after: int, reached: int, now: datetime) -> bool:
