@@ -121,6 +121,25 @@ async def test_the_token_goes_to_nobody_else_and_what_is_no_gateway_is_told_so()
     assert (moved.value.status, seen) == (302, [])
 
 
+async def test_a_machine_that_says_nothing_for_longer_than_an_answer_may_take_is_still_followed() -> None:
+    async def launched(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        for state in ("running", "succeeded"):
+            await answer.write(f'data: {{"status": "{state}"}}\n\n'.encode())
+            await asyncio.sleep(0.6)
+        return answer
+
+    app = web.Application()
+    app.router.add_get("/admin/instances/job/events", launched)
+    server = TestServer(app)
+    await server.start_server()
+    client = AdminClient(str(server.make_url("/")), TOKEN, timeout_s=0.2)
+    seen = await asyncio.to_thread(lambda: [each["status"] for each in client.watch_instance_job("job")])
+    await server.close()
+    assert seen == ["running", "succeeded"]
+
+
 async def test_an_answer_that_does_not_come_or_breaks_off_is_told_as_one_error() -> None:
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

@@ -10,6 +10,8 @@ from http.client import HTTPException
 from typing import Any
 
 _BLOCK_BYTES = 64 * 1024
+_SILENCE_S = 3_600.0
+"""So long a stream of events may be silent: an engine with large weights takes minutes to start."""
 
 
 class AdminError(Exception):
@@ -38,8 +40,8 @@ class Transport:
     def __init__(self, base_url: str, token: str, *, timeout_s: float = 30.0) -> None:
         """`base_url` is http or https, without a path; `token` goes into X-Admin-Token.
 
-        `timeout_s` bounds each wait for bytes. Redirects are not followed: the token is for this gateway alone. Raises
-        ValueError for what is no address.
+        `timeout_s` bounds each wait for bytes, but for those between two events, which may be an hour. Redirects are
+        not followed: the token is for this gateway alone. Raises ValueError for what is no address.
         """
         parts = urllib.parse.urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -58,7 +60,16 @@ class Transport:
         ):
             self._opener.add_handler(handler())
 
-    def _open(self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None) -> Any:
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object],
+        body: object,
+        key: str | None,
+        *,
+        timeout_s: float,
+    ) -> Any:
         wanted = {name: _text(value) for name, value in query.items() if value is not None}
         url = self._base_url + path + ("?" + urllib.parse.urlencode(wanted, doseq=True) if wanted else "")
         headers = {"X-Admin-Token": self._token, "Accept": "application/json, text/event-stream"}
@@ -71,14 +82,14 @@ class Transport:
         # The opener knows http and https and nothing else, so that no address opens a file.
         request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310
         try:
-            return self._opener.open(request, timeout=self._timeout_s)
+            return self._opener.open(request, timeout=timeout_s)
         except urllib.error.HTTPError as error:
             with error:
                 refusal = refused(error.code, error.read())
             raise refusal from None
 
     def _call(self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None) -> Any:
-        with self._reached(), self._open(method, path, query, body, key) as answer:
+        with self._reached(), self._open(method, path, query, body, key, timeout_s=self._timeout_s) as answer:
             raw = answer.read()
             status = answer.status
         try:
@@ -89,7 +100,7 @@ class Transport:
     def _events(
         self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None
     ) -> Iterator[Any]:
-        with self._reached(), self._open(method, path, query, body, key) as answer:
+        with self._reached(), self._open(method, path, query, body, key, timeout_s=_SILENCE_S) as answer:
             rest = b""
             # Not line by line: http.client ends a chunked body that broke off as if it were whole.
             while block := answer.read1(_BLOCK_BYTES):
