@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from crosslogic_common.errors import ErrorCode
+from crosslogic_gateway.failover import FailoverPolicy
 from crosslogic_gateway.serving_metrics import MAX_NODE_SERIES, ServingMetrics
 from tests.fakes.gateway_fleet import Fleet, fleet
 
@@ -50,7 +51,7 @@ async def test_whole_answer_has_no_time_of_a_first_token() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_each_node_that_fails_a_request_is_an_error_of_its_kind(*, stream: bool) -> None:
-    async with fleet(2) as world:
+    async with fleet(2, policy=FailoverPolicy(another_within_s=0.1)) as world:
         asked = asyncio.create_task(read(world, stream=stream))
         for node in world.nodes:
             call_id, _ = await node.call()

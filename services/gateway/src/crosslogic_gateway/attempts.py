@@ -123,6 +123,8 @@ class Attempts:
             try:
                 route = await self._pick(run, unreached)
             except CodedError as error:
+                if not waits:
+                    self._serving.failed(run.job.model.name, "no_node")
                 if error.code is not ErrorCode.NO_CAPACITY or waits >= MAX_ATTEMPTS:
                     raise
                 waits += 1
@@ -210,7 +212,6 @@ class Attempts:
         except CodedError as error:
             if error.code is ErrorCode.NO_CAPACITY and error.retry_after_s is None:
                 error.retry_after_s = RETRY_AFTER_S
-            self._serving.failed(job.model.name, "no_node")
             raise
 
     def _open(self, run: Run, route: Route) -> Attempt:
