@@ -223,9 +223,7 @@ async def test_database_of_another_encoding_is_named_before_anything_is_made_in_
             f"CREATE DATABASE {name} ENCODING SQL_ASCII LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0".encode()
         )
     try:
-        with pytest.raises(
-            MigrationError, match="is SQL_ASCII, and must be UTF8: make it anew with `createdb"
-        ):
+        with pytest.raises(MigrationError, match="is SQL_ASCII, and must be UTF8: make it anew with `createdb"):
             await migrate(url, schema="ascii", migrations=tmp_path)
     finally:
         drop_database(url)
