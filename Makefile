@@ -51,7 +51,7 @@ venv: ## make .venv from uv.lock, unless it is as the lock says
 
 .PHONY: test
 test: venv ## everything a fresh machine can check; what needs no running service goes on beside the first tests
-	@$(MAKE) --jobs=2 --output-sync=line pytest checks
+	@$(MAKE) --jobs=2 pytest checks
 
 .PHONY: checks
 checks: lint types imports security protos-check engine ## all that is no test, and what the tests of the engine need
