@@ -144,6 +144,18 @@ async def test_caller_that_gives_up_on_a_hung_database_is_let_go(pg_url: str, pr
         proxy.speak()
 
 
+async def test_a_process_that_stood_still_cuts_no_connection_that_has_answered(pg_url: str) -> None:
+    async with open_pool(pg_url, schema="public", max_size=1) as pool:
+        async with transaction(pool, timeout_s=0.2) as connection:
+            asked = asyncio.create_task(connection.execute("SELECT pg_backend_pid()"))
+            await asyncio.sleep(0)
+            time.sleep(0.4)
+            (before,) = await (await asked).fetchone() or ()
+        async with transaction(pool) as connection:
+            (after,) = await (await connection.execute("SELECT pg_backend_pid()")).fetchone() or ()
+    assert before == after
+
+
 async def test_more_callers_than_connections_wait_their_turn(pg_url: str) -> None:
     async with open_pool(pg_url, schema="public", max_size=2) as pool:
         assert await asyncio.gather(*(one(pool) for _ in range(50))) == [1] * 50

@@ -26,6 +26,7 @@ _MIGRATION_LOCK = 0x63_6C_6D_69  # "clmi": one migration at a time in a database
 _MIGRATION_LOCK_WAIT_S = 120
 _MIGRATION_NAME = re.compile(r"[0-9]{4}_[a-z0-9_]+\.sql")
 _CHECK_S = 1.0
+_READ_LATE_S = 0.1
 _CANCEL_S = 1.0
 _GIVE_UP_CONNECTING_S = 2.0
 
@@ -108,7 +109,14 @@ def _cut_after(connection: Connection, timeout_s: float) -> Iterator[None]:
     Limits set on the server do nothing when it is the server that hangs, and cancelling a psycopg call waits for the
     server to agree. A broken socket ends both.
     """
-    timer = asyncio.get_running_loop().call_later(timeout_s, _cut, connection)
+    loop = asyncio.get_running_loop()
+
+    def late() -> None:
+        nonlocal timer
+        # Where it was this process that stood still, the answer is there, and is read before this time is over.
+        timer = loop.call_later(_READ_LATE_S, _cut, connection)
+
+    timer = loop.call_later(timeout_s, late)
     try:
         yield
     finally:
