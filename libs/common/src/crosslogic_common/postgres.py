@@ -112,15 +112,15 @@ def _cut_after(connection: Connection, timeout_s: float) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def late() -> None:
-        nonlocal timer
         # Where it was this process that stood still, the answer is there, and is read before this time is over.
-        timer = loop.call_later(_READ_LATE_S, _cut, connection)
+        timers.append(loop.call_later(_READ_LATE_S, _cut, connection))
 
-    timer = loop.call_later(timeout_s, late)
+    timers = [loop.call_later(timeout_s, late)]
     try:
         yield
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 def _cut(connection: Connection) -> None:
