@@ -153,7 +153,9 @@ async def test_jobs_end_in_a_true_state_whoever_is_killed_and_no_machine_is_left
         if name not in active | unlucky:
             assert "terminated before it served" in job["error"] or "allows no more" in job["error"], job["error"]
     assert len(unlucky) <= 1 + LAUNCHES // 20
-    assert len(active) + len(unlucky) == min(ROOM, LAUNCHES - 1)
+    # One that ended so made room for another, if that one was still to begin.
+    room = min(ROOM, LAUNCHES - 1)
+    assert abs(len(active) - room) <= len(unlucky)
     await wait_for(lambda: agents(suite).keys() == active, timeout_s=60)
     assert {len(pids) for pids in agents(suite).values()} == {1}
     listed = {each["id"]: each["state"] for each in suite.admin.must("GET", "/admin/instances")["data"]}
