@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from crosslogic_common.clock import SystemClock
 from crosslogic_common.public_addresses import AddressRules, networks
 from crosslogic_common.settings import Secret
-from crosslogic_orchestrator.notify.domain import Event, Message, Route, Severity, Target
+from crosslogic_orchestrator.notify.domain import Event, Message, Severity, Target
 from crosslogic_orchestrator.notify.mailing import MailServer as Server
 from crosslogic_orchestrator.notify.ports import Resolve, SendError
 from crosslogic_orchestrator.notify.posting import PinnedPoster
@@ -22,27 +21,12 @@ from crosslogic_orchestrator.notify.senders import Sending, open_senders
 from crosslogic_orchestrator.notify.targets import read_url
 from crosslogic_orchestrator.notify.wiring import resolver
 from tests.fakes.notify_receiver import OK, answering, receiver
+from tests.fakes.notify_route import NOW, ROUTE
 from tests.fakes.smtp_server import mail_server
 from tests.fakes.test_ca import CertificateMaker
 
 HERE = AddressRules(networks("127.0.0.0/8"))
 NOBODY = AddressRules()
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-ROUTE = Route(
-    id="r",
-    org_id="",
-    name="all",
-    channel="webhook",
-    shown_target="example.com",
-    kinds=(),
-    min_severity=Severity.INFO,
-    quiet=None,
-    gather_s=60,
-    enabled=True,
-    revision=1,
-    created_at=NOW,
-    updated_at=NOW,
-)
 EVENT = Event(
     key="k", kind="node_lost", severity=Severity.CRITICAL, org_id="", at=NOW, title="A machine was lost", text="x"
 )

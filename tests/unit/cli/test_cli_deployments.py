@@ -1,26 +1,12 @@
 """Deployments by the command line, against the admin API itself."""
 
 import json
-from collections.abc import AsyncIterator
-
-import pytest
 
 from crosslogic.orchestrator.v1 import deployments_pb2 as pb
 from crosslogic_cli.failure import CliError, ExitCode
 from tests.fakes.admin_deployments import DEPLOYMENT_ID
 from tests.fakes.admin_neighbours import Neighbours
 from tests.fakes.command_line import CommandLine
-
-
-@pytest.fixture
-def neighbours() -> Neighbours:
-    return Neighbours()
-
-
-@pytest.fixture
-async def line(neighbours: Neighbours) -> AsyncIterator[CommandLine]:
-    async with CommandLine(neighbours.app()) as found:
-        yield found
 
 
 async def test_a_deployment_is_asked_for_as_it_was_written(line: CommandLine, neighbours: Neighbours) -> None:

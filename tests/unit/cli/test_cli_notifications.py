@@ -1,9 +1,6 @@
 """Notifications by the command line, against the admin API itself."""
 
 import json
-from collections.abc import AsyncIterator
-
-import pytest
 
 from crosslogic.orchestrator.v1 import notifications_pb2 as pb
 from crosslogic_cli.failure import CliError, ExitCode
@@ -12,17 +9,6 @@ from tests.fakes.admin_notifications import NOTIFICATION_ID, SECRET
 from tests.fakes.command_line import CommandLine
 
 URL = "https://hooks.example.com/very-secret-path"
-
-
-@pytest.fixture
-def neighbours() -> Neighbours:
-    return Neighbours()
-
-
-@pytest.fixture
-async def line(neighbours: Neighbours) -> AsyncIterator[CommandLine]:
-    async with CommandLine(neighbours.app()) as found:
-        yield found
 
 
 async def test_a_route_is_made_as_it_was_written_and_its_secret_is_shown_once(

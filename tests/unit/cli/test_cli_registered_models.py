@@ -1,7 +1,6 @@
 """Models by environment, by the command line, against the admin API itself."""
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -23,12 +22,6 @@ def neighbours() -> Neighbours:
             name=name, model="llama", environment=environment, version="0" * 32, enabled=True, change_time=NOW
         )
     return found
-
-
-@pytest.fixture
-async def line(neighbours: Neighbours) -> AsyncIterator[CommandLine]:
-    async with CommandLine(neighbours.app()) as found:
-        yield found
 
 
 async def test_models_are_listed_by_environment(line: CommandLine) -> None:

@@ -9,26 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosslogic_orchestrator.notify.domain import Event, QuietHours, Route, Severity
+from crosslogic_orchestrator.notify.domain import Event, QuietHours, Severity
 from crosslogic_orchestrator.notify.policy import KINDS, Retry, due_at, quiet_until, retry_in_s, wants
+from tests.fakes.notify_route import NOW, ROUTE
 
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ZONES = ("UTC", "Asia/Kolkata", "America/New_York", "Europe/London", "Australia/Lord_Howe", "Pacific/Apia")
-ROUTE = Route(
-    id="r",
-    org_id="",
-    name="all",
-    channel="webhook",
-    shown_target="example.com",
-    kinds=(),
-    min_severity=Severity.INFO,
-    quiet=None,
-    gather_s=60,
-    enabled=True,
-    revision=1,
-    created_at=NOW,
-    updated_at=NOW,
-)
 EVENT = Event(key="k", kind="budget_threshold", severity=Severity.WARNING, org_id="a", at=NOW, title="t", text="t")
 
 

@@ -19,19 +19,23 @@ class AddressRules:
 
     def allow(self, address: str) -> bool:
         """Whether a numeric address may be connected to. False for what is none."""
-        try:
-            found = ip_address(address)
-        except ValueError:
-            return False
-        return self.names(address) or (self.public and is_public(found))
+        found = _numeric(address)
+        return found is not None and (self._names(found) or (self.public and is_public(found)))
 
     def names(self, address: str) -> bool:
         """Whether a numeric address is in one of `networks`. False for what is none."""
-        try:
-            found = ip_address(address)
-        except ValueError:
-            return False
+        found = _numeric(address)
+        return found is not None and self._names(found)
+
+    def _names(self, found: IPv4Address | IPv6Address) -> bool:
         return any(found.version == network.version and found in network for network in self.networks)
+
+
+def _numeric(address: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(address)
+    except ValueError:
+        return None
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:

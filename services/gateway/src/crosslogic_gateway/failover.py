@@ -135,7 +135,6 @@ class RetryBudget:
         self._policy = policy
         self._requests = self._retries = 0
         """Since the window began."""
-        self._began_at = began_at
         self._ends_at = began_at + policy.budget_window_s
         self._before = (0, 0)
         """Requests and retries of the window before this one."""
@@ -162,8 +161,7 @@ class RetryBudget:
     def _turn(self, now: float) -> None:
         """Begins the window that `now` is in: they follow one another, with or without requests."""
         window_s = self._policy.budget_window_s
-        passed = max(1, int((now - self._began_at) / window_s))
+        passed = 1 + int((now - self._ends_at) / window_s)
         self._before = (self._requests, self._retries) if passed == 1 else (0, 0)
         self._requests = self._retries = 0
-        self._began_at += passed * window_s
-        self._ends_at = self._began_at + window_s
+        self._ends_at += passed * window_s

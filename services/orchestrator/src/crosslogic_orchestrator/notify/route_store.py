@@ -35,25 +35,10 @@ class RouteStore:
                     return route_of(row), False
             await _check_room(connection, route.org_id)
             await connection.execute(
-                "INSERT INTO notify_routes (id, request_id, org_id, name, channel, shown_target, sealed, kinds, "
-                "min_severity, quiet, gather_s, enabled, created_at, updated_at) "
+                "INSERT INTO notify_routes (id, request_id, org_id, channel, created_at, name, shown_target, sealed, "
+                "kinds, min_severity, quiet, gather_s, enabled, updated_at) "
                 "VALUES (%s, nullif(%s, '')::uuid, nullif(%s, '')::uuid, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                (
-                    route.id,
-                    request_id,
-                    route.org_id,
-                    route.name,
-                    route.channel,
-                    route.shown_target,
-                    sealed,
-                    list(route.kinds),
-                    int(route.min_severity),
-                    _quiet(route),
-                    route.gather_s,
-                    route.enabled,
-                    route.created_at,
-                    route.updated_at,
-                ),
+                (route.id, request_id, route.org_id, route.channel, route.created_at, *_changeable(route, sealed)),
             )
         return route, True
 
@@ -85,19 +70,7 @@ class RouteStore:
                 "UPDATE notify_routes r SET name = %s, shown_target = %s, sealed = %s, kinds = %s, min_severity = %s, "
                 "quiet = %s, gather_s = %s, enabled = %s, revision = revision + 1, updated_at = %s "
                 f"WHERE r.id = %s AND r.ended_at IS NULL AND r.revision = %s RETURNING {ROUTE}",
-                (
-                    route.name,
-                    route.shown_target,
-                    sealed,
-                    list(route.kinds),
-                    int(route.min_severity),
-                    _quiet(route),
-                    route.gather_s,
-                    route.enabled,
-                    route.updated_at,
-                    route.id,
-                    revision,
-                ),
+                (*_changeable(route, sealed), route.id, revision),
             )
             row = await cursor.fetchone()
             if row is None:
@@ -150,6 +123,21 @@ async def _drop_waiting(connection: Connection, route_id: str, why: str, *, now:
         "UPDATE notify_deliveries SET state = 'dropped', last_error = %s, ended_at = %s, leased_until = NULL, "
         "epoch = epoch + 1 WHERE route_id = %s AND state = 'pending'",
         (why, now, route_id),
+    )
+
+
+def _changeable(route: Route, sealed: bytes) -> tuple[object, ...]:
+    """The values from `name` to `updated_at`, in the order of both statements that write them."""
+    return (
+        route.name,
+        route.shown_target,
+        sealed,
+        list(route.kinds),
+        int(route.min_severity),
+        _quiet(route),
+        route.gather_s,
+        route.enabled,
+        route.updated_at,
     )
 
 
