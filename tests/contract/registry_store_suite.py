@@ -26,6 +26,11 @@ def new_token() -> bytes:
     return hashlib.sha256(secrets.token_bytes(16)).digest()
 
 
+def new_key() -> bytes:
+    """The SHA-256 of a node's key."""
+    return secrets.token_bytes(32)
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 
@@ -33,7 +38,12 @@ def now() -> datetime:
 async def join(store: WholeStore, org_id: str = "") -> StoredNode:
     token = new_token()
     await store.add_join_token(token, org_id, now() + timedelta(minutes=1))
-    return await store.consume_join_token(token, str(IDS.next()), now(), origin="here")
+    return await use(store, token)
+
+
+async def use(store: WholeStore, token: bytes, *, key: bytes | None = None, at: datetime | None = None) -> StoredNode:
+    node_id, key = str(IDS.next()), key or new_key()
+    return await store.consume_join_token(token, node_id, at or now(), key_sha256=key, origin="here")
 
 
 def change(node: StoredNode, status: Status, reason: str = "so", at: datetime | None = None) -> StatusChange:
@@ -61,8 +71,7 @@ class RegistryStoreSuite:
     async def test_a_token_lets_one_machine_in_however_many_use_it_at_once(self, store: WholeStore) -> None:
         token = new_token()
         await store.add_join_token(token, "", now() + timedelta(minutes=1))
-        uses = [store.consume_join_token(token, str(IDS.next()), now(), origin="here") for _ in range(20)]
-        outcomes = await asyncio.gather(*uses, return_exceptions=True)
+        outcomes = await asyncio.gather(*(use(store, token) for _ in range(20)), return_exceptions=True)
         refused = [outcome for outcome in outcomes if isinstance(outcome, CodedError)]
         assert len(refused) == 19
         assert {error.code for error in refused} == {ErrorCode.JOIN_TOKEN_INVALID}
@@ -73,7 +82,7 @@ class RegistryStoreSuite:
         said = []
         for token in (ended, new_token()):
             with pytest.raises(CodedError) as refused:
-                await store.consume_join_token(token, str(IDS.next()), now(), origin="here")
+                await use(store, token)
             said.append((refused.value.code, refused.value.public))
         assert said[0] == said[1]
         assert said[0][0] == ErrorCode.JOIN_TOKEN_INVALID
@@ -83,10 +92,33 @@ class RegistryStoreSuite:
         first, second = new_token(), new_token()
         for token in (first, second):
             await store.add_join_token(token, "", now() + timedelta(minutes=1), node_id=node_id)
-        assert (await store.consume_join_token(first, str(IDS.next()), now(), origin="here")).id == node_id
+        key = new_key()
+        assert (await use(store, first, key=key)).id == node_id
         with pytest.raises(CodedError) as refused:
-            await store.consume_join_token(second, str(IDS.next()), now(), origin="here")
+            await use(store, second, key=key)
         assert refused.value.code == ErrorCode.JOIN_TOKEN_INVALID
+
+    @pytest.mark.parametrize("named", [True, False])
+    async def test_a_node_whose_answer_was_lost_finds_itself_again_by_its_key(
+        self, store: WholeStore, named: bool
+    ) -> None:
+        token, key, ends = new_token(), new_key(), now() + timedelta(minutes=1)
+        await store.add_join_token(token, "", ends, node_id=str(IDS.next()) if named else "")
+        outcomes = await asyncio.gather(*(use(store, token, key=key) for _ in range(5)))
+        assert outcomes == [outcomes[0]] * 5
+        node = outcomes[0]
+        await store.save([change(node, "active")], {}, origin="here")
+        assert await use(store, token, key=key) == await read(store, node)
+        assert len(await store.events(node.id, before=0, limit=10)) == 2
+
+    async def test_the_key_that_used_a_token_is_let_in_no_longer_than_the_token_lasts(self, store: WholeStore) -> None:
+        token, key, ends = new_token(), new_key(), now() + timedelta(minutes=1)
+        await store.add_join_token(token, "", ends)
+        await use(store, token, key=key)
+        for other, at in ((new_key(), now()), (key, ends)):
+            with pytest.raises(CodedError) as refused:
+                await use(store, token, key=other, at=at)
+            assert refused.value.code == ErrorCode.JOIN_TOKEN_INVALID
 
     async def test_changes_and_facts_are_kept_with_their_reasons(self, store: WholeStore) -> None:
         node = await join(store)

@@ -35,6 +35,7 @@ class FakeRegistryStore:
         self._clock = clock
         self._nodes: dict[str, StoredNode] = {}
         self._tokens: dict[bytes, tuple[str, datetime, str]] = {}
+        self._used: dict[bytes, tuple[bytes, str]] = {}
         self._models: dict[str, pb.Model] = {}
         self._life: list[tuple[str, Status, str, datetime]] = []
         self.notices: list[tuple[str, list[str]]] = []
@@ -103,13 +104,22 @@ class FakeRegistryStore:
         self._reach()
         self._tokens[token_sha256] = (org_id, expires_at, node_id)
 
-    async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime, *, origin: str) -> StoredNode:
+    async def consume_join_token(
+        self, token_sha256: bytes, node_id: str, now: datetime, *, key_sha256: bytes, origin: str
+    ) -> StoredNode:
         self._reach()
         org_id, expires_at, named = self._tokens.get(token_sha256, ("", now, ""))
-        node_id = named or node_id
-        if expires_at <= now or node_id in self._nodes:
+        if expires_at <= now:
             raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
-        del self._tokens[token_sha256]
+        if token_sha256 in self._used:
+            by_key_sha256, made = self._used[token_sha256]
+            if by_key_sha256 != key_sha256:
+                raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
+            return self._nodes[made]
+        node_id = named or node_id
+        if node_id in self._nodes:
+            raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
+        self._used[token_sha256] = (key_sha256, node_id)
         node = StoredNode(
             id=node_id,
             org_id=org_id,

@@ -102,7 +102,9 @@ class World:
         """A node that joined and has said nothing yet."""
         token = self._ids.next().bytes
         await self.store.add_join_token(token, org_id, self.clock.now() + timedelta(minutes=1))
-        node = await self.store.consume_join_token(token, str(self._ids.next()), self.clock.now(), origin="this")
+        node = await self.store.consume_join_token(
+            token, str(self._ids.next()), self.clock.now(), key_sha256=token, origin="this"
+        )
         self.fleet.adopt(node, link="here")
         return node.id
 

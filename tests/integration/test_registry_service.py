@@ -64,6 +64,20 @@ async def test_a_token_lets_one_machine_in_however_many_try_at_once(suite: Regis
         }
 
 
+async def test_a_machine_whose_answer_was_lost_joins_again_as_the_same_node(suite: RegistrySuite) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    async with suite.running():
+        token = await suite.token()
+        lost = await suite.ask_to_join(token, make_csr(key))
+        again = await suite.ask_to_join(token, make_csr(key))
+        assert again.node_id == lost.node_id
+        node = suite.install(again.node_id, again.certificate_chain_pem, again.ca_pem, key)
+        async with node.streaming("ACTIVE"), watching(suite) as watch:
+            await watch.until(lambda nodes: nodes[node.id].status == pb.NODE_STATUS_ACTIVE)
+        events = await suite.stub().ListNodeEvents(pb.ListNodeEventsRequest(node_id=node.id), timeout=5)
+        assert [event.status for event in events.events].count(pb.NODE_STATUS_REGISTERING) == 1
+
+
 async def test_a_dedicated_node_is_its_orgs_in_its_certificate_and_in_the_fleet(suite: RegistrySuite) -> None:
     org_id = str(uuid4())
     async with suite.running(), watching(suite) as watch:

@@ -88,6 +88,7 @@ async def test_a_stolen_database_holds_no_token(pg_url: str, store: WholeStore) 
             "org_id",
             "expires_at",
             "used_at",
+            "used_by_key_sha256",
             "created_at",
         }
 

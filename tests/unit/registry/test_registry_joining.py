@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.grpc_server import StartError
 from crosslogic_common.ids import Uuid7Source
@@ -84,6 +85,25 @@ async def test_a_token_works_once_and_only_in_its_time(certificates: NodeCertifi
     assert said.pop()[0] == ErrorCode.JOIN_TOKEN_INVALID
 
 
+async def test_a_node_that_asks_again_with_its_key_is_the_same_and_stays_what_it_became(
+    certificates: NodeCertificates,
+) -> None:
+    world = World()
+    joining = joining_of(world, certificates)
+    token, _ = await joining.create_token("", 10)
+    csr_der = make_csr(key := ec.generate_private_key(ec.SECP256R1()))
+    first, first_chain = await joining.join(token, csr_der)
+    await world.speak(first.id)
+    # Another request for the same key: signatures differ each time.
+    again, chain = await joining.join(token, make_csr(key))
+    assert (again.id, uris(chain)) == (first.id, uris(first_chain))
+    assert x509.load_pem_x509_certificate(chain).public_key() == key.public_key()
+    assert world.node(first.id).status == pb.NODE_STATUS_ACTIVE
+    with pytest.raises(CodedError) as refused:
+        await joining.join(token, make_csr())
+    assert refused.value.code == ErrorCode.JOIN_TOKEN_INVALID
+
+
 async def test_a_bad_certificate_request_does_not_use_the_token_up(certificates: NodeCertificates) -> None:
     joining = joining_of(World(), certificates)
     token, _ = await joining.create_token("", 0)
@@ -118,7 +138,7 @@ def test_a_certificate_request_that_is_not_what_we_sign_is_refused(
     certificates: NodeCertificates, csr_der: bytes
 ) -> None:
     with pytest.raises(CodedError) as refused:
-        certificates.check(csr_der)
+        certificates.key_sha256(csr_der)
     assert refused.value.code == ErrorCode.INVALID_ARGUMENT
 
 
@@ -127,7 +147,7 @@ def test_no_bytes_make_the_join_port_fail_in_another_way(tail: bytes, start: int
     sound = make_csr()
     for csr_der in (tail, sound[:start] + tail + sound[start + len(tail) :]):
         with contextlib.suppress(CodedError):
-            NodeCertificates.check(csr_der)
+            NodeCertificates.key_sha256(csr_der)
 
 
 @pytest.mark.parametrize(("org_id", "ttl_s"), [("acme", 10), ("", 86_401)])

@@ -1,5 +1,6 @@
 """Node certificates: what is asked is only a key; the identity is written by us."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,12 +48,16 @@ class NodeCertificates:
         return self._trust_file.read_bytes()
 
     @staticmethod
-    def check(csr_der: bytes) -> None:
-        """Raises INVALID_ARGUMENT for a request that is no P-256 key with its own signature."""
-        _requested_key(csr_der)
+    def key_sha256(csr_der: bytes) -> bytes:
+        """The SHA-256 of the key (SubjectPublicKeyInfo) that a certificate is asked for.
+
+        Raises INVALID_ARGUMENT for a request that is no P-256 key with its own signature.
+        """
+        encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        return hashlib.sha256(_requested_key(csr_der).public_bytes(encoding, form)).digest()
 
     def issue(self, csr_der: bytes, node_id: str, org_id: str) -> bytes:
-        """The node's chain, PEM, up to but without the root. Raises INVALID_ARGUMENT as `check` does."""
+        """The node's chain, PEM, up to but without the root. Raises INVALID_ARGUMENT as `key_sha256` does."""
         key = _requested_key(csr_der)
         now = datetime.now(UTC)
         certificate = (

@@ -77,6 +77,10 @@ class Fleet:
 
     # What is known.
 
+    def knows(self, node_id: str) -> bool:
+        """Whether the node is in memory."""
+        return node_id in self._members
+
     async def load(self) -> None:
         """Takes the fleet as last known, however long the database takes. Nobody has been silent yet."""
         backoff = Backoff(cap_s=2.0)

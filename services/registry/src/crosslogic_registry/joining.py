@@ -58,21 +58,24 @@ class Joining:
         return token, expires_at
 
     async def join(self, token: str, csr_der: bytes) -> tuple[StoredNode, bytes]:
-        """A new node and its certificate chain. A bad certificate request does not use the token up.
+        """A node and its certificate chain: a new one, or the one that this token and key made, whose answer was lost.
 
-        Raises JOIN_TOKEN_INVALID, INVALID_ARGUMENT; OVERLOADED when the fleet is full.
+        A bad certificate request does not use the token up. Raises JOIN_TOKEN_INVALID, INVALID_ARGUMENT, and OVERLOADED
+        when the fleet is full.
         """
         if not _TOKEN.fullmatch(token):
             raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
-        self._certificates.check(csr_der)
+        key_sha256 = self._certificates.key_sha256(csr_der)
         if len(self._fleet) >= MAX_NODES:
             raise CodedError(ErrorCode.OVERLOADED, private=f"{len(self._fleet)} nodes")
         async with self._turn:
             node = await self._store.consume_join_token(
-                _digest(token), str(self._ids.next()), self._clock.now(), origin=self._origin
+                _digest(token), str(self._ids.next()), self._clock.now(), key_sha256=key_sha256, origin=self._origin
             )
         chain = self._certificates.issue(csr_der, node.id, node.org_id)
-        self._fleet.adopt(node, link="here")
+        # One that asked twice may be further by now than what the first call read of it.
+        if not self._fleet.knows(node.id):
+            self._fleet.adopt(node, link="here")
         return node, chain
 
     async def renew(self, node_id: str, csr_der: bytes) -> bytes:

@@ -40,10 +40,13 @@ class TokenStore(Protocol):
     ) -> None:
         """Keeps a token; `node_id` is the id of the node that joins by it, empty: whatever it is given then."""
 
-    async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime, *, origin: str) -> StoredNode:
+    async def consume_join_token(
+        self, token_sha256: bytes, node_id: str, now: datetime, *, key_sha256: bytes, origin: str
+    ) -> StoredNode:
         """Uses a token up and makes its node, both or neither. Raises JOIN_TOKEN_INVALID.
 
         `node_id` is the node's, unless the token names one; then a token whose node has joined before is invalid too.
+        Used up by `key_sha256` and not expired, it gives the node that it made: the first answer may have been lost.
         """
 
 

@@ -65,6 +65,18 @@ async def _tell_replicas(connection: Connection, origin: str, node_ids: Sequence
         await connection.execute("SELECT pg_notify(%s, %s)", (NODES_CHANNEL, payload))
 
 
+async def _joined_before(connection: Connection, token_sha256: bytes, key_sha256: bytes, now: datetime) -> StoredNode:
+    cursor = await connection.execute(
+        f"SELECT {_NODE} FROM nodes WHERE id = (SELECT node_id FROM join_tokens "
+        "WHERE token_sha256 = %s AND used_by_key_sha256 = %s AND expires_at > %s)",
+        (token_sha256, key_sha256, now),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
+    return _node(row)
+
+
 class PostgresStore:
     """The fleet in PostgreSQL."""
 
@@ -82,22 +94,24 @@ class PostgresStore:
                 (token_sha256, org_id or None, expires_at, node_id or None),
             )
 
-    async def consume_join_token(self, token_sha256: bytes, node_id: str, now: datetime, *, origin: str) -> StoredNode:
-        """Uses a token up and makes its node, both or neither. Raises JOIN_TOKEN_INVALID."""
+    async def consume_join_token(
+        self, token_sha256: bytes, node_id: str, now: datetime, *, key_sha256: bytes, origin: str
+    ) -> StoredNode:
+        """Uses a token up and makes its node, both or neither, or gives the node that it made for the same key."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                "UPDATE join_tokens SET used_at = %s WHERE token_sha256 = %s AND used_at IS NULL AND expires_at > %s "
-                "RETURNING org_id, node_id",
-                (now, token_sha256, now),
+                "UPDATE join_tokens SET used_at = %s, used_by_key_sha256 = %s, node_id = coalesce(node_id, %s) "
+                "WHERE token_sha256 = %s AND used_at IS NULL AND expires_at > %s RETURNING org_id, node_id",
+                (now, key_sha256, node_id, token_sha256, now),
             )
             row = await cursor.fetchone()
             if row is None:
-                raise CodedError(ErrorCode.JOIN_TOKEN_INVALID)
-            node_id = str(row[1]) if row[1] else node_id
+                return await _joined_before(connection, token_sha256, key_sha256, now)
+            org_id, node_id = row[0], str(row[1])
             cursor = await connection.execute(
                 "INSERT INTO nodes (id, org_id, status, status_reason, created_at, changed_at) "
                 f"VALUES (%s, %s, 'registering', 'joined', %s, %s) ON CONFLICT (id) DO NOTHING RETURNING {_NODE}",
-                (node_id, row[0], now, now),
+                (node_id, org_id, now, now),
             )
             made = await cursor.fetchone()
             if made is None:

@@ -780,7 +780,7 @@ class JoinNodeRequest(_message.Message):
     JOIN_TOKEN_FIELD_NUMBER: _builtins.int
     CSR_DER_FIELD_NUMBER: _builtins.int
     join_token: _builtins.str
-    """The one-time token."""
+    """The token, good for one node."""
     csr_der: _builtins.bytes
     """PKCS#10 certificate request in DER, ECDSA P-256, at most 8 KiB. Its subject and names are ignored: the registry
     writes the identity.

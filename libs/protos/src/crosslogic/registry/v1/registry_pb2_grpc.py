@@ -50,8 +50,10 @@ class NodeJoinServiceServicer(object):
 
     def JoinNode(self, request, context):
         """Trades a join token and a certificate request for a node's identity. Callers: anyone who reaches the port. The token
-        is consumed atomically: twice with one token is refused, also when both calls run at once.
-        Errors: JOIN_TOKEN_INVALID (unknown, used or expired: all alike), INVALID_ARGUMENT (the certificate request).
+        is consumed atomically: a second key with one token is refused, also when both calls run at once. Safe to repeat with
+        the same key until the token expires, for whom the answer was lost: the same node, a fresh certificate.
+        Errors: JOIN_TOKEN_INVALID (unknown, used by another key, or expired: all alike), INVALID_ARGUMENT (the certificate
+        request).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,8 +37,10 @@ class NodeJoinServiceStub:
     def __new__(cls, channel: _aio.Channel) -> NodeJoinServiceAsyncStub: ...
     JoinNode: _grpc.UnaryUnaryMultiCallable[_registry_pb2.JoinNodeRequest, _registry_pb2.JoinNodeResponse]
     """Trades a join token and a certificate request for a node's identity. Callers: anyone who reaches the port. The token
-    is consumed atomically: twice with one token is refused, also when both calls run at once.
-    Errors: JOIN_TOKEN_INVALID (unknown, used or expired: all alike), INVALID_ARGUMENT (the certificate request).
+    is consumed atomically: a second key with one token is refused, also when both calls run at once. Safe to repeat with
+    the same key until the token expires, for whom the answer was lost: the same node, a fresh certificate.
+    Errors: JOIN_TOKEN_INVALID (unknown, used by another key, or expired: all alike), INVALID_ARGUMENT (the certificate
+    request).
     """
 
 @_typing.type_check_only
@@ -50,8 +52,10 @@ class NodeJoinServiceAsyncStub(NodeJoinServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     JoinNode: _aio.UnaryUnaryMultiCallable[_registry_pb2.JoinNodeRequest, _registry_pb2.JoinNodeResponse]  # type: ignore[assignment]
     """Trades a join token and a certificate request for a node's identity. Callers: anyone who reaches the port. The token
-    is consumed atomically: twice with one token is refused, also when both calls run at once.
-    Errors: JOIN_TOKEN_INVALID (unknown, used or expired: all alike), INVALID_ARGUMENT (the certificate request).
+    is consumed atomically: a second key with one token is refused, also when both calls run at once. Safe to repeat with
+    the same key until the token expires, for whom the answer was lost: the same node, a fresh certificate.
+    Errors: JOIN_TOKEN_INVALID (unknown, used by another key, or expired: all alike), INVALID_ARGUMENT (the certificate
+    request).
     """
 
 class NodeJoinServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -66,8 +70,10 @@ class NodeJoinServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.JoinNodeResponse, _abc.Awaitable[_registry_pb2.JoinNodeResponse]]:
         """Trades a join token and a certificate request for a node's identity. Callers: anyone who reaches the port. The token
-        is consumed atomically: twice with one token is refused, also when both calls run at once.
-        Errors: JOIN_TOKEN_INVALID (unknown, used or expired: all alike), INVALID_ARGUMENT (the certificate request).
+        is consumed atomically: a second key with one token is refused, also when both calls run at once. Safe to repeat with
+        the same key until the token expires, for whom the answer was lost: the same node, a fresh certificate.
+        Errors: JOIN_TOKEN_INVALID (unknown, used by another key, or expired: all alike), INVALID_ARGUMENT (the certificate
+        request).
         """
 
 def add_NodeJoinServiceServicer_to_server(servicer: NodeJoinServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
