@@ -31,6 +31,8 @@ class FakeHub:
     """Whoever asks the hub without it is refused. Empty: anybody may ask."""
     cut: int = 0
     """So many answers of large files more break off in the middle."""
+    busy: int = 0
+    """So many answers more say that the hub is asked too often."""
     listing: bytes | None = None
     """In place of the model's listing."""
     flipped: str = ""
@@ -70,7 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append((self.where, path, {name.lower(): value for name, value in self.headers.items()}))
-        if self.where == "cdn":
+        if self.hub.busy > 0:
+            self.hub.busy -= 1
+            self._answer(429, b"", {"Retry-After": "7"})
+        elif self.where == "cdn":
             self._send_file(path.removeprefix("/"), large=True)
         elif self.hub.token and self.headers["Authorization"] != f"Bearer {self.hub.token}":
             self._answer(401, b'{"error":"Access to this model is restricted."}', {"X-Error-Code": "GatedRepo"})

@@ -134,3 +134,43 @@ def test_a_listing_cannot_make_files_elsewhere_or_bring_code(hub: FakeHub, tmp_p
     assert fetch(hub, tmp_path / "m") == 0
     assert list((tmp_path / "m").iterdir()) == []
     assert list(tmp_path.glob("*.safetensors")) == []
+
+
+def test_a_hub_that_is_asked_too_often_is_asked_again_when_it_says(hub: FakeHub, tmp_path: Path) -> None:
+    pauses: list[float] = []
+    hub.busy = 3
+    client = Hub(endpoint=hub.address, sleep=pauses.append)
+    (tmp_path / "m").mkdir()
+    client.fetch(client.look_up(NAME), tmp_path / "m")
+    client.close()
+    assert is_whole(hub, tmp_path / "m")
+    assert pauses == [7.0] * 3
+    hub.busy = 99
+    client = Hub(endpoint=hub.address, sleep=pauses.append)
+    with pytest.raises(ModelStoreError, match="it answers 429"):
+        client.look_up(NAME)
+    client.close()
+
+
+def test_weights_that_a_full_disk_cut_are_fetched_anew_though_their_length_is_right(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    fetch(hub, tmp_path / "m")
+    kept = tmp_path / "m" / WEIGHTS
+    kept.write_bytes(bytes(kept.stat().st_size))
+    fetch(hub, tmp_path / "m")
+    assert is_whole(hub, tmp_path / "m")
+
+
+def test_a_disk_that_is_too_small_for_a_model_is_told_before_anything_comes(hub: FakeHub, tmp_path: Path) -> None:
+    rows = [{"rfilename": "model.safetensors", "size": 2**60}, {"rfilename": "config.json", "size": 10}]
+    hub.listing = json.dumps({"sha": COMMIT, "siblings": rows}).encode()
+    with pytest.raises(ModelStoreError, match="has too little room"):
+        fetch(hub, tmp_path / "m")
+    assert [path for path in hub.paths("hub") if "/resolve/" in path] == []
+
+
+def test_weights_that_a_vendor_lays_down_twice_are_fetched_once(hub: FakeHub, tmp_path: Path) -> None:
+    hub.files |= {"consolidated.safetensors": b"x" * 50_000, "params.json": b"{}"}
+    fetch(hub, tmp_path / "m")
+    assert not {"consolidated.safetensors", "params.json"} & {path.name for path in (tmp_path / "m").iterdir()}

@@ -3,21 +3,23 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.facts import ModelFacts, facts_of
 from crosslogic_model_store.manifest import MAX_FILES, FileEntry, Manifest, check_name, revision_of
-from crosslogic_model_store.safetensors_header import read_totals
-from crosslogic_model_store.selection import WEIGHTS_SUFFIX, is_wanted
+from crosslogic_model_store.safetensors_header import read_tensors, read_totals
+from crosslogic_model_store.selection import WEIGHTS_SUFFIX, is_wanted, without_second_layout
 from crosslogic_model_store.tree_digest import PART_BYTES, FileDigest
 
 _READ_BYTES: Final = 4 * 2**20
 _MAX_JSON_BYTES: Final = 200 * 2**20
+_MAX_SEEN: Final = 100_000
+"""Entries of a folder that are looked at before it is taken for something else than a model's."""
 _LICENCE = re.compile(r"^license:\s*[\"']?([A-Za-z0-9][A-Za-z0-9._+ -]{0,99})[\"']?\s*$", re.MULTILINE)
 
 OnBytes = Callable[[int], None]
@@ -42,12 +44,13 @@ def find_files(folder: Path) -> tuple[list[str], list[str]]:
         raise ModelStoreError(f"{folder} is no folder.")
     paths = sorted(
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
+        for path in _entries(folder)
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-    wanted = [path for path in paths if is_wanted(path)]
+    wanted = without_second_layout(path for path in paths if is_wanted(path))
     if len(wanted) > MAX_FILES:
         raise ModelStoreError(f"{folder} has more than {MAX_FILES} files of a model.")
+    _check_links(folder, wanted)
     _check_complete(folder, wanted)
     return wanted, [path for path in paths if path not in set(wanted)]
 
@@ -119,11 +122,43 @@ def _check_complete(folder: Path, wanted: Sequence[str]) -> None:
         if path.endswith(".json") and not path.endswith(".index.json"):
             _json(folder / path)
     for index in (path for path in wanted if path.endswith(".safetensors.index.json")):
-        shards = _json(folder / index).get("weight_map")
-        named = set(shards.values()) if isinstance(shards, Mapping) else {None}
-        missing = sorted(str(shard) for shard in named if str(Path(index).parent / str(shard)) not in wanted)
-        if missing:
-            raise ModelStoreError(f"{index} names files that are not there: {', '.join(missing[:3])}.")
+        _check_index(folder, index, wanted)
+
+
+def _check_index(folder: Path, index: str, wanted: Sequence[str]) -> None:
+    """Every tensor that an index names must be where it says. Raises ModelStoreError."""
+    shards = _json(folder / index).get("weight_map")
+    if not isinstance(shards, Mapping) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise ModelStoreError(f"{index} does not say which weights are where.")
+    named: dict[str, set[str]] = {}
+    for tensor, shard in shards.items():
+        named.setdefault((PurePosixPath(index).parent / shard).as_posix(), set()).add(tensor)
+    missing = sorted(named.keys() - set(wanted))
+    if missing:
+        raise ModelStoreError(f"{index} names files that are not there: {', '.join(missing[:3])}.")
+    for shard, tensors in named.items():
+        absent = tensors - {tensor.name for tensor in read_tensors(folder / shard)}
+        if absent:
+            raise ModelStoreError(f"{shard} lacks what {index} says is in it: {min(absent)!r:.80}.")
+
+
+def _check_links(folder: Path, wanted: Sequence[str]) -> None:
+    """A link must not make a file of this machine a part of the model. Raises ModelStoreError."""
+    allowed = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        # A hub's cache: what a snapshot has are links to the files beside it.
+        allowed.append(folder.resolve().parent.parent / "blobs")
+    for path in wanted:
+        target = (folder / path).resolve()
+        if not any(target.is_relative_to(each) for each in allowed):
+            raise ModelStoreError(f"{path} is a link that leads out of {folder}: copy the file there if it is wanted.")
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    for seen, path in enumerate(folder.rglob("*")):
+        if seen == _MAX_SEEN:
+            raise ModelStoreError(f"{folder} has more than {_MAX_SEEN:,} files: it is no model's folder.")
+        yield path
 
 
 def _json(file: Path) -> Mapping[str, Any]:
@@ -131,7 +166,7 @@ def _json(file: Path) -> Mapping[str, Any]:
         raise ModelStoreError(f"{file.name} is too long to be read.")
     try:
         found = json.loads(file.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ModelStoreError(f"{file.name} is not JSON.") from None
     return found if isinstance(found, dict) else {}
 

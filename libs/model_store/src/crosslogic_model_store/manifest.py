@@ -90,7 +90,7 @@ def parse_manifest(text: bytes) -> Manifest:
         raise ModelStoreError(f"A manifest has at most {MAX_MANIFEST_BYTES} bytes.")
     try:
         said = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ModelStoreError("The manifest is not JSON.") from None
     if not isinstance(said, dict) or said.get("format") not in (_WITHOUT_PARTS, _FORMAT):
         raise ModelStoreError("The manifest is of a format that is not known here.")

@@ -1,7 +1,7 @@
 """The header of a safetensors file: which tensors it holds.
 
-The format: 8 bytes, little-endian, say how long the JSON is that follows; then the tensors' bytes. Nothing in it can be
-executed, which is why weights in no other format are uploaded.
+The format: 8 bytes, little-endian, say how long the JSON is that follows; then the tensors' bytes, one after the other
+without a gap. Nothing in it can be executed, which is why weights in no other format are uploaded.
 """
 
 import json
@@ -9,12 +9,22 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from crosslogic_model_store.errors import ModelStoreError
 
 MAX_HEADER_BYTES: Final = 100_000_000
 _LENGTH_BYTES: Final = 8
+_BITS: Final[Mapping[str, int]] = MappingProxyType(
+    dict.fromkeys(("F64", "I64", "U64", "C64"), 64)
+    | dict.fromkeys(("F32", "I32", "U32"), 32)
+    | dict.fromkeys(("F16", "BF16", "I16", "U16"), 16)
+    | dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8)
+    | dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6)
+    | {"F4": 4}
+)
+"""Of one element. A dtype that is not here is newer than this: its tensors' lengths are not checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,35 +36,66 @@ class TensorTotals:
     bytes_by_dtype: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a file."""
+
+    name: str
+    dtype: str
+    elements: int
+    begin: int
+    """In bytes, from where the tensors begin."""
+    end: int
+
+
 def read_totals(files: Iterable[Path]) -> TensorTotals:
-    """Sums over all files. Raises ModelStoreError for what is no whole safetensors file."""
+    """Sums over all files. Raises ModelStoreError for what is no whole safetensors file, and for no tensors at all."""
     elements, by_dtype = 0, dict[str, int]()
     for file in files:
-        for dtype, shape, size_bytes in _tensors(file):
-            elements += math.prod(shape)
-            by_dtype[dtype] = by_dtype.get(dtype, 0) + size_bytes
+        for tensor in read_tensors(file):
+            elements += tensor.elements
+            by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.end - tensor.begin
+    if not elements:
+        raise ModelStoreError("The safetensors hold no weights at all.")
     return TensorTotals(elements, sum(by_dtype.values()), by_dtype)
 
 
-def _tensors(file: Path) -> Iterable[tuple[str, list[int], int]]:
+def read_tensors(file: Path) -> list[Tensor]:
+    """The tensors of one file, in the order in which they lie there. Raises ModelStoreError.
+
+    An engine finds out only on the machine that was launched for it: so a file is looked at as strictly as it would.
+    """
     header, body_bytes = _header(file)
+    tensors = sorted(
+        (_tensor(file, name, said) for name, said in header.items() if name != "__metadata__"),
+        key=lambda tensor: (tensor.begin, tensor.end),
+    )
     end = 0
-    for name, tensor in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            dtype, shape, (begin, stop) = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
-        except (KeyError, TypeError, ValueError):
-            raise _not_whole(file, f"the tensor {name!r:.80} is not described") from None
-        numbers = [*shape, begin, stop] if isinstance(shape, list) else [None]
-        if not isinstance(dtype, str) or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
-            raise _not_whole(file, f"the tensor {name!r:.80} is not described")
-        if not begin <= stop <= body_bytes:
-            raise _not_whole(file, f"the tensor {name!r:.80} lies beyond its end")
-        end = max(end, stop)
-        yield dtype, shape, stop - begin
+    for tensor in tensors:
+        if tensor.end > body_bytes:
+            raise _not_whole(file, f"the tensor {tensor.name!r:.80} lies beyond its end")
+        if tensor.begin != end:
+            beside = "overlaps the one before" if tensor.begin < end else "leaves a gap before it"
+            raise _not_whole(file, f"the tensor {tensor.name!r:.80} {beside}")
+        end = tensor.end
     if end != body_bytes:
         raise _not_whole(file, f"it has {body_bytes} bytes of tensors and describes {end}")
+    return tensors
+
+
+def _tensor(file: Path, name: str, said: Any) -> Tensor:
+    wrong = _not_whole(file, f"the tensor {name!r:.80} is not described")
+    try:
+        dtype, shape, (begin, end) = said["dtype"], said["shape"], said["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        raise wrong from None
+    numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
+    if not isinstance(dtype, str) or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
+        raise wrong
+    elements, bits = math.prod(shape), _BITS.get(dtype)
+    if begin > end or (bits and elements * bits != (end - begin) * 8):
+        raise _not_whole(file, f"the tensor {name!r:.80} is not as long as its shape")
+    return Tensor(name, dtype, elements, begin, end)
 
 
 def _header(file: Path) -> tuple[Mapping[str, Any], int]:
@@ -65,7 +106,7 @@ def _header(file: Path) -> tuple[Mapping[str, Any], int]:
             raise _not_whole(file, "its header is longer than it is")
         try:
             header = json.loads(opened.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _not_whole(file, "its header is not JSON") from None
     if not isinstance(header, dict):
         raise _not_whole(file, "its header is not an object")

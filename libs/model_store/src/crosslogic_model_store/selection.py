@@ -1,6 +1,7 @@
 """Which files of a model's folder belong to the model: weights that cannot be executed, configurations, tokenizers."""
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -18,6 +19,7 @@ _NAMES: Final = frozenset(
 )
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", re.ASCII)
 _MAX_SEGMENTS: Final = 3
+_VENDORS: Final = (WEIGHTS_SUFFIX, ".safetensors.index.json")
 
 
 def is_wanted(path: str) -> bool:
@@ -30,3 +32,23 @@ def is_wanted(path: str) -> bool:
         return False
     name = PurePosixPath(path).name
     return name.endswith((WEIGHTS_SUFFIX, ".tiktoken", ".safetensors.index.json")) or name in _NAMES
+
+
+def without_second_layout(paths: Iterable[str]) -> list[str]:
+    """The same without what is there a second time.
+
+    Some vendors lay the weights down twice, in the hub's layout and in their own (`consolidated*.safetensors` with
+    `params.json`). Engines read one; both would be stored, fetched, and counted into the memory that the model needs.
+    """
+    found = list(paths)
+    if not any(_is_hubs_layout(path) for path in found):
+        return found
+    return [path for path in found if not (path == "params.json" or _is_vendors_layout(path))]
+
+
+def _is_hubs_layout(path: str) -> bool:
+    return "/" not in path and path.startswith("model") and path.endswith(WEIGHTS_SUFFIX)
+
+
+def _is_vendors_layout(path: str) -> bool:
+    return "/" not in path and path.startswith("consolidated") and path.endswith(_VENDORS)

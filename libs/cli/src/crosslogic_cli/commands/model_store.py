@@ -133,7 +133,7 @@ def _local(model: str, hub_revision: str, cache: Path | None, bars: Progress) ->
     try:
         found = hub.look_up(model, revision=hub_revision)
         with tempfile.TemporaryDirectory(prefix="crosslogic-hub-") as temporary:
-            folder = (cache or Path(temporary)) / model.replace("/", "--")
+            folder = (cache or Path(temporary)) / found.folder_name
             folder.mkdir(parents=True, exist_ok=True)
             hub.fetch(found, folder, on_bytes=_bar(bars, "fetch", sum(found.sizes.values())))
             yield folder, found.source
