@@ -126,13 +126,13 @@ async def test_a_machine_whose_node_died_is_ended_once_after_its_time_and_operat
     assert (kind, instance_id) == ("node_lost", dead)
     assert "has been dead for 300 s" in text
 
-    job = await world.store.claim(now=world.clock.now(), lease_s=30)
+    job = await world.store.claim(lease_s=30)
     assert job is not None
     assert (job.kind, job.instance.id) == ("terminate", dead)
     # Nobody drains the dead.
     here = Machine(dead, "running")
     assert decide(job, here, world.fleet.node(dead), now=world.clock.now(), limits=Limits()) == Reach(Step.DELETING)
-    assert await world.store.claim(now=world.clock.now(), lease_s=30) is None
+    assert await world.store.claim(lease_s=30) is None
 
 
 async def test_a_node_that_speaks_again_keeps_its_machine(world: World) -> None:

@@ -134,15 +134,15 @@ async def test_failed_launches_and_lost_machines_are_remembered_by_place(
     assert await store.carry_out(decided(kept, launches=2), epoch=epoch)
     jobs = PostgresStore(pool, dsn=pg_url)
     failing, going = (
-        await jobs.claim(now=NOW + timedelta(seconds=1), lease_s=30),
-        await jobs.claim(now=NOW + timedelta(seconds=1), lease_s=30),
+        await jobs.claim(lease_s=30),
+        await jobs.claim(lease_s=30),
     )
     assert failing is not None
     assert going is not None
     assert await jobs.end(going, price_picodollars=0, now=NOW + timedelta(seconds=40))
     assert await jobs.lose(going.instance.id, now=NOW + timedelta(hours=1))
     assert await jobs.give_up(failing, "no room", now=NOW + timedelta(seconds=50))
-    again = await jobs.claim(now=NOW + timedelta(seconds=60), lease_s=30)
+    again = await jobs.claim(lease_s=30)
     assert again is not None
     assert await jobs.end(again, price_picodollars=0, now=NOW + timedelta(seconds=60))
 

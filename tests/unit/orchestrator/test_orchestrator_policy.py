@@ -36,6 +36,7 @@ def job(kind: str = "launch", step: Step = Step.VALIDATED, *, waited_s: float = 
         status="running",
         step=step,
         step_at=NOW - timedelta(seconds=waited_s),
+        read_at=NOW,
         task="",
         error=error,
         drain_timeout_s=30.0,

@@ -11,6 +11,13 @@ InstanceState = Literal["launching", "active", "terminating", "terminated", "los
 MachineState = Literal["absent", "pending", "running", "failed", "gone"]
 NodeStatus = Literal["registering", "warming", "active", "draining", "dead"]
 
+MAX_WORDS = 2_000
+
+
+def plain(text: str) -> str:
+    """What a provider, a node or a process said, fit to be kept and shown: bounded, without control characters."""
+    return "".join(char for char in text[:MAX_WORDS] if char.isprintable() or char == "\n")
+
 
 class Step(IntEnum):
     """Steps of jobs; the numbers are those of the contract's JobStep."""
@@ -76,7 +83,9 @@ class Job:
     status: JobStatus
     step: Step
     step_at: datetime
-    """When its current step began."""
+    """When its current step began, by the database's clock: those of replicas differ, and jump."""
+    read_at: datetime
+    """When it was read, by the same clock."""
     task: str
     """What the provider is asked for. Never a secret."""
     error: str

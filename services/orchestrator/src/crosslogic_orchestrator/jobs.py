@@ -34,6 +34,7 @@ def _job(job_id: str, kind: JobKind, instance: Instance, step: Step, *, now: dat
         status="running",
         step=step,
         step_at=now,
+        read_at=now,
         task="",
         error="",
         drain_timeout_s=drain_timeout_s,

@@ -85,6 +85,26 @@ def decide(job: Job, machine: Machine, node: NodeView | None, *, now: datetime, 
     return _launch(job, machine, node, waited_s=(now - job.step_at).total_seconds(), limits=limits)
 
 
+def needs_node(job: Job, *, now: datetime) -> bool:
+    """Whether it matters what the registry says. An end goes on without it, once running requests had their time."""
+    if job.kind == "terminate":
+        return job.step == Step.DRAINING and (now - job.step_at).total_seconds() < job.drain_timeout_s
+    return not job.error
+
+
+def refused(job: Job, words: str, *, temporary: bool, now: datetime, limits: Limits) -> str | None:
+    """Why the launch fails after a provider or the registry refused it in `words`. None: it is tried again."""
+    if job.kind == "terminate" or job.error:
+        # An end is tried for as long as it takes: a machine that is left would be paid for.
+        return None
+    if not temporary:
+        return words
+    most_s = limits.provision_s if job.step <= Step.PROVISIONING else limits.load_s
+    if (now - job.step_at).total_seconds() <= most_s:
+        return None
+    return f"It was tried for {most_s:g} s, and the last answer was: {words}"
+
+
 def _launch(job: Job, machine: Machine, node: NodeView | None, *, waited_s: float, limits: Limits) -> Decision:
     if job.step == Step.VALIDATED:
         return Write()

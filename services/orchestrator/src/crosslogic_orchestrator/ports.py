@@ -65,25 +65,31 @@ class Fleet(Protocol):
 
 
 class Store(Protocol):
-    """Jobs and machines. Every method raises UNAVAILABLE while the store is away."""
+    """Jobs and machines. Every method raises UNAVAILABLE while the store is away.
+
+    Leases, rests and the age of a step go by the store's own clock; `now` is only written down, for people.
+    """
 
     async def add_launch(self, job: Job, *, request_id: str) -> Job:
         """Keeps a new launch and its instance. With a `request_id` that is known: the job of then."""
 
+    async def requested(self, request_id: str, spec: Spec) -> Job | None:
+        """The launch that was asked for so, if there is one. Raises CONFLICT where it was for another machine."""
+
     async def add_terminate(self, job: Job) -> Job:
         """Keeps the end of a machine, unless it has one: then that. A launch under way ends as failed."""
 
-    async def claim(self, *, now: datetime, lease_s: float) -> Job | None:
-        """The job that waits longest and that nobody holds. None: there is none to do now."""
+    async def claim(self, *, lease_s: float) -> Job | None:
+        """The job that waits longest and that nobody holds, for `lease_s`. None: there is none to do now."""
 
-    async def renew(self, job: Job, *, until: datetime) -> bool:
+    async def renew(self, job: Job, *, lease_s: float) -> bool:
         """Keeps holding a job. False: somebody else has it."""
 
     async def reach(self, job: Job, step: Step, *, detail: str, task: str | None, now: datetime) -> bool:
         """Notes that the job is at `step` now. False: somebody else has the job."""
 
-    async def wait(self, job: Job, *, detail: str, progress: tuple[int, int], now: datetime, wake_at: datetime) -> bool:
-        """Lets the job rest. False: somebody else has it."""
+    async def wait(self, job: Job, *, detail: str, progress: tuple[int, int], now: datetime, rest_s: float) -> bool:
+        """Lets the job rest for `rest_s`. False: somebody else has it."""
 
     async def give_up(self, job: Job, error: str, *, now: datetime) -> bool:
         """Notes why the launch fails; its machine is still to be deleted. False: somebody else has the job."""

@@ -1,6 +1,7 @@
 """What callers ask of the orchestrator."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from uuid import UUID
 
 from crosslogic_common.clock import Clock
@@ -31,10 +32,20 @@ class OrchestratorService:
     async def launch(self, spec: Spec, *, request_id: str) -> Job:
         """A job that sees to the machine. Raises INVALID_ARGUMENT, NOT_FOUND, CONFLICT."""
         self._check(spec)
+        if spec.org_id:
+            spec = replace(spec, org_id=_uuid(spec.org_id, "org_id"))
         if request_id:
-            _check_uuid(request_id, "request_id")
+            request_id = _uuid(request_id, "request_id")
+            known = await self._store.requested(request_id, spec)
+            if known is not None:
+                # Before anything else is asked: a retry finds its machine, whatever has become of the model since.
+                return known
         if not await self._fleet.has_model(spec.model):
-            raise CodedError(ErrorCode.NOT_FOUND, f"The catalogue has no model {spec.model}.", param="model_name")
+            raise CodedError(
+                ErrorCode.NOT_FOUND,
+                f"The catalogue has no model {spec.model}: register it first, or enable it if it is disabled.",
+                param="model_name",
+            )
         refusal = await self._fleet.refusal_for_size(model=spec.model, instance_type=spec.instance_type)
         if refusal:
             raise CodedError(
@@ -74,7 +85,7 @@ class OrchestratorService:
         limit = page_limit(page_size)
         after = unwrap(page_token) if page_token else ""
         if after:
-            _check_uuid(after, "page_token")
+            _uuid(after, "page_token")
         found = await self._store.instances(after=after, limit=limit + 1, include_ended=include_ended)
         return found[:limit], wrap(found[limit - 1].id) if len(found) > limit else ""
 
@@ -83,22 +94,21 @@ class OrchestratorService:
             known = ", ".join(f"`{name}`" for name in sorted(self._providers))
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`provider` must be one of {known}.", param="provider")
         for name, value in (("model_name", spec.model), ("region", spec.region)):
-            if not value or len(value) > MAX_TEXT:
+            if not value or len(value) > MAX_TEXT or not value.isprintable():
                 raise CodedError(
-                    ErrorCode.INVALID_ARGUMENT, f"`{name}` must have 1 to {MAX_TEXT} characters.", param=name
+                    ErrorCode.INVALID_ARGUMENT, f"`{name}` must have 1 to {MAX_TEXT} printable characters.", param=name
                 )
-        if len(spec.instance_type) > MAX_TEXT:
+        if len(spec.instance_type) > MAX_TEXT or not spec.instance_type.isprintable():
             raise CodedError(
                 ErrorCode.INVALID_ARGUMENT,
-                f"`instance_type` must have at most {MAX_TEXT} characters.",
+                f"`instance_type` must have at most {MAX_TEXT} printable characters.",
                 param="instance_type",
             )
-        if spec.org_id:
-            _check_uuid(spec.org_id, "org_id")
 
 
-def _check_uuid(text: str, name: str) -> None:
+def _uuid(text: str, name: str) -> str:
+    """As the database writes it: the same one in capitals is no other. Raises INVALID_ARGUMENT."""
     try:
-        UUID(text)
+        return str(UUID(text))
     except ValueError:
         raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` must be a UUID.", param=name) from None

@@ -1,7 +1,7 @@
 """Jobs and machines in PostgreSQL. Transactions are short, and nothing is asked of anybody else inside one."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, LiteralString, cast
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from psycopg.rows import TupleRow
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import Connection, Pool, notifications, transaction
-from crosslogic_orchestrator.domain import Instance, Job, JobKind, JobStatus, Spec, Step, StepRow
+from crosslogic_orchestrator.domain import Instance, Job, JobKind, JobStatus, Spec, Step, StepRow, plain
 from crosslogic_orchestrator.events import add_event
 
 CHANNEL = "fleet_jobs"
@@ -22,11 +22,12 @@ _INSTANCE: LiteralString = (
 )
 _JOB: LiteralString = (
     "j.id, j.kind, j.status, j.step, j.step_at, j.task, j.error, j.drain_timeout_s, j.created_at, j.updated_at, "
-    "j.lease_epoch"
+    "j.lease_epoch, now()"
 )
 _SELECT: LiteralString = f"SELECT {_JOB}, {_INSTANCE} FROM jobs j JOIN instances i ON i.id = j.instance_id"
 # Rows of whoever holds the job: one that was taken over matches nothing.
 _HELD: LiteralString = "id = %s AND lease_epoch = %s AND status = 'running'"
+_IN: LiteralString = "now() + make_interval(secs => %s)"
 
 
 class PostgresStore:
@@ -39,19 +40,24 @@ class PostgresStore:
 
     async def add_launch(self, job: Job, *, request_id: str) -> Job:
         """See ports.Store."""
-        spec = job.instance.spec
         try:
             async with transaction(self._pool) as connection:
                 await insert_launch(connection, job, request_id=request_id)
         except errors.UniqueViolation:
-            return await self._requested(request_id, spec)
+            known = await self.requested(request_id, job.instance.spec)
+            if known is None:
+                raise
+            return known
         return await self._whole(job.id)
 
-    async def _requested(self, request_id: str, spec: Spec) -> Job:
+    async def requested(self, request_id: str, spec: Spec) -> Job | None:
+        """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(f"{_SELECT} WHERE j.request_id = %s", (request_id,))
             row = await cursor.fetchone()
-        known = _job(cast("TupleRow", row))
+        if row is None:
+            return None
+        known = _job(row)
         if known.instance.spec != spec:
             raise CodedError(ErrorCode.CONFLICT, "`request_id` was used for another machine.", param="request_id")
         return await self._whole(known.id)
@@ -70,14 +76,14 @@ class PostgresStore:
             return await self._whole(_job(cast("TupleRow", row)).id)
         return await self._whole(job.id)
 
-    async def claim(self, *, now: datetime, lease_s: float) -> Job | None:
+    async def claim(self, *, lease_s: float) -> Job | None:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                "UPDATE jobs SET lease_epoch = lease_epoch + 1, lease_until = %s WHERE id = ("
-                "SELECT id FROM jobs WHERE status = 'running' AND wake_at <= %s AND lease_until <= %s "
+                f"UPDATE jobs SET lease_epoch = lease_epoch + 1, lease_until = {_IN} WHERE id = ("
+                "SELECT id FROM jobs WHERE status = 'running' AND wake_at <= now() AND lease_until <= now() "
                 "ORDER BY wake_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id",
-                (now + timedelta(seconds=lease_s), now, now),
+                (lease_s,),
             )
             taken = await cursor.fetchone()
             if taken is None:
@@ -85,11 +91,11 @@ class PostgresStore:
             cursor = await connection.execute(f"{_SELECT} WHERE j.id = %s", (taken[0],))
             return _job(cast("TupleRow", await cursor.fetchone()))
 
-    async def renew(self, job: Job, *, until: datetime) -> bool:
+    async def renew(self, job: Job, *, lease_s: float) -> bool:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                f"UPDATE jobs SET lease_until = %s WHERE {_HELD}", (until, job.id, job.epoch)
+                f"UPDATE jobs SET lease_until = {_IN} WHERE {_HELD}", (lease_s, job.id, job.epoch)
             )
             return cursor.rowcount == 1
 
@@ -97,9 +103,9 @@ class PostgresStore:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                "UPDATE jobs SET step = %s, step_at = %s, task = coalesce(%s, task), updated_at = %s, wake_at = %s, "
-                f"lease_until = '-infinity' WHERE {_HELD}",
-                (step, now, task, now, now, job.id, job.epoch),
+                "UPDATE jobs SET step = %s, step_at = now(), task = coalesce(%s, task), updated_at = %s, "
+                f"wake_at = now(), lease_until = '-infinity' WHERE {_HELD}",
+                (step, task, now, job.id, job.epoch),
             )
             if cursor.rowcount != 1:
                 return False
@@ -107,18 +113,19 @@ class PostgresStore:
             await _tell(connection, job.id)
             return True
 
-    async def wait(self, job: Job, *, detail: str, progress: tuple[int, int], now: datetime, wake_at: datetime) -> bool:
+    async def wait(self, job: Job, *, detail: str, progress: tuple[int, int], now: datetime, rest_s: float) -> bool:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                f"UPDATE jobs SET wake_at = %s, lease_until = '-infinity' WHERE {_HELD}", (wake_at, job.id, job.epoch)
+                f"UPDATE jobs SET wake_at = {_IN}, lease_until = '-infinity' WHERE {_HELD}",
+                (rest_s, job.id, job.epoch),
             )
             if cursor.rowcount != 1:
                 return False
             cursor = await connection.execute(
                 "UPDATE job_steps SET detail = %s, bytes_done = %s, bytes_total = %s WHERE job_id = %s AND step = %s "
                 "AND (detail, bytes_done, bytes_total) IS DISTINCT FROM (%s, %s, %s)",
-                (detail, *progress, job.id, job.step, detail, *progress),
+                (said := plain(detail), *progress, job.id, job.step, said, *progress),
             )
             if cursor.rowcount:
                 await connection.execute("UPDATE jobs SET updated_at = %s WHERE id = %s", (now, job.id))
@@ -127,11 +134,12 @@ class PostgresStore:
 
     async def give_up(self, job: Job, error: str, *, now: datetime) -> bool:
         """See ports.Store."""
+        error = plain(error)
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                "UPDATE jobs SET error = %s, updated_at = %s, wake_at = %s, lease_until = '-infinity' "
+                "UPDATE jobs SET error = %s, updated_at = %s, wake_at = now(), lease_until = '-infinity' "
                 f"WHERE {_HELD} AND error = ''",
-                (error, now, now, job.id, job.epoch),
+                (error, now, job.id, job.epoch),
             )
             if cursor.rowcount == 1:
                 await _tell(connection, job.id)
@@ -150,9 +158,7 @@ class PostgresStore:
             )
             if cursor.rowcount != 1:
                 return False
-            await connection.execute(
-                "UPDATE job_steps SET ended_at = %s WHERE job_id = %s AND ended_at IS NULL", (now, job.id)
-            )
+            await _end_steps(connection, job.id, now=now)
             if job.kind == "terminate" or failed:
                 await connection.execute(
                     "UPDATE instances SET state = 'terminated', ended_at = %s WHERE id = %s AND ended_at IS NULL",
@@ -275,13 +281,17 @@ async def insert_launch(
 
 async def insert_end(connection: Connection, job: Job) -> None:
     """Keeps a machine's end, in the caller's transaction. Raises UniqueViolation where it has one."""
-    # Whoever launches it now is too late: the epoch refuses what they still write.
-    await connection.execute(
-        "UPDATE jobs SET status = 'failed', error = 'The machine was terminated before it served.', "
+    # Whoever launches it now is too late: the epoch refuses what they still write. Why it was failing already stands.
+    cursor = await connection.execute(
+        "UPDATE jobs SET status = 'failed', error = coalesce(nullif(error, ''), %s), "
         "lease_epoch = lease_epoch + 1, updated_at = %s "
-        "WHERE instance_id = %s AND kind = 'launch' AND status = 'running'",
-        (job.created_at, job.instance.id),
+        "WHERE instance_id = %s AND kind = 'launch' AND status = 'running' RETURNING id",
+        ("The machine was terminated before it served.", job.created_at, job.instance.id),
     )
+    launching = await cursor.fetchone()
+    if launching is not None:
+        await _end_steps(connection, launching[0], now=job.created_at)
+        await _tell(connection, launching[0])
     await connection.execute(
         "UPDATE instances SET state = 'terminating', job_id = %s WHERE id = %s AND ended_at IS NULL",
         (job.id, job.instance.id),
@@ -292,16 +302,14 @@ async def insert_end(connection: Connection, job: Job) -> None:
 async def _insert_job(connection: Connection, job: Job, request_id: str) -> None:
     await connection.execute(
         "INSERT INTO jobs (id, kind, instance_id, status, step, step_at, drain_timeout_s, request_id, created_at, "
-        "updated_at, wake_at) VALUES (%s, %s, %s, 'running', %s, %s, %s, %s, %s, %s, %s)",
+        "updated_at, wake_at) VALUES (%s, %s, %s, 'running', %s, now(), %s, %s, %s, %s, now())",
         (
             job.id,
             job.kind,
             job.instance.id,
             job.step,
-            job.created_at,
             job.drain_timeout_s,
             request_id or None,
-            job.created_at,
             job.created_at,
             job.created_at,
         ),
@@ -314,13 +322,17 @@ async def _insert_job(connection: Connection, job: Job, request_id: str) -> None
 
 async def _begin_steps(connection: Connection, job: Job, step: Step, *, detail: str, now: datetime) -> None:
     """Ends the step that was, begins the one that is, and notes those between, which took no time that was seen."""
-    await connection.execute("UPDATE job_steps SET ended_at = %s WHERE job_id = %s AND ended_at IS NULL", (now, job.id))
+    await _end_steps(connection, job.id, now=now)
     for passed in range(job.step + 1, step + 1):
         await connection.execute(
             "INSERT INTO job_steps (job_id, step, started_at, ended_at, detail) VALUES (%s, %s, %s, %s, %s) "
             "ON CONFLICT DO NOTHING",
-            (job.id, passed, now, None if passed == step else now, detail if passed == step else ""),
+            (job.id, passed, now, None if passed == step else now, plain(detail) if passed == step else ""),
         )
+
+
+async def _end_steps(connection: Connection, job_id: str, *, now: datetime) -> None:
+    await connection.execute("UPDATE job_steps SET ended_at = %s WHERE job_id = %s AND ended_at IS NULL", (now, job_id))
 
 
 async def _note(connection: Connection, kind: str, instance_id: str, text: str, *, now: datetime) -> None:
@@ -354,7 +366,8 @@ def _job(row: TupleRow, steps: tuple[StepRow, ...] = ()) -> Job:
         created_at=row[8],
         updated_at=row[9],
         epoch=row[10],
-        instance=_instance(row[11:]),
+        read_at=row[11],
+        instance=_instance(row[12:]),
         steps=steps,
     )
 

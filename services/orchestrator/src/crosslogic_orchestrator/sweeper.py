@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError
@@ -10,7 +10,8 @@ from crosslogic_common.logs import get_logger
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.ports import Provider, ProviderError, Store
 
-_LISTING_S = 120.0
+# A provider's own machine may refuse as well: a folder that cannot be read. TimeoutError is one of these.
+_FAILURES = (CodedError, ProviderError, OSError)
 
 
 class Sweeper:
@@ -24,13 +25,15 @@ class Sweeper:
         clock: Clock,
         metrics: OrchestratorMetrics,
         interval_s: float,
+        call_s: float = 120.0,
     ) -> None:
-        """`interval_s` lies between two sweeps."""
+        """`interval_s` lies between two sweeps; `call_s` is how long a call to a provider may take."""
         self._store = store
         self._providers = providers
         self._clock = clock
         self._metrics = metrics
         self._interval_s = interval_s
+        self._call_s = call_s
         self._log = get_logger(__name__)
 
     async def run(self) -> None:
@@ -39,13 +42,13 @@ class Sweeper:
             for name, provider in self._providers.items():
                 try:
                     await self.sweep(name, provider)
-                except (CodedError, ProviderError, TimeoutError) as error:
+                except _FAILURES as error:
                     self._log.warning("not swept", provider=name, reason=str(error))
             await asyncio.sleep(self._interval_s)
 
     async def sweep(self, name: str, provider: Provider) -> None:
         """Deletes the provider's machines that should not be, and notes the active ones that are gone."""
-        async with asyncio.timeout(_LISTING_S):
+        async with asyncio.timeout(self._call_s):
             # Known first, then what is there: a machine that is launched in between is known to neither.
             known_before = {instance.id: instance for instance in await self._store.alive(name)}
             there = {machine.name: machine for machine in await provider.machines()}
@@ -53,14 +56,24 @@ class Sweeper:
         self._metrics.instances.labels(name).set(len(known_after))
         for machine_name in there.keys() - known_before.keys() - known_after:
             self._log.error("deleting a machine that no job knows of", provider=name, machine=machine_name)
-            with contextlib.suppress(ProviderError):
-                await provider.delete(machine_name)
+            with self._one_of_many(name, machine_name):
+                async with asyncio.timeout(self._call_s):
+                    await provider.delete(machine_name)
                 self._metrics.swept.labels(name).inc()
         for instance in known_before.values():
             if instance.state != "active" or instance.id in there or instance.id not in known_after:
                 continue
-            if (await provider.find(instance.id)).state in ("gone", "absent") and await self._store.lose(
-                instance.id, now=self._clock.now()
-            ):
-                self._metrics.lost.labels(name).inc()
-                self._log.warning("machine is gone", provider=name, instance_id=instance.id)
+            with self._one_of_many(name, instance.id):
+                async with asyncio.timeout(self._call_s):
+                    found = await provider.find(instance.id)
+                if found.state in ("gone", "absent") and await self._store.lose(instance.id, now=self._clock.now()):
+                    self._metrics.lost.labels(name).inc()
+                    self._log.warning("machine is gone", provider=name, instance_id=instance.id)
+
+    @contextlib.contextmanager
+    def _one_of_many(self, provider: str, machine: str) -> Iterator[None]:
+        """What cannot be done about one machine is tried with the next sweep; the others are seen to."""
+        try:
+            yield
+        except (ProviderError, OSError) as error:
+            self._log.warning("machine not seen to", provider=provider, machine=machine, reason=str(error))

@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from datetime import timedelta
 
 from crosslogic_common.clock import Clock
-from crosslogic_common.errors import CodedError
+from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_orchestrator import policy
 from crosslogic_orchestrator.domain import Job, Machine, NodeView, Step
@@ -17,6 +16,17 @@ LEASE_S = 30.0
 _RENEW_S = 10.0
 _IDLE_S = 0.5
 _AWAY_S = 1.0
+_PASSING = frozenset(
+    {
+        ErrorCode.UNAVAILABLE,
+        ErrorCode.TIMEOUT,
+        ErrorCode.CANCELLED,
+        ErrorCode.OVERLOADED,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.INTERNAL,
+    }
+)
+"""What the registry may answer otherwise later; anything else it will say again."""
 _RETRY_S = 5.0
 _CALL_S = 600.0
 """How long one call to a provider may take: a cloud that hangs must not hold a job for ever."""
@@ -62,16 +72,24 @@ class Worker:
 
     async def work_once(self) -> bool:
         """Does one thing for one job. False: there was nothing to do."""
-        job = await self._store.claim(now=self._clock.now(), lease_s=LEASE_S)
+        job = await self._store.claim(lease_s=LEASE_S)
         if job is None:
             return False
         async with self._held(job):
             try:
                 await self._step(job)
             except ProviderError as error:
-                await self._refused(job, error)
+                await self._refused(job, str(error), temporary=error.temporary)
             except TimeoutError:
-                await self._rest(job, _RETRY_S, f"The provider did not answer within {_CALL_S:g} s.")
+                await self._refused(job, f"The provider did not answer within {_CALL_S:g} s.", temporary=True)
+            except CodedError as error:
+                words = f"The registry says: {error.public}"
+                await self._refused(job, words, temporary=error.code in _PASSING, rest_s=_AWAY_S)
+            except Exception as error:  # noqa: BLE001  # a full disk, a fault of ours: all other jobs go on
+                self._log.exception("a job could not be worked on", job_id=job.id)
+                reason = error.strerror if isinstance(error, OSError) else None
+                words = f"Something is wrong on the orchestrator's side: {reason or type(error).__name__}."
+                await self._refused(job, words, temporary=True)
         return True
 
     async def _step(self, job: Job) -> None:
@@ -80,29 +98,45 @@ class Worker:
             raise ProviderError(f"There is no provider {job.instance.spec.provider} any more.", temporary=True)
         name = job.instance.id
         async with asyncio.timeout(_CALL_S):
-            machine, node = await provider.find(name), self._fleet.node(name)
-            decision = policy.decide(job, machine, node, now=self._clock.now(), limits=self._limits)
-            match decision:
-                case policy.Write():
-                    task = await provider.task_for(job.instance.spec, name)
-                    await self._reach(job, Step.TASK_WRITTEN, task=task)
-                case policy.Request():
-                    await self._request(job, provider)
-                case policy.Drain():
-                    await self._fleet.drain(name)
-                    await self._rest(job, _IDLE_S, "The node is told to drain.")
-                case policy.Delete():
+            machine = await provider.find(name)
+            try:
+                node = self._fleet.node(name)
+            except CodedError:
+                if policy.needs_node(job, now=job.read_at):
+                    # Not held against the job, which may have been at its step for long while nobody worked on it.
+                    await self._rest(job, _AWAY_S, "The registry has not told of its nodes yet.")
+                    return
+                node = None
+            decision = policy.decide(job, machine, node, now=job.read_at, limits=self._limits)
+            await self._carry_out(decision, job, provider, machine, node)
+
+    async def _carry_out(
+        self, decision: policy.Decision, job: Job, provider: Provider, machine: Machine, node: NodeView | None
+    ) -> None:
+        name = job.instance.id
+        match decision:
+            case policy.Write():
+                task = await provider.task_for(job.instance.spec, name)
+                await self._reach(job, Step.TASK_WRITTEN, task=task)
+            case policy.Request():
+                await self._request(job, provider)
+            case policy.Drain():
+                await self._fleet.drain(name)
+                await self._rest(job, _IDLE_S, "The node is told to drain.")
+            case policy.Delete():
+                await provider.delete(name)
+                await self._rest(job, _IDLE_S, "The provider is told to delete it.")
+            case policy.Reach(step, detail):
+                await self._reach(job, step, detail=detail)
+            case policy.Wait(seconds, detail):
+                await self._rest(job, seconds, detail, node)
+            case policy.GiveUp(error):
+                await self._give_up(job, error)
+            case policy.End():
+                if job.error and machine.state == "absent" and job.step >= Step.REQUESTED:
+                    # Somebody slower may still ask for it: what was deleted is not made any more.
                     await provider.delete(name)
-                    await self._rest(job, _IDLE_S, "The provider is told to delete it.")
-                case policy.Reach(step, detail):
-                    await self._reach(job, step, detail=detail)
-                case policy.Wait(seconds, detail):
-                    await self._rest(job, seconds, detail, node)
-                case policy.GiveUp(error):
-                    self._log.warning("launch fails", job_id=job.id, reason=error)
-                    await self._store.give_up(job, error, now=self._clock.now())
-                case policy.End():
-                    await self._end(job, machine)
+                await self._end(job, machine)
 
     async def _request(self, job: Job, provider: Provider) -> None:
         if job.step < Step.REQUESTED:
@@ -111,28 +145,31 @@ class Worker:
             return
         await self._fleet.grant_weights(node_id=job.instance.id, model=job.instance.spec.model)
         token = await self._fleet.join_token(node_id=job.instance.id, org_id=job.instance.spec.org_id)
-        if not await self._store.renew(job, until=self._clock.now() + timedelta(seconds=LEASE_S)):
+        if not await self._store.renew(job, lease_s=LEASE_S):
             return
         await provider.launch(name=job.instance.id, task=job.task, join_token=token)
         await self._reach(job, Step.PROVISIONING)
 
-    async def _refused(self, job: Job, error: ProviderError) -> None:
-        if error.temporary or job.kind == "terminate" or job.error:
-            # An end is tried for as long as it takes: a machine that is left would be paid for.
-            await self._rest(job, _RETRY_S, str(error))
-            return
-        await self._store.give_up(job, str(error), now=self._clock.now())
+    async def _refused(self, job: Job, words: str, *, temporary: bool, rest_s: float = _RETRY_S) -> None:
+        error = policy.refused(job, words, temporary=temporary, now=job.read_at, limits=self._limits)
+        if error is None:
+            await self._rest(job, rest_s, words)
+        else:
+            await self._give_up(job, error)
+
+    async def _give_up(self, job: Job, error: str) -> None:
+        self._log.warning("launch fails", job_id=job.id, reason=error)
+        await self._store.give_up(job, error, now=self._clock.now())
 
     async def _reach(self, job: Job, step: Step, *, detail: str = "", task: str | None = None) -> None:
         if await self._store.reach(job, step, detail=detail, task=task, now=self._clock.now()):
             self._metrics.step_seconds.labels(job.kind, job.step.name.lower()).observe(
-                (self._clock.now() - job.step_at).total_seconds()
+                (job.read_at - job.step_at).total_seconds()
             )
 
     async def _rest(self, job: Job, seconds: float, detail: str, node: NodeView | None = None) -> None:
-        now = self._clock.now()
         progress = (0, 0) if node is None else (node.bytes_done, node.bytes_total)
-        await self._store.wait(job, detail=detail, progress=progress, now=now, wake_at=now + timedelta(seconds=seconds))
+        await self._store.wait(job, detail=detail, progress=progress, now=self._clock.now(), rest_s=seconds)
 
     async def _end(self, job: Job, machine: Machine) -> None:
         if await self._store.end(job, price_picodollars=machine.hourly_price_picodollars, now=self._clock.now()):
@@ -151,9 +188,8 @@ class Worker:
             nonlocal lost
             while True:
                 await asyncio.sleep(_RENEW_S)
-                until = self._clock.now() + timedelta(seconds=LEASE_S)
                 with contextlib.suppress(CodedError):
-                    if not await self._store.renew(job, until=until):
+                    if not await self._store.renew(job, lease_s=LEASE_S):
                         lost = True
                         working.cancel()
                         return

@@ -1,0 +1,368 @@
+"""Jobs worked on over a real database, with a provider and a registry that do whatever hurts most."""
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+
+import pytest
+
+from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.metrics import Metrics
+from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
+from crosslogic_orchestrator.domain import ABSENT, Instance, Job, Machine, NodeStatus, NodeView, Spec, Step
+from crosslogic_orchestrator.jobs import end_job, launch_job
+from crosslogic_orchestrator.metrics import OrchestratorMetrics
+from crosslogic_orchestrator.policy import Limits
+from crosslogic_orchestrator.ports import ProviderError
+from crosslogic_orchestrator.service import OrchestratorService
+from crosslogic_orchestrator.store import PostgresStore
+from crosslogic_orchestrator.sweeper import Sweeper
+from crosslogic_orchestrator.worker import Worker
+
+SPEC = Spec(model="m", provider="cloud", region="r")
+LIMITS = Limits(provision_s=100, load_s=50)
+
+
+@dataclass
+class Clock:
+    """One replica's, which may be wrong by any amount."""
+
+    off: timedelta = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.off
+
+    def monotonic(self) -> float:
+        return self.now().timestamp()
+
+
+@dataclass
+class Cloud:
+    """A provider that fails as it is told."""
+
+    there: dict[str, Machine] = field(default_factory=dict)
+    fails: Exception | None = None
+    hangs: bool = False
+    deleted: list[str] = field(default_factory=list)
+    launched: list[str] = field(default_factory=list)
+
+    async def _fail(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.fails is not None:
+            raise self.fails
+
+    async def task_for(self, spec: Spec, name: str) -> str:
+        return f"{name} for {spec.model}"
+
+    async def launch(self, *, name: str, task: str, join_token: str) -> None:
+        assert (task, join_token) != ("", "")
+        await self._fail()
+        self.launched.append(name)
+        self.there[name] = Machine(name, "running")
+
+    async def find(self, name: str) -> Machine:
+        return self.there.get(name, ABSENT)
+
+    async def delete(self, name: str) -> None:
+        self.deleted.append(name)
+        await self._fail()
+        self.there.pop(name, None)
+
+    async def machines(self) -> list[Machine]:
+        return list(self.there.values())
+
+
+@dataclass
+class Registry:
+    """A registry that fails as it is told."""
+
+    nodes: dict[str, NodeView] | None = field(default_factory=dict)
+    fails: CodedError | None = None
+    models: set[str] = field(default_factory=lambda: {"m"})
+    drained: list[str] = field(default_factory=list)
+    followed = True
+
+    def say(self, name: str, status: NodeStatus, reason: str = "", running: int = 0) -> None:
+        assert self.nodes is not None
+        self.nodes[name] = NodeView(name, status, reason, running)
+
+    def node(self, node_id: str) -> NodeView | None:
+        if self.nodes is None:
+            raise CodedError(ErrorCode.UNAVAILABLE)
+        return self.nodes.get(node_id)
+
+    def _fail(self) -> None:
+        if self.fails is not None:
+            raise self.fails
+
+    async def join_token(self, *, node_id: str, org_id: str) -> str:
+        self._fail()
+        return f"token of {node_id}{org_id}"
+
+    async def grant_weights(self, *, node_id: str, model: str) -> None:
+        self._fail()
+
+    async def refusal_for_size(self, *, model: str, instance_type: str) -> str:
+        return ""
+
+    async def drain(self, node_id: str) -> None:
+        self._fail()
+        self.drained.append(node_id)
+
+    async def has_model(self, name: str) -> bool:
+        self._fail()
+        return name in self.models
+
+
+class World:
+    """One database; replicas with clocks of their own."""
+
+    def __init__(self, pool: Pool, url: str) -> None:
+        self.pool, self.store, self.ids = pool, PostgresStore(pool, dsn=url), Uuid7Source()
+        self.cloud, self.registry = Cloud(), Registry()
+        self.worker = self.replica()
+        self.service = OrchestratorService(
+            store=self.store, fleet=self.registry, providers=("cloud",), clock=Clock(), ids=self.ids
+        )
+
+    def replica(self, off: timedelta = timedelta()) -> Worker:
+        return Worker(
+            store=self.store,
+            fleet=self.registry,
+            providers={"cloud": self.cloud},
+            clock=Clock(off),
+            limits=LIMITS,
+            metrics=OrchestratorMetrics(Metrics()),
+        )
+
+    async def launched(self) -> Job:
+        return await self.store.add_launch(
+            launch_job(SPEC, ids=self.ids, now=datetime.now(UTC)), request_id=self.ids.next_text()
+        )
+
+    async def work(self, times: int = 1) -> None:
+        """Whatever rests is looked at again."""
+        for _ in range(times):
+            await self.do("UPDATE jobs SET wake_at = '-infinity'")
+            await self.worker.work_once()
+
+    async def waited(self, seconds: float) -> None:
+        """Every job has been at its step for so much longer."""
+        await self.do("UPDATE jobs SET step_at = step_at - make_interval(secs => %s)", seconds)
+
+    async def do(self, statement: str, *values: object) -> None:
+        async with transaction(self.pool) as connection:
+            await connection.execute(statement, values)
+
+    async def job(self, job: Job) -> Job:
+        found = await self.store.job(job.id)
+        assert found is not None
+        return found
+
+    async def at(self, job: Job, step: Step) -> None:
+        """Works until the job is at the step."""
+        for _ in range(12):
+            if (await self.job(job)).step == step:
+                return
+            await self.work()
+        raise AssertionError(f"{(await self.job(job)).step.name}, not {step.name}")
+
+    async def event_kinds(self) -> list[str]:
+        async with transaction(self.pool) as connection:
+            cursor = await connection.execute("SELECT kind FROM events ORDER BY seq")
+            return [row[0] for row in await cursor.fetchall()]
+
+
+@pytest.fixture
+async def world(pg_url: str) -> AsyncIterator[World]:
+    await migrate(pg_url, schema="fleet", migrations=files("crosslogic_orchestrator.migrations"))
+    async with open_pool(pg_url, schema="fleet", max_size=6) as pool:
+        async with transaction(pool) as connection:
+            await connection.execute("TRUNCATE instances, jobs, events RESTART IDENTITY CASCADE")
+        yield World(pool, pg_url)
+
+
+async def test_a_full_disk_at_the_provider_fails_its_launch_in_words_and_no_other_job(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.REQUESTED)
+    world.cloud.fails = OSError(errno.ENOSPC, "No space left on device")
+    # What ended the whole orchestrator, which then took the job up again for ever.
+    await world.work(2)
+    detail = (await world.job(job)).steps[-1].detail
+    assert "No space left on device" in detail
+    await world.waited(LIMITS.provision_s + 1)
+    await world.work()
+    failing = await world.job(job)
+    assert "No space left on device" in failing.error
+    assert f"{LIMITS.provision_s:g} s" in failing.error
+    world.cloud.fails = None
+    await world.work(2)
+    assert (await world.job(job)).status == "failed"
+    assert await world.event_kinds() == ["launch_failed"]
+
+
+async def test_a_provider_that_asks_to_try_again_for_ever_does_not_keep_a_launch_for_ever(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.REQUESTED)
+    world.cloud.fails = ProviderError("Come back later.", temporary=True)
+    await world.work(3)
+    assert (await world.job(job)).error == ""
+    await world.waited(LIMITS.provision_s + 1)
+    await world.work()
+    assert "Come back later." in (await world.job(job)).error
+
+
+async def test_a_launch_that_failed_before_its_machine_was_seen_is_deleted_all_the_same(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.REQUESTED)
+    world.cloud.fails = ProviderError("No.", temporary=False)
+    await world.work()
+    world.cloud.fails = None
+    await world.work()
+    assert (await world.job(job)).status == "failed"
+    assert world.cloud.deleted == [job.instance.id], "whoever is slower could still make it"
+
+
+@pytest.mark.parametrize(
+    ("code", "gives_up"), [(ErrorCode.UNAVAILABLE, False), (ErrorCode.TIMEOUT, False), (ErrorCode.NOT_FOUND, True)]
+)
+async def test_a_registry_that_is_away_is_waited_for_and_one_that_refuses_is_not(
+    world: World, code: ErrorCode, gives_up: bool
+) -> None:
+    job = await world.launched()
+    await world.at(job, Step.REQUESTED)
+    world.registry.fails = CodedError(code, "There is no such version.")
+    await world.work()
+    found = await world.job(job)
+    assert "The registry says: There is no such version." in (found.error if gives_up else found.steps[-1].detail)
+    assert bool(found.error) == gives_up
+    await world.do("UPDATE jobs SET wake_at = '-infinity'")
+    assert await world.store.claim(lease_s=30) is not None, "it is held although nobody works on it"
+
+
+async def test_a_registry_that_is_not_heard_of_keeps_no_machine_alive_that_was_to_end(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.PROVISIONING)
+    await world.store.add_terminate(
+        end_job((await world.job(job)).instance, ids=world.ids, now=datetime.now(UTC), drain_timeout_s=30)
+    )
+    world.registry.nodes = None
+    await world.work(3)
+    assert world.cloud.there, "what runs on it had no time"
+    await world.waited(31)
+    await world.work(6)
+    assert world.cloud.there == {}
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=1), timedelta(hours=-1)])
+async def test_a_replica_whose_clock_is_an_hour_off_takes_no_job_and_holds_none_up(
+    world: World, off: timedelta
+) -> None:
+    held, waits = await world.launched(), await world.launched()
+    holder = await world.store.claim(lease_s=30)
+    assert holder is not None
+    assert holder.id == held.id
+    wrong = world.replica(off)
+    for _ in range(4):
+        await wrong.work_once()
+    assert await world.store.renew(holder, lease_s=30), "it was taken from whoever works on it"
+    # What the wrong clock touched is taken up by others at once, and no step has lasted an hour.
+    await world.at(waits, Step.PROVISIONING)
+    assert (await world.job(waits)).error == ""
+
+
+async def test_a_launch_called_off_while_it_fails_keeps_its_reason_and_its_watchers_are_told(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.REQUESTED)
+    world.cloud.fails = ProviderError("The quota of L4 is used up.", temporary=False)
+    await world.work()
+    told: set[str | None] = set()
+
+    async def listen() -> None:
+        async for job_id in world.store.changes():
+            told.add(job_id)
+
+    listening = asyncio.create_task(listen())
+    async with asyncio.timeout(20):
+        while not told:
+            await asyncio.sleep(0.01)
+        await world.service.terminate(job.instance.id, drain_timeout_s=0)
+        while job.id not in told:
+            await asyncio.sleep(0.01)
+    listening.cancel()
+    with suppress(asyncio.CancelledError):
+        await listening
+    found = await world.job(job)
+    assert (found.status, found.error) == ("failed", "The quota of L4 is used up.")
+    assert all(step.ended_at for step in found.steps), "a step of what has ended looks as if it went on"
+
+
+async def test_words_with_what_no_database_keeps_are_kept_without_it(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.REQUESTED)
+    world.cloud.fails = ProviderError("no\0 \x1b[31mroom\ud800" + "x" * 10_000, temporary=False)
+    await world.work()
+    error = (await world.job(job)).error
+    assert error.startswith("no [31mroomxxx")
+    assert len(error) <= 2_000
+
+
+async def test_a_retry_finds_its_machine_whatever_became_of_the_model(world: World) -> None:
+    request_id, org_id = world.ids.next_text(), world.ids.next_text()
+    asked = replace(SPEC, org_id=org_id)
+    first = await world.service.launch(asked, request_id=request_id)
+    world.registry.models.clear()
+    world.registry.fails = CodedError(ErrorCode.UNAVAILABLE)
+    capitals = replace(asked, org_id=org_id.upper())
+    again = await world.service.launch(capitals, request_id=request_id.upper())
+    assert again.id == first.id
+    with pytest.raises(CodedError) as caught:
+        await world.service.launch(replace(asked, region="elsewhere"), request_id=request_id)
+    assert caught.value.code is ErrorCode.CONFLICT
+
+
+async def test_many_at_once_with_one_request_id_launch_one_machine(world: World) -> None:
+    request_id = world.ids.next_text()
+    jobs = await asyncio.gather(*(world.service.launch(SPEC, request_id=request_id) for _ in range(20)))
+    assert len({job.id for job in jobs}) == 1
+    assert len(await world.store.instances(after="", limit=100, include_ended=True)) == 1
+
+
+@pytest.mark.parametrize("name", ["model_name", "region", "instance_type"])
+async def test_what_no_database_keeps_is_refused_by_name(world: World, name: str) -> None:
+    spec = {
+        "model_name": replace(SPEC, model="m\0"),
+        "region": replace(SPEC, region="r\0"),
+        "instance_type": replace(SPEC, instance_type="L4\0"),
+    }[name]
+    with pytest.raises(CodedError) as caught:
+        await world.service.launch(spec, request_id="")
+    assert (caught.value.code, caught.value.param) == (ErrorCode.INVALID_ARGUMENT, name)
+
+
+async def test_one_machine_that_cannot_be_deleted_or_found_keeps_no_other_from_being_swept(world: World) -> None:
+    lost = await world.launched()
+    await world.do("UPDATE instances SET state = 'active'")
+    await world.do("UPDATE jobs SET status = 'succeeded'")
+    world.cloud.there = {"stray": Machine("stray", "running")}
+    world.cloud.hangs = True
+    sweeper = Sweeper(
+        store=world.store,
+        providers={"cloud": world.cloud},
+        clock=Clock(),
+        metrics=OrchestratorMetrics(Metrics()),
+        interval_s=30,
+        call_s=0.05,
+    )
+    async with asyncio.timeout(20):
+        await sweeper.sweep("cloud", world.cloud)
+    instance = await world.store.instance(lost.instance.id)
+    assert isinstance(instance, Instance)
+    assert instance.state == "lost"
+    assert world.cloud.deleted == ["stray"]
