@@ -89,12 +89,22 @@ def fit(facts: ModelFacts, gpus: Accelerators, demand: Demand) -> Fit:
 
 
 def parallel_sizes(facts: ModelFacts, count: int) -> list[int]:
-    """Over how many accelerators the model can be split: its heads must be shared out evenly. Never empty."""
+    """Over how many accelerators the model can be split: heads and inner widths are shared out evenly. Never empty.
+
+    Heads of keys and values may also be on several accelerators each. Quantised widths are shared out in whole groups:
+    an engine refuses anything else only once it has the weights.
+    """
     heads, kv_heads = facts.attention_heads, facts.kv_heads
+    widths = [width for width in (facts.intermediate_size, facts.expert_size) if width]
     return [
         size
         for size in range(1, count + 1)
-        if heads % size == 0 and (facts.latent_size or kv_heads % size == 0 or size % kv_heads == 0)
+        if size == 1
+        or (
+            heads % size == 0
+            and (facts.latent_size or kv_heads % size == 0 or size % kv_heads == 0)
+            and all(width % (size * max(facts.split_unit, 1)) == 0 for width in widths)
+        )
     ]
 
 
@@ -139,9 +149,13 @@ def _in_blocks(tokens: int) -> int:
 def _engine_bytes(facts: ModelFacts, demand: Demand, tensor_parallel: int) -> int:
     """The runtime, and what a pass over a full batch needs at its widest: the layers' inner values, and the logits."""
     tokens = max(min(BATCHED_TOKENS, demand.context_tokens * demand.concurrency), demand.concurrency)
-    inner = tokens * (4 * facts.hidden_size + 2 * facts.intermediate_size // tensor_parallel) * 2
+    inner = 4 * facts.hidden_size + 2 * facts.intermediate_size // tensor_parallel
+    if facts.experts_per_token:
+        # Each token goes to several experts: their inner values, and what each of them makes of the token.
+        expert = facts.expert_size // tensor_parallel
+        inner += facts.experts_per_token * (max(2 * expert, facts.hidden_size) + expert)
     logits = demand.concurrency * facts.vocabulary * 4 * 2
-    return RUNTIME_BYTES + inner + logits
+    return RUNTIME_BYTES + 2 * tokens * inner + logits
 
 
 def has_geometry(facts: ModelFacts) -> bool:

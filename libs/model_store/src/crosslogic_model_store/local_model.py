@@ -12,6 +12,7 @@ from typing import Any, Final
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.facts import ModelFacts, facts_of
 from crosslogic_model_store.manifest import MAX_FILES, FileEntry, Manifest, check_name, revision_of
+from crosslogic_model_store.quantization import quantization_of
 from crosslogic_model_store.safetensors_header import read_tensors, read_totals
 from crosslogic_model_store.selection import WEIGHTS_SUFFIX, is_wanted, without_second_layout
 from crosslogic_model_store.tree_digest import PART_BYTES, FileDigest
@@ -57,8 +58,10 @@ def find_files(folder: Path) -> tuple[list[str], list[str]]:
 
 def describe(folder: Path, wanted: Sequence[str], *, licence: str = "") -> ModelFacts:
     """What the model is. Raises ModelStoreError."""
-    config = _json(folder / "config.json")
-    weights = read_totals(folder / path for path in wanted if path.endswith(WEIGHTS_SUFFIX))
+    config = _with_quantization(folder, wanted, _json(folder / "config.json"))
+    weights = read_totals(
+        (folder / path for path in wanted if path.endswith(WEIGHTS_SUFFIX)), packed_bits=quantization_of(config).bits
+    )
     tokenizer = _json(folder / "tokenizer_config.json") if "tokenizer_config.json" in wanted else {}
     template = bool(tokenizer.get("chat_template")) or any(path.startswith("chat_template.") for path in wanted)
     return facts_of(config, weights, licence=licence or _licence(folder), chat_template=template)
@@ -111,6 +114,22 @@ def _entry(folder: Path, path: str, part_bytes: int, on_bytes: OnBytes) -> FileE
             tree.update(buffer[:count])
             on_bytes(count)
     return FileEntry(path, size_bytes, digest.hexdigest(), tree.hexdigest())
+
+
+def _with_quantization(folder: Path, wanted: Sequence[str], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with what older tools wrote beside it."""
+    if isinstance(config.get("quantization_config"), Mapping):
+        return config
+    if "quantize_config.json" in wanted:
+        said = _json(folder / "quantize_config.json")
+        return {**config, "quantization_config": {"quant_method": "gptq", **said}}
+    if "hf_quant_config.json" in wanted:
+        said = _json(folder / "hf_quant_config.json").get("quantization")
+        return {
+            **config,
+            "quantization_config": {"quant_method": "modelopt", **(said if isinstance(said, dict) else {})},
+        }
+    return config
 
 
 def _check_complete(folder: Path, wanted: Sequence[str]) -> None:

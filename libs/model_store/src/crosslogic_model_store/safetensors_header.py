@@ -25,6 +25,12 @@ _BITS: Final[Mapping[str, int]] = MappingProxyType(
     | {"F4": 4}
 )
 """Of one element. A dtype that is not here is newer than this: its tensors' lengths are not checked."""
+_SCALES: Final = (
+    *("qzeros", "scales", "g_idx", "_scale", "_scale_inv", "_scale_2", "_scales", "_zero_point", "_shape"),
+    *(".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"),
+)
+_PACKED: Final = ("qweight", "weight_packed")
+"""Ends of the names of tensors that are no weights, and of those that are several in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class TensorTotals:
     """What the tensors of a model come to."""
 
     elements: int = 0
+    """Weights: packed ones by their number, and nothing that only says how quantised ones are to be read."""
     size_bytes: int = 0
     bytes_by_dtype: Mapping[str, int] = field(default_factory=dict)
 
@@ -48,12 +55,15 @@ class Tensor:
     end: int
 
 
-def read_totals(files: Iterable[Path]) -> TensorTotals:
-    """Sums over all files. Raises ModelStoreError for what is no whole safetensors file, and for no tensors at all."""
+def read_totals(files: Iterable[Path], *, packed_bits: int = 0) -> TensorTotals:
+    """Sums over all files; weights that are packed are of `packed_bits` bits each (0: none are packed).
+
+    Raises ModelStoreError for what is no whole safetensors file, and for no tensors at all.
+    """
     elements, by_dtype = 0, dict[str, int]()
     for file in files:
         for tensor in read_tensors(file):
-            elements += tensor.elements
+            elements += _weights(tensor, packed_bits)
             by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.end - tensor.begin
     if not elements:
         raise ModelStoreError("The safetensors hold no weights at all.")
@@ -81,6 +91,13 @@ def read_tensors(file: Path) -> list[Tensor]:
     if end != body_bytes:
         raise _not_whole(file, f"it has {body_bytes} bytes of tensors and describes {end}")
     return tensors
+
+
+def _weights(tensor: Tensor, packed_bits: int) -> int:
+    if tensor.name.endswith(_SCALES):
+        return 0
+    packed = packed_bits and (tensor.name.endswith(_PACKED) or tensor.dtype == "U8")
+    return tensor.elements * (_BITS.get(tensor.dtype, 0) // packed_bits or 1) if packed else tensor.elements
 
 
 def _tensor(file: Path, name: str, said: Any) -> Tensor:
