@@ -380,6 +380,10 @@ async def test_a_repeated_request_makes_one_route_and_a_tenant_has_a_bound(world
     first, secret = await world.service.create(org, ASKED, request_id=request_id)
     again, nothing = await world.service.create(org, ASKED, request_id=request_id)
     assert (again.id, bool(secret), nothing) == (first.id, True, "")
+    for stranger, asked in ((str(uuid4()), ASKED), ("", ASKED), (org, replace(ASKED, name="other"))):
+        with pytest.raises(CodedError) as caught:
+            await world.service.create(stranger, asked, request_id=request_id)
+        assert caught.value.code is ErrorCode.CONFLICT, "somebody was shown a route that is not his"
     for _ in range(MAX_ROUTES_OF_ORG - 1):
         await world.route(org_id=org)
     with pytest.raises(CodedError) as caught:

@@ -214,6 +214,23 @@ async def test_somebody_who_lost_his_place_gets_no_answer_again_for_an_old_idemp
         assert answer.status == 403
 
 
+async def test_two_people_who_choose_the_same_idempotency_key_are_not_shown_each_others_things(world: World) -> None:
+    key = {"Idempotency-Key": "1"}
+    for email, body in (
+        ("admin@org.example.com", {"org_id": world.own["org"]}),
+        ("admin@platform.example.com", {}),
+        ("admin@org.example.com", {"org_id": world.own["org"]}),
+    ):
+        route = {"name": "pager", "channel": "webhook", "target": "https://hooks.example.com/", **body}
+        headers = {"X-Test-Email": email} | key
+        async with world.client.post("/admin/notifications/routes", json=route, headers=headers) as answer:
+            assert answer.status == 201
+    one, other, again = (
+        each.request_id for each in world.neighbours.notifications.asked if "Create" in type(each).__name__
+    )
+    assert one == again != other
+
+
 # What is written down
 
 

@@ -62,8 +62,13 @@ class Call(Generic[Body, Query]):
             raise coded from None
 
     def create_request_id(self, what: str) -> str:
-        """The neighbour's `request_id` for the client's `Idempotency-Key`; empty without one."""
-        return str(uuid.uuid5(_IDEMPOTENCY_SPACE, f"{what}:{self.idempotency_key}")) if self.idempotency_key else ""
+        """The neighbour's `request_id` for the client's `Idempotency-Key`; empty without one.
+
+        Each administrator has keys of his own: what somebody else made with the same one is not his to be shown.
+        """
+        if not self.idempotency_key:
+            return ""
+        return str(uuid.uuid5(_IDEMPOTENCY_SPACE, f"{what}:{self.who.id}:{self.idempotency_key}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

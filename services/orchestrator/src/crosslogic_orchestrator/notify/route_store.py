@@ -22,7 +22,10 @@ class RouteStore:
         self._pool = pool
 
     async def create(self, route: Route, sealed: bytes, *, request_id: str) -> tuple[Route, bool]:
-        """Keeps a new route. With a `request_id` that is known: the route of then, and False. Raises OVERLOADED."""
+        """Keeps a new route. With a `request_id` that is known: the route of then, and False.
+
+        Raises OVERLOADED, and CONFLICT where it was somebody else's or for another route.
+        """
         async with transaction(self._pool) as connection:
             # One at a time, or the bounds would be counted by each before the other's route is there.
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('fleet.notify_routes'))")
@@ -32,7 +35,7 @@ class RouteStore:
                 )
                 row = await cursor.fetchone()
                 if row is not None:
-                    return route_of(row), False
+                    return _the_same(route_of(row), route), False
             await _check_room(connection, route.org_id)
             await connection.execute(
                 "INSERT INTO notify_routes (id, request_id, org_id, channel, created_at, name, shown_target, sealed, "
@@ -103,6 +106,18 @@ async def enabled_routes(connection: Connection, org_ids: Sequence[str]) -> list
         (list(org_ids),),
     )
     return [route_of(row) for row in await cursor.fetchall()]
+
+
+def _the_same(known: Route, asked: Route) -> Route:
+    """The route that a request made. One that was changed since is still the one."""
+    changed = known.revision > 1
+    if (known.org_id, known.channel) != (asked.org_id, asked.channel) or not (changed or _told(known) == _told(asked)):
+        raise CodedError(ErrorCode.CONFLICT, "`request_id` was used for another route.", param="request_id")
+    return known
+
+
+def _told(route: Route) -> tuple[object, ...]:
+    return route.name, route.shown_target, route.kinds, route.min_severity, route.quiet, route.gather_s, route.enabled
 
 
 async def _check_room(connection: Connection, org_id: str) -> None:

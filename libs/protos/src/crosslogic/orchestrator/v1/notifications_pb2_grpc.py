@@ -88,7 +88,8 @@ class NotificationServiceServicer(object):
 
     def CreateNotificationRoute(self, request, context):
         """Makes a route. Callers: gateway, operator. Twice with one `request_id` is the same route, whose secret is not shown again.
-        Errors: INVALID_ARGUMENT, OVERLOADED (too many routes), NOT_SUPPORTED (no seal key, or no mail server is configured).
+        Errors: INVALID_ARGUMENT, OVERLOADED (too many routes), NOT_SUPPORTED (no seal key, or no mail server is configured),
+        CONFLICT (`request_id` was used for another route).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,8 @@ class NotificationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> NotificationServiceAsyncStub: ...
     CreateNotificationRoute: _grpc.UnaryUnaryMultiCallable[_notifications_pb2.CreateNotificationRouteRequest, _notifications_pb2.CreateNotificationRouteResponse]
     """Makes a route. Callers: gateway, operator. Twice with one `request_id` is the same route, whose secret is not shown again.
-    Errors: INVALID_ARGUMENT, OVERLOADED (too many routes), NOT_SUPPORTED (no seal key, or no mail server is configured).
+    Errors: INVALID_ARGUMENT, OVERLOADED (too many routes), NOT_SUPPORTED (no seal key, or no mail server is configured),
+    CONFLICT (`request_id` was used for another route).
     """
     GetNotificationRoute: _grpc.UnaryUnaryMultiCallable[_notifications_pb2.GetNotificationRouteRequest, _notifications_pb2.GetNotificationRouteResponse]
     """Gives a route, without what is secret of it. Callers: gateway, operator. Errors: NOT_FOUND."""
@@ -68,7 +69,8 @@ class NotificationServiceAsyncStub(NotificationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateNotificationRoute: _aio.UnaryUnaryMultiCallable[_notifications_pb2.CreateNotificationRouteRequest, _notifications_pb2.CreateNotificationRouteResponse]  # type: ignore[assignment]
     """Makes a route. Callers: gateway, operator. Twice with one `request_id` is the same route, whose secret is not shown again.
-    Errors: INVALID_ARGUMENT, OVERLOADED (too many routes), NOT_SUPPORTED (no seal key, or no mail server is configured).
+    Errors: INVALID_ARGUMENT, OVERLOADED (too many routes), NOT_SUPPORTED (no seal key, or no mail server is configured),
+    CONFLICT (`request_id` was used for another route).
     """
     GetNotificationRoute: _aio.UnaryUnaryMultiCallable[_notifications_pb2.GetNotificationRouteRequest, _notifications_pb2.GetNotificationRouteResponse]  # type: ignore[assignment]
     """Gives a route, without what is secret of it. Callers: gateway, operator. Errors: NOT_FOUND."""
@@ -104,7 +106,8 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_notifications_pb2.CreateNotificationRouteResponse, _abc.Awaitable[_notifications_pb2.CreateNotificationRouteResponse]]:
         """Makes a route. Callers: gateway, operator. Twice with one `request_id` is the same route, whose secret is not shown again.
-        Errors: INVALID_ARGUMENT, OVERLOADED (too many routes), NOT_SUPPORTED (no seal key, or no mail server is configured).
+        Errors: INVALID_ARGUMENT, OVERLOADED (too many routes), NOT_SUPPORTED (no seal key, or no mail server is configured),
+        CONFLICT (`request_id` was used for another route).
         """
 
     @_abc_1.abstractmethod
