@@ -1,110 +1,23 @@
 """Machines of a pool: never given to two jobs, and given back, whoever dies on the way."""
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from importlib.resources import files
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from crosslogic_common.postgres import Pool as Connections
-from crosslogic_common.postgres import migrate, open_pool, transaction
-from crosslogic_orchestrator.domain import Spec
 from crosslogic_orchestrator.ports import ProviderError
-from crosslogic_orchestrator.providers.static import PoolMachine, StaticProvider, StaticSettings, pool_file
-from crosslogic_orchestrator.providers.static_claims import PostgresClaims
-from crosslogic_orchestrator.store import SCHEMA
+from crosslogic_orchestrator.providers.static import pool_file
 from tests.contract.orchestrator_provider_suite import TOKEN, ProviderSuite, end, launched, names, reach, state
-
-# A machine is a folder here: ssh is a program that runs the script in the folder that its destination names.
-SSH = """#!/bin/sh
-echo "$@" >> {folder}/ssh.log
-[ -e {folder}/away ] && exit 255
-export CROSSLOGIC_STATIC_ROOT={folder}/$1
-exec sh -s
-"""
-# An agent is a process that notes whose it is.
-AGENT = """
-agent_start() {
-  mkdir -p "$CROSSLOGIC_STATIC_ROOT"
-  cp "$1" "$CROSSLOGIC_STATIC_ROOT/token-of-$machine"
-  setsid sleep 600 &
-  echo $! > "$CROSSLOGIC_STATIC_ROOT/pid"
-  echo "$machine $!" >> "$CROSSLOGIC_STATIC_ROOT/started"
-}
-agent_stop() { kill "$(cat "$CROSSLOGIC_STATIC_ROOT/pid")" || true; }
-agent_active() { kill -0 "$(cat "$CROSSLOGIC_STATIC_ROOT/pid")"; }
-"""
-
-
-class TestClock:
-    """A clock that the test moves."""
-
-    __test__ = False
-
-    def __init__(self) -> None:
-        self.time = datetime.now(UTC)
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-
-class StaticPool:
-    """Machines in a folder."""
-
-    spec = Spec(model="llama", provider="static", region="on-prem")
-    impossible = Spec(model="llama", provider="static", region="elsewhere")
-
-    def __init__(self, folder: Path, connections: Connections, *, machines: int) -> None:
-        self.folder = folder
-        ssh = folder / "ssh"
-        ssh.write_text(SSH.format(folder=folder))
-        ssh.chmod(0o700)
-        self.clock = TestClock()
-        settings = StaticSettings(
-            machines=[
-                PoolMachine(name=f"rack-{number}", ssh=f"gpu{number}", region="on-prem", instance_type="h100")
-                for number in range(machines)
-            ],
-            ssh=[str(ssh)],
-            agent_script=AGENT,
-        )
-        self.claims = PostgresClaims(connections)
-        self.provider = StaticProvider(settings, claims=self.claims, clock=self.clock)
-
-    def begun(self, name: str) -> int:
-        return sum(alive(pid) for owner, pid in self.started() if owner == name)
-
-    def take_away(self, name: str) -> None:
-        for owner, pid in self.started():
-            if owner == name and alive(pid):
-                os.kill(pid, signal.SIGKILL)
-
-    def started(self) -> list[tuple[str, int]]:
-        lines = [line.split() for file in self.folder.glob("gpu*/started") for line in file.read_text().splitlines()]
-        return [(owner, int(pid)) for owner, pid in lines]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+from tests.fakes.static_pool import StaticPool, no_claims
 
 
 @pytest.fixture
 async def connections(pg_url: str) -> AsyncIterator[Connections]:
-    await migrate(pg_url, schema=SCHEMA, migrations=files("crosslogic_orchestrator.migrations"))
-    async with open_pool(pg_url, schema=SCHEMA, max_size=8) as pool:
-        async with transaction(pool) as connection:
-            await connection.execute("DELETE FROM static_claims")
+    async with no_claims(pg_url) as pool:
         yield pool
 
 
@@ -113,9 +26,7 @@ class TestStatic(ProviderSuite):
     async def pool(self, tmp_path: Path, connections: Connections) -> AsyncIterator[StaticPool]:
         pool = StaticPool(tmp_path, connections, machines=3)
         yield pool
-        for _, pid in pool.started():
-            if alive(pid):
-                os.kill(pid, signal.SIGKILL)
+        pool.end_all()
 
     async def test_twenty_launches_at_once_never_share_a_machine(self, pool: StaticPool) -> None:
         asked = [str(uuid4()) for _ in range(20)]

@@ -7,7 +7,20 @@ from crosslogic_common.settings import json_strings, setting
 from crosslogic_orchestrator.cloud_settings import CloudSettings, texts
 from crosslogic_orchestrator.providers.static import PoolMachine, pool_file
 
-_SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+_OPTIONS = (
+    "BatchMode=yes",
+    # A machine that nobody vouched for gets no join token.
+    "StrictHostKeyChecking=yes",
+    "ConnectTimeout=10",
+    # One that stands still in the middle is given up after 20 s.
+    "ServerAliveInterval=5",
+    "ServerAliveCountMax=3",
+)
+
+
+def default_ssh() -> list[str]:
+    """The command that reaches machines unless the operator names another."""
+    return ["ssh", *(word for option in _OPTIONS for word in ("-o", option))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +35,7 @@ class PoolSettings(CloudSettings):
     )
     static_ssh: tuple[str, ...] = setting(
         "CROSSLOGIC_STATIC_SSH",
-        default=json.dumps(_SSH),
+        default=json.dumps(default_ssh()),
         parse=json_strings,
         doc="JSON array: the command that reaches them; the destination and `sh -s` follow",
     )

@@ -21,11 +21,15 @@ from crosslogic_common.logs import get_logger
 from crosslogic_orchestrator.domain import ABSENT, Machine, Spec
 from crosslogic_orchestrator.ports import ProviderError
 from crosslogic_orchestrator.providers.static_claims import Claim, Claims
+from crosslogic_orchestrator.providers.static_reach import reach
 
 MAX_MACHINES = 10_000
 _UNSTARTED_S = 900.0
 """Longer than any launch takes (worker.py): after it a claim without an agent is nobody's."""
-_SSH_S = 300.0
+_START_S = 300.0
+"""An agent's start installs it first."""
+_LOOK_S = 90.0
+"""A look or an end; longer than it waits there for another that is at it."""
 _AT_ONCE = 8
 _DESTINATION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,252}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -198,35 +202,10 @@ class StaticProvider:
         lines = [f"export {key}={shlex.quote(value)}" for key, value in values.items()]
         lines += [f"want={want}", f"machine={shlex.quote(claim.instance_id)}", f"token={shlex.quote(token)}"]
         script = "\n".join([*lines, self._settings.agent_script, self._assign])
+        limit_s = _START_S if want == "start" else _LOOK_S
         async with self._reaching:
-            said, code = await self._ssh(machine.ssh, script)
+            said = await reach(self._settings.ssh, machine.ssh, script, machine=claim.machine, limit_s=limit_s)
         answer = said.strip().splitlines()[-1] if said.strip() else ""
-        if code or answer.split(" ")[0] not in ("running", "none", "busy"):
-            raise ProviderError(
-                f"Machine {claim.machine} cannot be reached, or refuses: ssh ended with {code}.", temporary=True
-            )
+        if answer.split(" ")[0] not in ("running", "none", "busy"):
+            raise ProviderError(f"Machine {claim.machine} does not say what its agent does.", temporary=True)
         return answer
-
-    async def _ssh(self, destination: str, script: str) -> tuple[str, int]:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._settings.ssh,
-                destination,
-                "sh -s",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                # It may repeat the script.
-                stderr=asyncio.subprocess.DEVNULL,
-            )
-        except OSError as error:
-            raise ProviderError(f"ssh cannot be started: {error.strerror}.", temporary=True) from None
-        try:
-            async with asyncio.timeout(_SSH_S):
-                said, _ = await process.communicate(script.encode())
-        except TimeoutError:
-            raise ProviderError(f"A machine did not answer within {_SSH_S:g} s.", temporary=True) from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        return said.decode(errors="replace"), process.returncode or 0

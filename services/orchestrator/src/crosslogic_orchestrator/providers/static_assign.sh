@@ -15,11 +15,11 @@ if [ "$want" = start ]; then
     exit 0
   fi
   if [ -z "$held" ]; then
+    trap 'rm -f "$root/join-token"' EXIT
     printf '%s' "$token" > "$root/join-token"
     token=
     printf '%s' "$machine" > "$root/machine"
     agent_start "$root/join-token" 9>&- </dev/null >"$root/start.log" 2>&1
-    rm -f "$root/join-token"
   fi
 fi
 if [ "$want" = stop ] && [ "$held" = "$machine" ]; then
