@@ -81,7 +81,7 @@ RULES: dict[str, frozenset[str]] = (
             "ResumeNode": _ADMIN,
             "CommandNode": frozenset({"service:operator"}),
             "ListNodeEvents": _ADMIN,
-            "ListNodeLogs": _ADMIN,
+            "ListNodeLogs": _LAUNCHER,
             "GatewayStream": frozenset({"service:gateway"}),
             "CreateModel": _ADMIN,
             "ReplaceDeployments": _ADMIN,

@@ -291,7 +291,7 @@ class RegistryServiceServicer(object):
 
     def ListNodeLogs(self, request, context):
         """Lists the last lines that a node's agent shipped of its own log and its engine's, oldest first. Callers: gateway,
-        operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
+        orchestrator, operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -124,7 +124,7 @@ class RegistryServiceStub:
     """Lists what happened in a node's life, newest first. Callers: gateway, operator. Errors: NOT_FOUND."""
     ListNodeLogs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListNodeLogsRequest, _registry_pb2.ListNodeLogsResponse]
     """Lists the last lines that a node's agent shipped of its own log and its engine's, oldest first. Callers: gateway,
-    operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
+    orchestrator, operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
     """
     GatewayStream: _grpc.StreamStreamMultiCallable[_registry_pb2.GatewayStreamRequest, _registry_pb2.GatewayStreamResponse]
     """A gateway worker's long-lived stream: it offers its tunnel to nodes that only dial out, and says of which nodes it
@@ -192,7 +192,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Lists what happened in a node's life, newest first. Callers: gateway, operator. Errors: NOT_FOUND."""
     ListNodeLogs: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListNodeLogsRequest, _registry_pb2.ListNodeLogsResponse]  # type: ignore[assignment]
     """Lists the last lines that a node's agent shipped of its own log and its engine's, oldest first. Callers: gateway,
-    operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
+    orchestrator, operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
     """
     GatewayStream: _aio.StreamStreamMultiCallable[_registry_pb2.GatewayStreamRequest, _registry_pb2.GatewayStreamResponse]  # type: ignore[assignment]
     """A gateway worker's long-lived stream: it offers its tunnel to nodes that only dial out, and says of which nodes it
@@ -323,7 +323,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListNodeLogsResponse, _abc.Awaitable[_registry_pb2.ListNodeLogsResponse]]:
         """Lists the last lines that a node's agent shipped of its own log and its engine's, oldest first. Callers: gateway,
-        operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
+        orchestrator, operator. Errors: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE (Redis, which keeps them, does not answer).
         """
 
     @_abc_1.abstractmethod
