@@ -11,6 +11,7 @@ import pytest
 
 from crosslogic.registry.v1 import model_store_pb2 as pb
 from crosslogic_model_store.fetch import present
+from crosslogic_model_store.fit import GIB, Accelerators
 from crosslogic_model_store.local_model import read_model
 from crosslogic_model_store.manifest import Manifest
 from crosslogic_node_agent.engine_process import EngineCommand
@@ -52,14 +53,19 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 def agent(tmp_path: Path, registry: Registry) -> StoredWeights:
     root = tmp_path / "weights"
     root.mkdir()
-    weights = StoredWeights(root=root, cleaner=WeightsCleaner(directory=root, keep=(), free_percent=0))
+    weights = StoredWeights(
+        root=root,
+        cleaner=WeightsCleaner(directory=root, keep=(), free_percent=0),
+        accelerators=lambda: Accelerators("H100", 79 * GIB, 4),
+    )
     weights._stub = registry  # type: ignore[assignment]
     weights._opened.set()
     return weights
 
 
 def command(tmp_path: Path) -> EngineCommand:
-    return EngineCommand(("engine", "--model", "{weights}"), {}, tmp_path / "log", tmp_path / "pid", "mark")
+    arguments = ("engine", "--model", "{weights}", "--tensor-parallel-size={tensor_parallel}", "{data_parallel}")
+    return EngineCommand(arguments, {}, tmp_path / "log", tmp_path / "pid", "mark")
 
 
 async def test_the_engine_is_started_on_the_folder_and_the_registry_hears_of_it(
@@ -69,7 +75,7 @@ async def test_the_engine_is_started_on_the_folder_and_the_registry_hears_of_it(
     prepared = await weights.prepare(command(tmp_path))
     folder = present(tmp_path / "weights", registry.manifest)
     assert folder is not None
-    assert prepared.arguments == ("engine", "--model", str(folder))
+    assert prepared.arguments == ("engine", "--model", str(folder), "--tensor-parallel-size=1", "4")
     assert weights.version == registry.manifest.revision
     assert weights.progress is not None
     assert weights.progress.bytes_done == weights.progress.bytes_total == registry.manifest.size_bytes

@@ -223,6 +223,10 @@ def test_an_operator_reads_every_problem_with_the_settings_at_once() -> None:
         ({**EXTERNAL, "CROSSLOGIC_EXTERNAL_URL": "http://models.example/v1"}, "must be https://"),
         ({**EXTERNAL, "CROSSLOGIC_AIR_GAPPED": "1"}, "CROSSLOGIC_AIR_GAPPED=1 asks nothing outside"),
         ({**EXTERNAL, "CROSSLOGIC_AIR_GAPPED": "1", "CROSSLOGIC_EXTERNAL_NETWORKS": "10.0.0.0/8"}, ""),
+        (
+            {"CROSSLOGIC_LISTEN": "h:1", "CROSSLOGIC_ENGINE_COMMAND": '["vllm", "-tp={tensor_parallel}"]'},
+            "only .*=store",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_stop_the_start_with_a_sentence(

@@ -124,11 +124,9 @@ def _with_quantization(folder: Path, wanted: Sequence[str], config: Mapping[str,
         said = _json(folder / "quantize_config.json")
         return {**config, "quantization_config": {"quant_method": "gptq", **said}}
     if "hf_quant_config.json" in wanted:
-        said = _json(folder / "hf_quant_config.json").get("quantization")
-        return {
-            **config,
-            "quantization_config": {"quant_method": "modelopt", **(said if isinstance(said, dict) else {})},
-        }
+        inner = _json(folder / "hf_quant_config.json").get("quantization")
+        told = inner if isinstance(inner, Mapping) else {}
+        return {**config, "quantization_config": {"quant_method": "modelopt", **told}}
     return config
 
 

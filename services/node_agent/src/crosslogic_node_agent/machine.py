@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from crosslogic_model_store.fit import Accelerators
 from crosslogic_node_agent.domain import MachineState
 from crosslogic_node_agent.nvml import Gpus
 
@@ -32,6 +33,17 @@ class LocalMachine:
             disk_free_bytes=disk.free,
             disk_total_bytes=disk.total,
         )
+
+
+def accelerators(gpus: Gpus | None, *, name: str, count: int, total_bytes: int) -> Accelerators | None:
+    """Over what the engine can split a model; what the settings say counts more than the driver. None: nothing."""
+    found = gpus.read() if gpus is not None else []
+    # The engine gives each the same share: the smallest decides.
+    each = total_bytes // count if count and total_bytes else min((gpu.total_bytes for gpu in found), default=0)
+    number = count or len(found)
+    if not number or not each:
+        return None
+    return Accelerators(name or (found[0].name if found else "accelerator"), each, number)
 
 
 def _existing(path: Path) -> Path:

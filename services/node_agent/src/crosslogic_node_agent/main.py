@@ -34,7 +34,7 @@ from crosslogic_node_agent.identity import IdentityFiles
 from crosslogic_node_agent.log_buffer import LogBuffer
 from crosslogic_node_agent.log_shipping import LogShipping
 from crosslogic_node_agent.logs_command import LogCollector
-from crosslogic_node_agent.machine import LocalMachine
+from crosslogic_node_agent.machine import LocalMachine, accelerators
 from crosslogic_node_agent.measure import Measurement
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.node_life import NodeLife
@@ -80,7 +80,8 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         tracer = stack.enter_context(tracing("node_agent"))
         logs = await _logs(stack, settings, agent_metrics)
         engine = open_engine(settings, agent_metrics, stack)
-        cleaner, weights = _weights(settings)
+        gpus = await _gpus(settings)
+        cleaner, weights = _weights(settings, gpus)
         supervisor = _supervisor(settings, engine, agent_metrics, weights)
         await stack.enter_async_context(supervisor.running())
         files = IdentityFiles(settings.state_dir)
@@ -101,7 +102,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> int:
         tunnels = Tunnels(channels=channels, new_session=lambda: RelaySession(relay))
         updates = _updates(settings, restart, stop) if settings.update_dir else None
         heartbeat = Heartbeat(
-            report=await _report(stack, settings, supervisor, life, engine, agent_metrics, weights),
+            report=await _report(stack, settings, supervisor, life, engine, agent_metrics, weights, gpus),
             supervisor=supervisor,
             life=life,
             commands=await _commands(stack, settings, renewal, updates),
@@ -169,6 +170,7 @@ async def _report(
     engine: EngineSide,
     metrics: AgentMetrics,
     weights: StoredWeights | None,
+    gpus: nvml.Gpus | None,
 ) -> Report:
     """What this node says of itself."""
     report = Report(
@@ -176,7 +178,7 @@ async def _report(
         supervisor=supervisor,
         life=life,
         api=engine.api,
-        machine=LocalMachine(gpus=await _gpus(settings), disk=settings.state_dir),
+        machine=LocalMachine(gpus=gpus, disk=settings.weights_dir or settings.state_dir),
         metrics=metrics,
         metrics_every_s=settings.metrics_every_s,
         weights=weights,
@@ -217,7 +219,7 @@ def _is_well(heartbeat: Heartbeat, supervisor: Supervisor) -> bool:
     return heartbeat.connected and supervisor.state.status is EngineStatus.READY
 
 
-def _weights(settings: NodeAgentSettings) -> tuple[WeightsCleaner | None, StoredWeights | None]:
+def _weights(settings: NodeAgentSettings, gpus: nvml.Gpus | None) -> tuple[WeightsCleaner | None, StoredWeights | None]:
     """What keeps the weights' disk from filling, and what brings weights there; each where it is wanted."""
     stored = settings.weights_source == "store"
     root = settings.weights_dir or (settings.state_dir / "weights" if stored else None)
@@ -227,7 +229,14 @@ def _weights(settings: NodeAgentSettings) -> tuple[WeightsCleaner | None, Stored
     cleaner = WeightsCleaner(
         directory=root, keep=(settings.model, *settings.weights_keep), free_percent=settings.weights_free_percent
     )
-    return cleaner, StoredWeights(root=root, cleaner=cleaner) if stored else None
+    machine = partial(
+        accelerators,
+        gpus,
+        name=settings.gpu_type,
+        count=settings.gpu_count,
+        total_bytes=settings.vram_total_bytes,
+    )
+    return cleaner, StoredWeights(root=root, cleaner=cleaner, accelerators=machine) if stored else None
 
 
 def _server(

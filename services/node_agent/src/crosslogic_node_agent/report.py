@@ -11,6 +11,7 @@ from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic_common.logs import get_logger
 from crosslogic_node_agent.domain import EngineLoad, EngineStatus, MachineState
 from crosslogic_node_agent.engine_api import EngineApi, EngineFailureError
+from crosslogic_node_agent.engine_split import number_after
 from crosslogic_node_agent.metrics import AgentMetrics
 from crosslogic_node_agent.node_life import NodeLife
 from crosslogic_node_agent.ports import Machine
@@ -20,7 +21,6 @@ from crosslogic_node_agent.supervisor import Supervisor
 
 AGENT_VERSION: Final = "0.1.0"
 MAX_REASON_BYTES: Final = 512
-_MAX_DIGITS = 9
 _KINDS: Final = MappingProxyType(
     {NoticeKind.RISK: pb.SPOT_NOTICE_KIND_RISK, NoticeKind.TERMINATION: pb.SPOT_NOTICE_KIND_TERMINATION}
 )
@@ -49,12 +49,7 @@ class Place:
 
 def max_sequences_of(command: Sequence[str]) -> int:
     """What a command that starts an engine says of `--max-num-seqs`; 0 when it says nothing."""
-    said = "0"
-    for word, following in zip(command, [*command[1:], ""], strict=False):
-        name, equals, value = word.partition("=")
-        if name == "--max-num-seqs":
-            said = value if equals else following
-    return int(said) if said.isascii() and said.isdecimal() and len(said) <= _MAX_DIGITS else 0
+    return number_after(command, "--max-num-seqs")
 
 
 class Report:

@@ -149,7 +149,9 @@ class NodeAgentSettings(Settings):
         default="",
         parse=one_of("", "store"),
         doc="`store`: the version that the registry grants is fetched into WEIGHTS_DIR (empty: STATE_DIR) before the "
-        "engine starts, and `{weights}` in ENGINE_COMMAND is its folder; empty: the engine finds its weights by itself",
+        "engine starts; in ENGINE_COMMAND `{weights}` is its folder, `{tensor_parallel}` over how many accelerators "
+        "the model has to be split, `{data_parallel}` how many copies the others have room for; empty: the engine "
+        "finds its weights by itself",
     )
     engine_url: EngineAddress | None = setting(
         "CROSSLOGIC_ENGINE_URL",

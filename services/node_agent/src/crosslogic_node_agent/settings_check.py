@@ -1,8 +1,12 @@
 """Which settings go together."""
 
 from crosslogic_common.process import StartError
+from crosslogic_node_agent.engine_split import DATA_PARALLEL_WORD, TENSOR_PARALLEL_WORD
 from crosslogic_node_agent.external.terms import EndpointUrl, sound_key
 from crosslogic_node_agent.settings import NodeAgentSettings
+from crosslogic_node_agent.stored_weights import WEIGHTS_WORD
+
+_WORDS = (WEIGHTS_WORD, TENSOR_PARALLEL_WORD, DATA_PARALLEL_WORD)
 
 
 def check_together(settings: NodeAgentSettings) -> None:
@@ -13,6 +17,9 @@ def check_together(settings: NodeAgentSettings) -> None:
         raise StartError("Set one of CROSSLOGIC_ENGINE_URL (an engine) and CROSSLOGIC_EXTERNAL_URL (an endpoint).")
     if settings.external_url is not None:
         _check_external(settings, settings.external_url)
+    words = [word for word in _WORDS if any(word in argument for argument in settings.engine_command)]
+    if words and not settings.weights_source:
+        raise StartError(f"ENGINE_COMMAND has {words[0]}, which only CROSSLOGIC_WEIGHTS_SOURCE=store can fill in.")
     asked = [name for name in settings.spot_sources if name in ("aws", "gcp", "azure")]
     if settings.air_gapped and asked:
         raise StartError(

@@ -7,6 +7,7 @@ no key of the storage. What was fetched once stays on the disk for later starts.
 import asyncio
 import dataclasses
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +21,10 @@ from crosslogic_common.logs import get_logger
 from crosslogic_common.tls import Channels
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.fetch import FetchOptions, Urls, fetch
-from crosslogic_model_store.manifest import folder_name, parse_manifest
+from crosslogic_model_store.fit import Accelerators
+from crosslogic_model_store.manifest import Manifest, folder_name, parse_manifest
 from crosslogic_node_agent.engine_process import EngineCommand
+from crosslogic_node_agent.engine_split import DATA_PARALLEL_WORD, TENSOR_PARALLEL_WORD, split_of
 from crosslogic_node_agent.supervisor import PreparationError
 from crosslogic_node_agent.weights import WeightsCleaner
 
@@ -33,9 +36,15 @@ _TELL_EVERY_S: Final = 0.5
 class StoredWeights:
     """Brings the weights. `changed` is set when there is news of how far it is."""
 
-    def __init__(self, *, root: Path, cleaner: WeightsCleaner) -> None:
-        """`root` has a folder for each version, which `cleaner` keeps from filling the disk."""
+    def __init__(
+        self, *, root: Path, cleaner: WeightsCleaner, accelerators: Callable[[], Accelerators | None] = lambda: None
+    ) -> None:
+        """`root` has a folder for each version, which `cleaner` keeps from filling the disk.
+
+        `accelerators` are this machine's, over which the engine splits the model; None: it has none. For a thread.
+        """
         self._root = root
+        self._accelerators = accelerators
         self._cleaner = cleaner
         self._stub: rpc.ModelStoreServiceAsyncStub | None = None
         self._opened = asyncio.Event()
@@ -54,11 +63,15 @@ class StoredWeights:
         self._opened.set()
 
     async def prepare(self, command: EngineCommand) -> EngineCommand:
-        """The command with `{weights}` as the folder of the weights, which are there. Raises PreparationError."""
+        """The command, for weights that are there. Raises PreparationError.
+
+        `{weights}` in it is their folder, `{tensor_parallel}` over how many accelerators the model is split, and
+        `{data_parallel}` how many copies of it the machine then has room for.
+        """
         await self._opened.wait()
         stop = threading.Event()
         try:
-            folder = await self._bring(stop)
+            manifest, folder = await self._bring(stop)
         except ModelStoreError as error:
             raise PreparationError(f"weights: {error}") from None
         except OSError as error:
@@ -68,11 +81,21 @@ class StoredWeights:
         finally:
             # The thread ends by itself, soon.
             stop.set()
-        return dataclasses.replace(
-            command, arguments=tuple(word.replace(WEIGHTS_WORD, str(folder)) for word in command.arguments)
+        split = split_of(manifest.facts, await asyncio.to_thread(self._accelerators), command.arguments)
+        words = {
+            WEIGHTS_WORD: str(folder),
+            TENSOR_PARALLEL_WORD: str(split.tensor_parallel),
+            DATA_PARALLEL_WORD: str(split.data_parallel),
+        }
+        self._log.info(
+            "the engine's split",
+            tensor_parallel=split.tensor_parallel,
+            data_parallel=split.data_parallel,
+            why=split.why,
         )
+        return dataclasses.replace(command, arguments=tuple(_filled(argument, words) for argument in command.arguments))
 
-    async def _bring(self, stop: threading.Event) -> Path:
+    async def _bring(self, stop: threading.Event) -> tuple[Manifest, Path]:
         first = await self._ask()
         manifest = parse_manifest(first.manifest)
         held = [first]
@@ -89,7 +112,7 @@ class StoredWeights:
         self._log.info("weights are there", folder=str(folder))
         self.version = manifest.revision
         self._tell(manifest.size_bytes, manifest.size_bytes)
-        return folder
+        return manifest, folder
 
     def _make_room(self, wanted_bytes: int) -> None:
         self._cleaner.make_room(wanted_bytes)
@@ -120,3 +143,9 @@ class StoredWeights:
     def _tell(self, done: int, total: int) -> None:
         self.progress = registry_pb2.WeightsProgress(bytes_done=done, bytes_total=total)
         self.changed.set()
+
+
+def _filled(argument: str, words: Mapping[str, str]) -> str:
+    for word, value in words.items():
+        argument = argument.replace(word, value)
+    return argument
