@@ -13,15 +13,18 @@ from pathlib import Path
 import httpx
 import pytest
 
+from crosslogic_dev.admin_api import AdminApi
 from crosslogic_dev.env_file import read_env
+from crosslogic_dev.machines import machines_here
 from crosslogic_dev.ports import HOST, free_port
 from crosslogic_dev.processes import started_at
 from crosslogic_dev.run_dir import RunDir
 
 PROCESSES = {
     *("gateway", "identity", "registry", "scheduler", "accountant", "billing", "orchestrator"),
-    *("postgres", "redis", "node_agent-1", "engine-1"),
+    *("postgres", "redis"),
 }
+MOST_MACHINES = 2
 NOT_INHERITED = ("CROSSLOGIC_", "DATABASE_URL", "REDIS_URL")
 
 
@@ -46,13 +49,26 @@ class Checkout:
     def pids(self) -> dict[str, int]:
         return {file.stem: int(file.read_text()) for file in self.run_dir.path.glob("*.pid")}
 
+    def machines(self) -> dict[str, int]:
+        return machines_here(self.run_dir)
+
+    def admin(self) -> AdminApi:
+        values = read_env(self.run_dir)
+        return AdminApi(values["CROSSLOGIC_BASE_URL"], values["CROSSLOGIC_ADMIN_TOKEN"])
+
+    def marked(self) -> list[str]:
+        """Processes that bear this folder's mark, whoever started them."""
+        mark = f"CROSSLOGIC_RUN_DIR={self.run_dir.path}".encode()
+        return [folder.name for folder in Path("/proc").glob("[0-9]*") if mark in _environ(folder)]
+
 
 @pytest.fixture(scope="module")
 def checkout() -> Iterator[Checkout]:
     with tempfile.TemporaryDirectory(prefix="cl-make-up-") as folder:
         Path(folder).chmod(0o711)
         checkout = Checkout(Path(folder))
-        up = checkout.call("up", "--engine", "sim", "--ports", "free")
+        room = {"CROSSLOGIC_LOCAL_MAX_MACHINES": str(MOST_MACHINES)}
+        up = checkout.call("up", "--engine", "sim", "--ports", "free", **room)
         assert up.returncode == 0, up.stdout + up.stderr
         (checkout.root / "first.txt").write_text(up.stdout)
         yield checkout
@@ -77,6 +93,13 @@ def test_every_step_is_a_line_with_its_time(checkout: Checkout) -> None:
     assert seconds == sorted(seconds)
 
 
+def test_the_steps_of_each_launch_are_told(checkout: Checkout) -> None:
+    [machine] = checkout.machines()
+    told = [line for line in (checkout.root / "first.txt").read_text().splitlines() if machine in line]
+    words = ("provisioning", "agent registered", "weights loading", "warm up", "benchmark", "active")
+    assert [any(f": {word}" in line for line in told) for word in words] == [True] * len(words), told
+
+
 def test_each_process_has_a_pid_and_a_log_where_the_readme_says(checkout: Checkout) -> None:
     pids = checkout.pids()
     assert set(pids) == PROCESSES
@@ -99,30 +122,62 @@ def test_the_env_file_is_enough_to_use_the_suite_and_nobody_else_reads_it(checko
 
 
 def test_a_second_make_up_is_quick_and_changes_nothing(checkout: Checkout) -> None:
-    before = (checkout.pids(), checkout.run_dir.env_file.read_text())
+    before = (checkout.pids(), checkout.machines(), checkout.run_dir.env_file.read_text())
     begin = time.monotonic()
     # Also from a shell that has read .run/env.
     again = checkout.call("up", **read_env(checkout.run_dir))
     assert again.returncode == 0, again.stderr
     assert time.monotonic() - begin < 10
     assert "nothing was changed" in again.stdout
-    assert (checkout.pids(), checkout.run_dir.env_file.read_text()) == before
+    assert (checkout.pids(), checkout.machines(), checkout.run_dir.env_file.read_text()) == before
 
 
-def test_status_names_every_process_and_fails_when_one_is_dead(checkout: Checkout) -> None:
+def test_status_names_every_process_and_machine_and_fails_when_one_is_dead(checkout: Checkout) -> None:
     status = checkout.call("status")
     assert status.returncode == 0
-    assert {line.split()[0] for line in status.stdout.splitlines()[1:]} == PROCESSES
+    processes, machines = status.stdout.split("\n\n")
+    assert {line.split()[0] for line in processes.splitlines()[1:]} == PROCESSES
+    [(machine, pid)] = checkout.machines().items()
+    [row] = machines.splitlines()[1:]
+    assert row.split()[:4] == [machine, "active", "crosslogic-sim", str(pid)]
 
 
-def test_make_up_starts_only_what_died(checkout: Checkout) -> None:
-    before = checkout.pids()
+def test_a_node_that_is_killed_is_replaced_by_itself(checkout: Checkout) -> None:
+    [(killed, pid)] = checkout.machines().items()
+    processes = checkout.pids()
+    os.kill(pid, 9)
+    # It asks for nothing, and waits for what the orchestrator does.
+    up = checkout.call("up")
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert "asked for" not in up.stdout
+    [replacement] = checkout.machines()
+    assert replacement != killed
+    assert checkout.pids() == processes
+    states = {row["id"]: row["state"] for row in checkout.admin().all_of("/admin/instances?include_ended=true")}
+    assert states == {killed: "lost", replacement: "active"}
+
+
+def test_make_up_starts_only_what_died_and_adds_only_the_nodes_that_are_missing(checkout: Checkout) -> None:
+    before, machines = checkout.pids(), checkout.machines()
     os.kill(before["scheduler"], 9)
     assert checkout.call("status").returncode == 1
-    again = checkout.call("up")
+    again = checkout.call("up", "--nodes", str(MOST_MACHINES))
     assert again.returncode == 0, again.stderr
     after = checkout.pids()
     assert {name for name in PROCESSES if before[name] != after[name]} == {"scheduler"}
+    assert len(checkout.machines()) == MOST_MACHINES
+    assert machines.items() <= checkout.machines().items()
+
+
+def test_a_launch_that_fails_is_the_end_of_make_up_in_its_own_words_and_changes_nothing(checkout: Checkout) -> None:
+    machines = checkout.machines()
+    up = checkout.call("up", "--nodes", str(MOST_MACHINES + 1))
+    assert up.returncode == 1
+    assert f"There are {MOST_MACHINES} machines here already" in up.stderr
+    assert checkout.machines() == machines
+    [deployment] = checkout.admin().all_of("/admin/deployments")
+    assert (deployment["wishes"]["min_nodes"], deployment["wishes"]["max_nodes"]) == (MOST_MACHINES, MOST_MACHINES)
+    assert checkout.call("status").returncode == 0
 
 
 def test_no_password_is_seen_by_others_in_the_process_list(checkout: Checkout) -> None:
@@ -148,19 +203,25 @@ def test_a_taken_port_is_one_clear_line_and_starts_nothing() -> None:
         assert elsewhere.pids() == {}
 
 
-def test_make_down_leaves_no_process_and_keeps_the_data(checkout: Checkout) -> None:
-    pids = checkout.pids()
+def test_make_down_leaves_no_process_and_keeps_the_data_also_without_an_orchestrator(checkout: Checkout) -> None:
+    pids = {**checkout.pids(), **checkout.machines()}
     key = read_env(checkout.run_dir)["CROSSLOGIC_API_KEY"]
+    os.kill(pids["orchestrator"], 9)
     down = checkout.call("down")
     assert down.returncode == 0, down.stderr
     assert {name: started_at(pid) for name, pid in pids.items()} == dict.fromkeys(pids)
-    mark = f"CROSSLOGIC_RUN_DIR={checkout.run_dir.path}".encode()
-    left = [folder.name for folder in Path("/proc").glob("[0-9]*") if mark in _environ(folder)]
-    assert left == []
-    up = checkout.call("up", "--engine", "sim", "--ports", "free")
+    assert checkout.marked() == []
+
+    # The deployment could not be ended. What is asked for now is what counts.
+    up = checkout.call("up", "--engine", "sim", "--ports", "free", "--nodes", "1")
     assert up.returncode == 0, up.stdout + up.stderr
     assert read_env(checkout.run_dir)["CROSSLOGIC_API_KEY"] == key
-    assert checkout.call("down").returncode == 0
+    [deployment] = checkout.admin().all_of("/admin/deployments")
+    assert (deployment["wishes"]["min_nodes"], deployment["wishes"]["max_nodes"]) == (1, 1)
+    down = checkout.call("down")
+    assert down.returncode == 0, down.stderr
+    assert "ended the deployment" in down.stdout
+    assert checkout.marked() == []
 
 
 def _environ(folder: Path) -> bytes:

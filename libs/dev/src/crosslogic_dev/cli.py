@@ -13,7 +13,7 @@ from crosslogic_dev.plan import ENGINE_KINDS
 from crosslogic_dev.progress import printed_progress
 from crosslogic_dev.run_dir import RunDir
 from crosslogic_dev.stack import Running, Stack, Wishes
-from crosslogic_dev.status import status_table, statuses
+from crosslogic_dev.status import machine_statuses, machine_table, missing_machines, status_table, statuses
 from crosslogic_dev.teardown import take_down
 
 
@@ -76,6 +76,7 @@ def _up(arguments: argparse.Namespace, root: Path, run_dir: RunDir) -> int:
         nodes=arguments.nodes,
         tunnel=arguments.tunnel,
         free_ports=arguments.ports == "free",
+        machines=True,
         environ=dict(os.environ),
     )
     running = Stack(wishes, progress).up()
@@ -98,7 +99,7 @@ def _summary(running: Running, run_dir: RunDir) -> str:
         "API key": running.api_key,
         "Try it": curl,
         "Settings": run_dir.env_file,
-        "Logs": run_dir.log_file("<process>"),
+        "Logs": f"{run_dir.log_file('<process>')}, {run_dir.machines / '<machine>' / 'agent.log'}",
         "Stop": "make down",
     }
     return "\n".join(["", *(f"{label:<9} {value}" for label, value in rows.items()), ""])
@@ -121,9 +122,16 @@ def _down(run_dir: RunDir) -> int:
 
 
 def _status(run_dir: RunDir) -> int:
-    rows = statuses(run_dir)
-    if not rows:
+    rows, machines = statuses(run_dir), machine_statuses(run_dir)
+    if not rows and not machines:
         print("Nothing runs. `make up` starts the suite.")
         return 0
     print(status_table(rows))
-    return 0 if all(row.pid is not None for row in rows) else 1
+    if machines:
+        print(f"\n{machine_table(machines)}")
+    missing = missing_machines(run_dir, machines)
+    if missing:
+        print(
+            f"\n{missing} of the machines asked for {'does' if missing == 1 else 'do'} not serve yet, or not any more."
+        )
+    return 0 if not missing and all(row.pid is not None for row in rows) else 1

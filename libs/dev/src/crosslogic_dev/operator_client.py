@@ -6,6 +6,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from crosslogic.orchestrator.v1 import deployments_pb2_grpc, orchestrator_pb2_grpc
 from crosslogic.registry.v1 import registry_pb2, registry_pb2_grpc
 from crosslogic_common.tls import TlsFiles, service_dns_name
 
@@ -13,7 +14,7 @@ _CALL_TIMEOUT_S = 5.0
 
 
 class OperatorClient:
-    """Asks the services how they are, and the registry for tokens and nodes."""
+    """Asks the services how they are, the registry for tokens and nodes, the orchestrator for machines."""
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
@@ -48,6 +49,14 @@ class OperatorClient:
         """The fleet, as the registry at `target` knows it. At most 1,000."""
         stub = registry_pb2_grpc.RegistryServiceStub(self._channel("registry", target))
         return list(stub.ListNodes(registry_pb2.ListNodesRequest(page_size=1000), timeout=_CALL_TIMEOUT_S).nodes)
+
+    def deployments(self, target: str) -> deployments_pb2_grpc.DeploymentServiceStub:
+        """The deployments of the orchestrator at `target`."""
+        return deployments_pb2_grpc.DeploymentServiceStub(self._channel("orchestrator", target))
+
+    def machines(self, target: str) -> orchestrator_pb2_grpc.OrchestratorServiceStub:
+        """The machines of the orchestrator at `target`."""
+        return orchestrator_pb2_grpc.OrchestratorServiceStub(self._channel("orchestrator", target))
 
     def _channel(self, service: str, target: str) -> grpc.Channel:
         key = (service, target)

@@ -24,6 +24,10 @@ class Plan:
     ports: Mapping[str, int] = field(default_factory=dict)
     tunnel: bool = False
     """Nodes dial the gateway and listen nowhere, as behind NAT."""
+    machines: bool = False
+    """The orchestrator launches the nodes, by a deployment. Otherwise they are processes of this suite, by number."""
+    deployment_id: str = ""
+    """The deployment that was asked for."""
     org_id: str = ""
     environment_id: str = ""
 
@@ -38,8 +42,13 @@ class Plan:
 
     @property
     def node_numbers(self) -> range:
-        """1 to the number of nodes."""
-        return range(1, self.nodes + 1)
+        """Of the nodes that this suite starts itself: 1 to their number."""
+        return range(1, self.numbered_nodes + 1)
+
+    @property
+    def numbered_nodes(self) -> int:
+        """How many nodes this suite starts itself, on ports that are planned."""
+        return 0 if self.machines else self.nodes
 
     def with_ports(self, ports: Mapping[str, int]) -> Self:
         """The same on these ports."""
@@ -67,10 +76,12 @@ def decide(
     model: str | None,
     nodes: int | None,
     tunnel: bool | None = None,
+    machines: bool = False,
 ) -> Plan:
     """The plan for what was asked; what was not asked for stays as it runs, or is vLLM, its little model and one node.
 
-    Raises DevError for a wish that cannot be met, also one that contradicts what runs already.
+    Raises DevError for a wish that cannot be met, also one that contradicts what runs already. Who starts the
+    nodes (`machines`) stays as it is while something runs.
     """
     if engine is not None and engine not in ENGINE_KINDS:
         raise DevError(f"ENGINE must be one of {', '.join(ENGINE_KINDS)}, not {engine!r}.")
@@ -91,6 +102,8 @@ def decide(
         model=model or "",
         nodes=nodes or 1,
         tunnel=bool(tunnel),
+        machines=machines,
+        deployment_id=known.deployment_id if known is not None else "",
         ports=dict(known.ports) if known is not None else {},
         org_id=known.org_id if known is not None else "",
         environment_id=known.environment_id if known is not None else "",

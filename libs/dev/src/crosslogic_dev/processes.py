@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from crosslogic_dev.run_dir import RunDir
 _POLL_S = 0.05
 _CLOCK_SLACK_S = 2.0
 _TAIL_BYTES = 4096
+_TAIL_LINES = 8
 RUN_DIR_MARK = "CROSSLOGIC_RUN_DIR"
 """In the environment of every process started here, and of their children: whose they are."""
 
@@ -109,14 +110,9 @@ class ProcessTable:
                 self._sweep(name)
                 self._run_dir.pid_file(name).unlink(missing_ok=True)
 
-    def tail(self, name: str, *, lines: int = 8) -> str:
+    def tail(self, name: str, *, lines: int = _TAIL_LINES) -> str:
         """The last lines of its log."""
-        try:
-            with self._run_dir.log_file(name).open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
-        except OSError:
-            return ""
+        return log_tail(self._run_dir.log_file(name), lines=lines)
 
     def _sweep(self, name: str) -> None:
         """Kills what a process that died without a word left behind in its session."""
@@ -124,11 +120,10 @@ class ProcessTable:
             session = int(self._run_dir.pid_file(name).read_text())
         except (OSError, ValueError):
             return
-        mark = f"{RUN_DIR_MARK}={self._run_dir.path}".encode()
-        for folder in Path("/proc").glob("[0-9]*"):
+        for pid in _marked(self._run_dir):
             with contextlib.suppress(OSError):
-                if os.getsid(int(folder.name)) == session and mark in (folder / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(folder.name), signal.SIGKILL)
+                if os.getsid(pid) == session:
+                    os.kill(pid, signal.SIGKILL)
 
     def _wait_gone(self, names: Iterable[str], timeout_s: float) -> bool:
         until = time.monotonic() + timeout_s
@@ -153,6 +148,33 @@ class ProcessTable:
         child = self._children.get(name)
         if child is not None and child.poll() is not None:
             del self._children[name]
+
+
+def log_tail(file: Path, *, lines: int = _TAIL_LINES) -> str:
+    """The last lines of a log; nothing when there is none."""
+    try:
+        with file.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def kill_left(run_dir: RunDir) -> int:
+    """Kills whatever still runs of a run folder, by the mark that all its processes bear. Returns how many."""
+    left = [pid for pid in _marked(run_dir) if pid != os.getpid()]
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return len(left)
+
+
+def _marked(run_dir: RunDir) -> Iterator[int]:
+    mark = f"{RUN_DIR_MARK}={run_dir.path}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name)
 
 
 def resident_bytes(pid: int) -> int:

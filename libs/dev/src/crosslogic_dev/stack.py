@@ -19,6 +19,8 @@ from crosslogic_dev.certificates import OPERATOR, DevelopmentCa
 from crosslogic_dev.engines import ENGINE_VENV, prepare_engine
 from crosslogic_dev.env_file import read_env, write_env
 from crosslogic_dev.failure import DevError
+from crosslogic_dev.machines import forget_machines
+from crosslogic_dev.machines_up import MachinesUp
 from crosslogic_dev.operator_client import OperatorClient
 from crosslogic_dev.plan import Plan, decide
 from crosslogic_dev.ports import plan_ports, refuse_taken
@@ -50,6 +52,8 @@ class Wishes:
     free_ports: bool = False
     durable: bool = True
     """Whether PostgreSQL forces commits to the disk."""
+    machines: bool = False
+    """The orchestrator launches the nodes and keeps them; otherwise they are processes with a name and a port each."""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """More settings by process name or kind, for tests."""
@@ -101,7 +105,7 @@ class Stack:
             redis.start_redis(self.table, self._run_dir, port=plan.ports[name])
 
     def _up(self) -> Running:
-        wishes = self._wishes
+        wishes, begun = self._wishes, time.time()
         known = Plan.load(self._run_dir)
         running = any(self.table.pid(name) is not None for name in self.table.names())
         plan = decide(
@@ -111,9 +115,13 @@ class Stack:
             model=wishes.model,
             nodes=wishes.nodes,
             tunnel=wishes.tunnel,
+            machines=wishes.machines,
         )
         ports = plan_ports(
-            nodes=plan.nodes, environ=wishes.environ, known=plan.ports if running else {}, free=wishes.free_ports
+            nodes=plan.numbered_nodes,
+            environ=wishes.environ,
+            known=plan.ports if running else {},
+            free=wishes.free_ports,
         )
         plan = plan.with_ports(ports)
         self._check_machine(plan)
@@ -128,6 +136,8 @@ class Stack:
         # Again: an engine that had to be installed took minutes, in which somebody may have taken one.
         self._check_ports(plan)
         plan.save(self._run_dir)
+        if not running:
+            forget_machines(self._run_dir)
         stores = open_stores(
             plan,
             table=self.table,
@@ -159,7 +169,13 @@ class Stack:
             seeded.plan.save(self._run_dir)
             if seeded.api_key != known_key:
                 self._progress("made an organisation, an environment and an API key through the admin API")
-            self._wait_nodes(topology, client)
+            topology = replace(topology, plan=seeded.plan)
+            if plan.machines:
+                topology = replace(
+                    topology, plan=self._launch_machines(topology, client, begun=begun, fresh=not running)
+                )
+            else:
+                self._wait_nodes(topology, client)
         self._wait_served(api, seeded.api_key, engine.model)
         values = {
             "CROSSLOGIC_BASE_URL": plan.base_url,
@@ -170,8 +186,8 @@ class Stack:
         }
         write_env(self._run_dir, values)
         return Running(
-            plan=seeded.plan,
-            topology=replace(topology, plan=seeded.plan),
+            plan=topology.plan,
+            topology=topology,
             api=api,
             api_key=seeded.api_key,
             changed=bool(self._started),
@@ -213,6 +229,11 @@ class Stack:
                 topology.run_dir.state_dir(f"node_agent-{number}").mkdir(parents=True, exist_ok=True)
                 self._start(topology.node_agent(number))
                 self._progress(f"node_agent-{number} joins and starts its engine ({topology.plan.engine})")
+
+    def _launch_machines(self, topology: Topology, client: OperatorClient, *, begun: float, fresh: bool) -> Plan:
+        launching = MachinesUp(topology=topology, client=client, table=self.table, progress=self._progress, begun=begun)
+        self._started += launching.bring_up(fresh=fresh)
+        return launching.plan
 
     def _wait_nodes(self, topology: Topology, client: OperatorClient) -> None:
         begin = time.monotonic()

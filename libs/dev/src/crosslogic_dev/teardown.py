@@ -3,14 +3,17 @@
 import fcntl
 import signal
 
+from crosslogic_dev.deployment import end_deployment
 from crosslogic_dev.failure import DevError
 from crosslogic_dev.machines import stop_machines
-from crosslogic_dev.processes import ProcessTable
+from crosslogic_dev.processes import ProcessTable, kill_left
 from crosslogic_dev.progress import Progress
 from crosslogic_dev.run_dir import RunDir
 
 # A service has CROSSLOGIC_SHUTDOWN_GRACE_S (20 s unless set) to finish what runs.
 _GRACE_S = 30.0
+_ORCHESTRATOR = "orchestrator"
+_FIRST = ("gateway", _ORCHESTRATOR)
 
 
 def take_down(run_dir: RunDir, progress: Progress, *, table: ProcessTable | None = None) -> int:
@@ -29,21 +32,34 @@ def take_down(run_dir: RunDir, progress: Progress, *, table: ProcessTable | None
 
 
 def _stop_all(table: ProcessTable, progress: Progress, run_dir: RunDir) -> int:
-    stopped = stop_machines(run_dir, grace_s=_GRACE_S)
-    if stopped:
-        progress(f"stopped {stopped} machine{'s' if stopped > 1 else ''} of the orchestrator")
-    for group in _in_order(table.names()):
-        running = [name for name in group if table.pid(name) is not None]
-        # PostgreSQL waits for its clients on SIGTERM and disconnects them on SIGINT.
-        number = signal.SIGINT if group == ["postgres"] else signal.SIGTERM
-        table.stop(group, number=number, grace_s=_GRACE_S)
-        left = [name for name in group if table.pid(name) is not None]
-        if left:
-            raise DevError(f"Could not stop {', '.join(left)}: do they belong to another user?")
-        if running:
-            progress(f"stopped {', '.join(running)}")
-        stopped += len(running)
-    return stopped
+    names = table.names()
+    # Whoever launches machines goes before them: it would launch others in their place.
+    if table.pid(_ORCHESTRATOR) is not None and end_deployment(run_dir):
+        progress("ended the deployment")
+    stopped = _stop_group([name for name in names if name in _FIRST], table, progress)
+    machines = stop_machines(run_dir, grace_s=_GRACE_S)
+    if machines:
+        progress(f"stopped {machines} machine{'s' if machines > 1 else ''} of the orchestrator")
+    stopped += machines
+    for group in _in_order([name for name in names if name not in _FIRST]):
+        stopped += _stop_group(group, table, progress)
+    left = kill_left(run_dir)
+    if left:
+        progress(f"killed {left} process{'es' if left > 1 else ''} that nobody knew of")
+    return stopped + left
+
+
+def _stop_group(group: list[str], table: ProcessTable, progress: Progress) -> int:
+    running = [name for name in group if table.pid(name) is not None]
+    # PostgreSQL waits for its clients on SIGTERM and disconnects them on SIGINT.
+    number = signal.SIGINT if group == ["postgres"] else signal.SIGTERM
+    table.stop(group, number=number, grace_s=_GRACE_S)
+    left = [name for name in group if table.pid(name) is not None]
+    if left:
+        raise DevError(f"Could not stop {', '.join(left)}: do they belong to another user?")
+    if running:
+        progress(f"stopped {', '.join(running)}")
+    return len(running)
 
 
 def _in_order(names: list[str]) -> list[list[str]]:
@@ -51,7 +67,7 @@ def _in_order(names: list[str]) -> list[list[str]]:
     # Stopped by their agents; what is left here lost its agent.
     engines = [name for name in names if name.startswith("engine")]
     last = [["redis"], ["postgres"]]
-    named = {"gateway", "redis", "postgres", *agents, *engines}
+    named = {"redis", "postgres", *agents, *engines}
     others = [name for name in names if name not in named]
-    groups = [["gateway"], agents, engines, others, *last]
+    groups = [agents, engines, others, *last]
     return [[name for name in group if name in names] for group in groups if any(name in names for name in group)]

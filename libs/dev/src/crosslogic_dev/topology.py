@@ -11,12 +11,18 @@ from crosslogic_common.tls import TLS13_ENVIRONMENT
 from crosslogic_dev.certificates import CaFiles, service_files
 from crosslogic_dev.engines import EngineCommand
 from crosslogic_dev.plan import Plan
+from crosslogic_dev.ports import MAX_NODES
 from crosslogic_dev.processes import RUN_DIR_MARK, ProcessSpec
 from crosslogic_dev.run_dir import RunDir
 
 SERVICES = ("identity", "registry", "scheduler", "accountant", "billing", "orchestrator")
 GATEWAY = "gateway"
 REGION = "local"
+_MORE_MACHINES = 16
+"""Beyond those of `make up`: for replacements and for what somebody launches by hand."""
+_JOIN_TIMEOUT_S = 60
+_LOOK_AT_MACHINES_S = 2
+"""A machine that was killed is missed after so long, and replaced after as long again."""
 # A shell that read `.run/env` must not pass these on: each process is told its own.
 _NOT_INHERITED = frozenset(
     {"CROSSLOGIC_BASE_URL", "CROSSLOGIC_API_KEY", "CROSSLOGIC_ADMIN_TOKEN", "DATABASE_URL", "REDIS_URL"}
@@ -70,6 +76,7 @@ class Topology:
             own["CROSSLOGIC_NOTIFY_SEAL_KEY_FILE"] = str(self.run_dir.secret_file("notify_key"))
             own["CROSSLOGIC_LOCAL_DIR"] = str(self.run_dir.machines)
             own["CROSSLOGIC_LOCAL_AGENT_ENV"] = json.dumps(self._machine_environ())
+            own |= self._looking_after_machines() if self.plan.machines else {}
         if name == "billing":
             own["CROSSLOGIC_WEBHOOK_LISTEN"] = self.plan.target("billing_webhook")
             own |= {key: value for key, value in self.environ.items() if key.startswith("STRIPE_")}
@@ -108,9 +115,8 @@ class Topology:
     def _machine_environ(self) -> dict[str, str]:
         """What every agent has that the orchestrator starts; `{port}` is for its engine's port."""
         return {
-            "PATH": self.environ.get("PATH", os.defpath),
-            "PYTHONUNBUFFERED": "1",
-            **TLS13_ENVIRONMENT,
+            **self._inherited(),
+            **({"CROSSLOGIC_TUNNEL": "1"} if self.plan.tunnel else {}),
             RUN_DIR_MARK: str(self.run_dir.path),
             "CROSSLOGIC_TLS_CA_FILE": str(self.run_dir.tls / "ca.pem"),
             "CROSSLOGIC_REGISTRY_TARGET": self.plan.target("registry"),
@@ -123,20 +129,35 @@ class Topology:
             **self.extra.get("machine", {}),
         }
 
+    def _looking_after_machines(self) -> dict[str, str]:
+        """How the orchestrator treats the machines of `make up`, unless told otherwise: somebody waits for them."""
+        defaults = {
+            "CROSSLOGIC_LOCAL_MAX_MACHINES": str(MAX_NODES + _MORE_MACHINES),
+            "CROSSLOGIC_PROVISION_TIMEOUT_S": str(_JOIN_TIMEOUT_S),
+            "CROSSLOGIC_LOAD_TIMEOUT_S": f"{self.engine.start_timeout_s:g}",
+            "CROSSLOGIC_SWEEP_S": str(_LOOK_AT_MACHINES_S),
+            "CROSSLOGIC_SCALE_S": str(_LOOK_AT_MACHINES_S),
+        }
+        return {name: self.environ.get(name, value) for name, value in defaults.items()}
+
     def join_token_file(self, number: int) -> Path:
         """Where a node finds its join token."""
         return self.run_dir.path / "secrets" / f"join_token-{number}"
 
     def _spec(self, name: str, service: str, own: Mapping[str, str]) -> ProcessSpec:
-        inherited = {
+        extra = {**self.extra.get(service, {}), **self.extra.get(name, {})}
+        environ = {**self._inherited(), **own, **extra}
+        python = self.interpreters.get(service, sys.executable)
+        return ProcessSpec(name=name, argv=(python, "-m", f"crosslogic_{service}"), environ=environ)
+
+    def _inherited(self) -> dict[str, str]:
+        """What every process has of whoever starts the suite: proxies, caches, which accelerators to use."""
+        kept = {
             key: value
             for key, value in self.environ.items()
             if key not in _NOT_INHERITED and not key.startswith("STRIPE_")
         }
-        extra = {**self.extra.get(service, {}), **self.extra.get(name, {})}
-        environ = {"PATH": os.defpath, **inherited, "PYTHONUNBUFFERED": "1", **TLS13_ENVIRONMENT, **own, **extra}
-        python = self.interpreters.get(service, sys.executable)
-        return ProcessSpec(name=name, argv=(python, "-m", f"crosslogic_{service}"), environ=environ)
+        return {"PATH": os.defpath, **kept, "PYTHONUNBUFFERED": "1", **TLS13_ENVIRONMENT}
 
     def _tls(self, name: str) -> dict[str, str]:
         files = service_files(self.run_dir.tls, name)
