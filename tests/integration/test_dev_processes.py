@@ -131,3 +131,13 @@ def test_a_shell_that_read_the_env_file_does_not_keep_postgres_from_being_starte
     assert given_server("DATABASE_URL", {"DATABASE_URL": own}, run_dir) == ""
     other = "postgresql://me:mine@db/crosslogic"
     assert given_server("DATABASE_URL", {"DATABASE_URL": other}, run_dir) == other
+
+
+def test_process_that_is_killed_and_started_again_leaves_no_zombie_whose_number_looks_taken(run_dir: RunDir) -> None:
+    table = ProcessTable(run_dir)
+    spec = ProcessSpec(name="postgres", argv=SLEEPER, environ=dict(os.environ))
+    killed = table.start(spec)
+    os.kill(killed, signal.SIGKILL)
+    assert wait_until(lambda: started_at(killed) is None, timeout_s=20)
+    table.start(spec)
+    assert not Path(f"/proc/{killed}").exists()

@@ -68,6 +68,7 @@ class ProcessTable:
 
     def start(self, spec: ProcessSpec) -> int:
         """Starts it in a session of its own, its output going to its log, and returns its number."""
+        self._bury(spec.name)
         with self._run_dir.log_file(spec.name).open("ab") as log:
             try:
                 child = subprocess.Popen(
@@ -146,7 +147,10 @@ class ProcessTable:
     def _bury(self, name: str) -> None:
         """A child of ours that ended is a zombie until somebody asks how."""
         child = self._children.get(name)
-        if child is not None and child.poll() is not None:
+        # The state that `pid` goes by, not poll(): one that ended between the two would stay a zombie whose number a new
+        # PostgreSQL takes for another that runs.
+        if child is not None and start_ticks(child.pid) is None:
+            child.wait()
             del self._children[name]
 
 
