@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ def rack(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
             os.killpg(pid, signal.SIGKILL)
 
 
-async def ended(suite: Suite, job: dict[str, Any]) -> dict[str, Any]:
+async def ended(suite: Suite, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The job that came of asking, when it is over."""
+    job = dict(suite.admin.must("POST", path, asked))
     async with asyncio.timeout(WAIT_S):
         while job["status"] == "running":
             await asyncio.sleep(0.1)
@@ -67,7 +69,7 @@ async def ended(suite: Suite, job: dict[str, Any]) -> dict[str, Any]:
 
 async def test_machine_in_a_rack_is_launched_over_ssh_serves_and_is_given_back(suite: Suite, rack: Path) -> None:
     asked = {"model_name": suite.model_name, "provider": "static", "region": "local"}
-    job = await ended(suite, suite.admin.must("POST", "/admin/instances/launch", asked))
+    job = await ended(suite, "/admin/instances/launch", asked)
     assert job["status"] == "succeeded", (job, (rack / "static/start.log").read_text())
     with client(suite) as caller:
         answer = caller.chat.completions.create(
@@ -77,12 +79,12 @@ async def test_machine_in_a_rack_is_launched_over_ssh_serves_and_is_given_back(s
     assert answer.usage.completion_tokens == 4
     assert agent_pid(rack) is not None
 
-    second = await ended(suite, suite.admin.must("POST", "/admin/instances/launch", asked))
+    second = await ended(suite, "/admin/instances/launch", asked)
     assert second["status"] == "failed"
     assert "Every machine of the pool in local that fits is taken" in second["error"]
 
     path = f"/admin/instances/{job['instance_id']}/terminate"
-    end = await ended(suite, suite.admin.must("POST", path, {"drain_timeout_s": 1}))
+    end = await ended(suite, path, {"drain_timeout_s": 1})
     assert end["status"] == "succeeded", end
     assert agent_pid(rack) is None
     assert not (rack / "static/machine").exists()
