@@ -20,11 +20,13 @@ from crosslogic_dev.topology import REGION
 _CALL_TIMEOUT_S = 5.0
 _MOST_LISTED = 1_000
 _CLOCK_SLACK_S = 1.0
+_ENGINE_DEATHS = 3
+"""An engine that dies so often before it ever served has something wrong that waiting does not mend."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Launches:
-    """Machines of one model. Launches that were asked for before `since` may have failed: nobody waits for them."""
+    """Machines of one model. A launch that was asked for before `since` may fail: nobody was told to wait for it."""
 
     client: OperatorClient
     plan: Plan
@@ -43,15 +45,16 @@ class Launches:
         """Tells what is new, and how many machines serve. Raises DevError with the words of a launch that failed."""
         try:
             instances = self._instances()
-            nodes = self._nodes()
-            jobs = [self._job(each) for each in instances if self._is_new(each)]
+            nodes = {node.id: node for node in self.client.nodes(self.plan.target("registry"))}
+            followed = [(each, self._job(each)) for each in instances if self._is_followed(each)]
         except grpc.RpcError:
             # It is away for a moment, or for good: whoever waits looks at its process.
             return 0
-        for job in jobs:
+        for instance, job in followed:
             self._tell(job)
-            if job.error and job.kind == pb.JOB_KIND_LAUNCH:
-                raise DevError(self._failure(job))
+            why = self._failure(job, nodes.get(instance.id)) if self._is_new(instance) else ""
+            if why:
+                raise DevError(self._with_logs(instance.id, why))
         self._tell_serving(instances, nodes)
         return len(self._serving)
 
@@ -74,23 +77,17 @@ class Launches:
         ]
 
     def _is_new(self, instance: pb.Instance) -> bool:
-        """Its launch is under way, or was asked for lately and not seen to its end."""
+        return instance.create_time.ToMilliseconds() / 1000 > self.since - _CLOCK_SLACK_S
+
+    def _is_followed(self, instance: pb.Instance) -> bool:
+        """Its launch is under way, or is new and was not seen to its end."""
         if instance.state == pb.INSTANCE_STATE_LAUNCHING:
             return True
-        asked_at = instance.create_time.ToMilliseconds() / 1000
-        return asked_at > self.since - _CLOCK_SLACK_S and instance.id not in self._serving
+        return self._is_new(instance) and instance.id not in self._serving
 
     def _job(self, instance: pb.Instance) -> pb.Job:
         stub = self.client.machines(self.plan.target("orchestrator"))
         return stub.GetJob(pb.GetJobRequest(job_id=instance.job_id), timeout=_CALL_TIMEOUT_S).job
-
-    def _nodes(self) -> Mapping[str, registry_pb2.Node]:
-        """Nodes that take requests."""
-        return {
-            node.id: node
-            for node in self.client.nodes(self.plan.target("registry"))
-            if node.status == registry_pb2.NODE_STATUS_ACTIVE and node.reachable
-        }
 
     def _tell(self, job: pb.Job) -> None:
         """Each step once, from the moment that there is a machine; the last is told with what the node can do."""
@@ -102,21 +99,33 @@ class Launches:
 
     def _tell_serving(self, instances: Collection[pb.Instance], nodes: Mapping[str, registry_pb2.Node]) -> None:
         active = {each.id for each in instances if each.state == pb.INSTANCE_STATE_ACTIVE}
-        serving = active & nodes.keys() & machines_here(self.run_dir).keys()
+        taking = {
+            name for name, node in nodes.items() if node.status == registry_pb2.NODE_STATUS_ACTIVE and node.reachable
+        }
+        serving = active & taking & machines_here(self.run_dir).keys()
         for each in sorted(serving - self._serving):
             if each in self._told:
                 self.progress(f"machine {each}: active, {nodes[each].facts.max_tokens_per_sec:.0f} tokens/s measured")
                 self.launched.append(f"machine {each}")
         self._serving = serving
 
-    def _failure(self, job: pb.Job) -> str:
-        folder = self.run_dir.machines / job.instance_id
+    def _failure(self, job: pb.Job, node: registry_pb2.Node | None) -> str:
+        """Why the launch came or will come to nothing. Empty: it goes on, or was called off."""
+        if job.kind != pb.JOB_KIND_LAUNCH:
+            return ""
+        deaths = 0 if node is None else node.load.engine_restarts
+        if job.status == pb.JOB_STATUS_RUNNING and deaths >= _ENGINE_DEATHS and node is not None:
+            return f"Its engine died {deaths} times before it served: {node.status_reason}"
+        return job.error
+
+    def _with_logs(self, machine: str, why: str) -> str:
+        folder = self.run_dir.machines / machine
         ends = [
             f"{log} ends with:\n{said}"
             for log in (folder / "agent.log", folder / "state" / "engine.log")
             if (said := log_tail(log))
         ]
-        return "\n".join([f"machine {job.instance_id} could not be launched. {job.error}", *ends])
+        return "\n".join([f"machine {machine} could not be launched. {why}", *ends])
 
 
 def _step(step: pb.StepProgress) -> str:
