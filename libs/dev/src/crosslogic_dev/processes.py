@@ -147,8 +147,8 @@ class ProcessTable:
     def _bury(self, name: str) -> None:
         """A child of ours that ended is a zombie until somebody asks how."""
         child = self._children.get(name)
-        # The state that `pid` goes by, not poll(): one that ended between the two would stay a zombie whose number a new
-        # PostgreSQL takes for another that runs.
+        # The state that `pid` goes by, not poll(): one that ended between the two would stay a zombie, whose number a
+        # new PostgreSQL takes for another that runs.
         if child is not None and start_ticks(child.pid) is None:
             child.wait()
             del self._children[name]
