@@ -16,6 +16,7 @@ from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.local_model import read_model
 from crosslogic_model_store.manifest import blob_key, manifest_key
 from crosslogic_model_store.place import Place
+from crosslogic_model_store.stored_models import StoredModels
 from crosslogic_model_store.upload import Uploader, open_client
 from tests.fakes.s3_server import environ_of, s3_server
 from tests.fakes.small_models import before_parts, make_model
@@ -27,6 +28,7 @@ import os, signal, sys
 from pathlib import Path
 from crosslogic_model_store.local_model import read_model
 from crosslogic_model_store.place import place_from
+from crosslogic_model_store.stored_models import StoredModels
 from crosslogic_model_store.upload import Uploader
 
 parts = []
@@ -65,7 +67,7 @@ def test_a_model_is_there_byte_for_byte_and_a_second_upload_sends_nothing(
     for file in local.manifest.files:
         body = s3.get_object(Bucket=place.bucket, Key=blob_key("whole", file.sha256))["Body"].read()
         assert body == (folder / file.path).read_bytes()
-    assert Uploader(place).versions("whole") == [local.manifest]
+    assert StoredModels(place).versions("whole") == [local.manifest]
 
     again: list[int] = []
     uploader = Uploader(place, on_bytes=again.append)
@@ -83,7 +85,7 @@ def test_versions_share_the_files_that_they_have_in_common(place: Place, tmp_pat
     written = _count_writes(uploader)
     assert uploader.upload(read_model(folder, "shared"))
     assert len(written) == 2  # the new file and the manifest
-    assert len(uploader.versions("shared")) == 2
+    assert len(StoredModels(place).versions("shared")) == 2
 
 
 def test_a_version_of_before_parts_stays_and_uploaded_again_sends_no_file_twice(place: Place, tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_a_version_of_before_parts_stays_and_uploaded_again_sends_no_file_twice(
     written = _count_writes(uploader)
     assert uploader.upload(local)
     assert len(written) == 1  # the manifest
-    assert {each.revision: each for each in uploader.versions("older")} == {
+    assert {each.revision: each for each in StoredModels(place).versions("older")} == {
         each.revision: each for each in (older.manifest, local.manifest)
     }
 
@@ -111,7 +113,7 @@ def test_an_upload_that_was_killed_is_gone_on_with_and_is_no_model_until_then(
     assert killed.returncode == -signal.SIGKILL
     sent = _parts(s3, place, key)
     assert len(sent) == 3
-    assert Uploader(place).versions("killed") == []
+    assert StoredModels(place).versions("killed") == []
 
     uploader = Uploader(place, least_part_bytes=PART_BYTES)
     written = _count_writes(uploader)
@@ -119,7 +121,7 @@ def test_an_upload_that_was_killed_is_gone_on_with_and_is_no_model_until_then(
     assert sum(name == "upload_part" for name in written) == 7 - len(sent)
     s3.download_file(place.bucket, key, str(tmp_path / "back"))
     assert hashlib.sha256((tmp_path / "back").read_bytes()).hexdigest() == weights.sha256
-    assert [manifest.revision for manifest in uploader.versions("killed")] == [local.manifest.revision]
+    assert [manifest.revision for manifest in StoredModels(place).versions("killed")] == [local.manifest.revision]
 
 
 def test_a_file_that_changes_while_it_is_uploaded_never_becomes_a_version(
@@ -131,7 +133,7 @@ def test_a_file_that_changes_while_it_is_uploaded_never_becomes_a_version(
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(ModelStoreError, match="changed while"):
         Uploader(place, least_part_bytes=PART_BYTES).upload(local)
-    assert Uploader(place).versions("changing") == []
+    assert StoredModels(place).versions("changing") == []
 
 
 def test_a_manifest_is_never_written_over(place: Place, s3: Any, tmp_path: Path) -> None:

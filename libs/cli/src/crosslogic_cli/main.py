@@ -16,6 +16,7 @@ from crosslogic_cli.commands import (
     model_store,
     notifications,
     registered_models,
+    stored_models,
     tenants,
     top,
     upgrades,
@@ -35,6 +36,7 @@ app = typer.Typer(
     "Exit codes: 1 refused or failed, 2 wrong use, 3 not reachable, 4 not allowed, 5 not found.",
 )
 model_store.add_to(fleet.models)
+stored_models.add_to(fleet.models)
 registered_models.add_to(fleet.models)
 for commands in (
     tenants.orgs,

@@ -142,6 +142,11 @@ def manifests_prefix(model: str) -> str:
     return f"{_prefix(model)}/manifests/"
 
 
+def model_prefix(model: str) -> str:
+    """What the keys of all objects of a model begin with; `model` empty: of all models."""
+    return f"{_prefix(model)}/" if model else "models/"
+
+
 def folder_name(model: str, revision: str) -> str:
     """What a node calls the folder of a version."""
     return f"{quote(check_name(model), safe='')}@{check_revision(revision)}"

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import boto3
@@ -23,7 +22,6 @@ from crosslogic_model_store.manifest import (
     Manifest,
     blob_key,
     manifest_key,
-    manifests_prefix,
     parse_manifest,
 )
 from crosslogic_model_store.place import Place
@@ -93,49 +91,38 @@ class Uploader:
         try:
             return self._upload(model)
         except (ClientError, BotoCoreError) as error:
-            raise ModelStoreError(f"The object storage refused: {_words(error)}") from None
-
-    def versions(self, model: str) -> list[Manifest]:
-        """The versions that are whole, in no order. Raises ModelStoreError."""
-        try:
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=manifests_prefix(model)
-            )
-            keys = [each["Key"] for page in pages for each in page.get("Contents", ())]
-            return [parse_manifest(self._read(key)) for key in keys]
-        except (ClientError, BotoCoreError) as error:
-            raise ModelStoreError(f"The object storage refused: {_words(error)}") from None
+            raise refusal(error) from None
 
     def _upload(self, model: LocalModel) -> bool:
         manifest = model.manifest
-        if self._manifest(manifest) is not None:
-            self._on_bytes(manifest.size_bytes)
-            return False
+        written = self._is_written(manifest)
         # The same content under two names is one object.
         once = {file.sha256: file for file in manifest.files}.values()
-        large = [file for file in once if file.size_bytes > self._part_bytes(file)]
-        small = [file for file in once if file.size_bytes <= self._part_bytes(file)]
         with ThreadPoolExecutor(self._workers) as pool:
+            whole = set(pool.map(lambda file: file.sha256 if self._is_whole(model, file) else "", once))
+            missing = [file for file in once if file.sha256 not in whole]
+            self._on_bytes(manifest.size_bytes - sum(file.size_bytes for file in missing))
+            if written and not missing:
+                return False
+            large = [file for file in missing if file.size_bytes > self._part_bytes(file)]
+            small = [file for file in missing if file.size_bytes <= self._part_bytes(file)]
             _all(pool, lambda file: self._put(model, file), small)
             for file in large:
                 self._put_in_parts(pool, model, file)
         self._check(manifest)
-        return self._write_manifest(manifest)
+        # Of a version whose objects were lost the manifest is there already.
+        return self._write_manifest(manifest) or bool(missing)
 
     def _put(self, model: LocalModel, file: FileEntry) -> None:
         key = blob_key(model.manifest.model, file.sha256)
-        if self._size(key) != file.size_bytes:
-            body = (model.folder / file.path).read_bytes()
-            if hashlib.sha256(body).hexdigest() != file.sha256:
-                raise _changed(file)
-            self._client.put_object(Bucket=self._bucket, Key=key, Body=body, ContentMD5=_md5(body))
+        body = (model.folder / file.path).read_bytes()
+        if hashlib.sha256(body).hexdigest() != file.sha256:
+            raise _changed(file)
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=body, ContentMD5=_md5(body))
         self._on_bytes(file.size_bytes)
 
     def _put_in_parts(self, pool: ThreadPoolExecutor, model: LocalModel, file: FileEntry) -> None:
         key = blob_key(model.manifest.model, file.sha256)
-        if self._size(key) == file.size_bytes:
-            self._on_bytes(file.size_bytes)
-            return
         path = model.folder / file.path
         upload_id = (
             self._unfinished(key) or self._client.create_multipart_upload(Bucket=self._bucket, Key=key)["UploadId"]
@@ -145,19 +132,25 @@ class Uploader:
         self._on_bytes(sum(part.size_bytes for part in parts if part.number in there))
 
         def send(part: _Part) -> None:
-            there[part.number] = self._send(path, key, upload_id, part)
+            with path.open("rb") as opened:
+                opened.seek(part.start)
+                body = opened.read(part.size_bytes)
+            # Asked after reading and before sending: a part that was sent is what the object's name says, so that a
+            # later run may go on from it.
+            if identity_of(path) != model.identities[file.path]:
+                raise _changed(file)
+            there[part.number] = self._send(body, key, upload_id, part)
             self._on_bytes(part.size_bytes)
 
-        _all(pool, send, [part for part in parts if part.number not in there])
-        if identity_of(path) != model.identities[file.path]:
+        try:
+            _all(pool, send, [part for part in parts if part.number not in there])
+        except ModelStoreError:
+            # What was sent is of a file that is no more.
             self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
-            raise _changed(file)
+            raise
         self._complete(key, upload_id, there, file)
 
-    def _send(self, path: Path, key: str, upload_id: str, part: _Part) -> str:
-        with path.open("rb") as opened:
-            opened.seek(part.start)
-            body = opened.read(part.size_bytes)
+    def _send(self, body: bytes, key: str, upload_id: str, part: _Part) -> str:
         answer = self._client.upload_part(
             Bucket=self._bucket,
             Key=key,
@@ -202,6 +195,22 @@ class Uploader:
             if self._size(blob_key(manifest.model, file.sha256)) != file.size_bytes:
                 raise ModelStoreError(f"{file.path} is not there whole after it was uploaded: run it again.")
 
+    def _is_written(self, manifest: Manifest) -> bool:
+        """Whether the version's manifest is there. One that says something else is nobody's, and is removed."""
+        key = manifest_key(manifest.model, manifest.revision)
+        try:
+            found = parse_manifest(self._read(key))
+        except ModelStoreError:
+            found = None
+        except ClientError as error:
+            if _code(error) in _GONE:
+                return False
+            raise
+        if found is not None and (found.model, found.revision) == (manifest.model, manifest.revision):
+            return True
+        self._client.delete_object(Bucket=self._bucket, Key=key)
+        return False
+
     def _write_manifest(self, manifest: Manifest) -> bool:
         body = manifest.to_json()
         try:
@@ -220,16 +229,11 @@ class Uploader:
             return False
         return True
 
-    def _manifest(self, manifest: Manifest) -> Manifest | None:
-        try:
-            return parse_manifest(self._read(manifest_key(manifest.model, manifest.revision)))
-        except ClientError as error:
-            if _code(error) in _GONE:
-                return None
-            raise
-
     def _read(self, key: str) -> bytes:
         return bytes(self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read())
+
+    def _is_whole(self, model: LocalModel, file: FileEntry) -> bool:
+        return self._size(blob_key(model.manifest.model, file.sha256)) == file.size_bytes
 
     def _size(self, key: str) -> int | None:
         try:
@@ -271,8 +275,10 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _words(error: Exception) -> str:
+def refusal(error: Exception) -> ModelStoreError:
+    """What the object storage's client raised, in words."""
+    words = str(error)
     if isinstance(error, ClientError):
         said = error.response.get("Error", {})
-        return f"{said.get('Code', '')} {said.get('Message', '')} ({error.operation_name})"
-    return str(error)
+        words = f"{said.get('Code', '')} {said.get('Message', '')} ({error.operation_name})"
+    return ModelStoreError(f"The object storage refused: {words}")

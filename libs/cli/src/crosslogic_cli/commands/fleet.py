@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crosslogic_admin import rows
-from crosslogic_admin.client import InstanceJob, NewInstance
+from crosslogic_admin.client import InstanceJob, JobLogLine, NewInstance
 from crosslogic_cli.answers import show_answer, show_list
 from crosslogic_cli.context import client_of, config_of, confirm, group
 from crosslogic_cli.failure import CliError
@@ -21,6 +21,10 @@ Level = Literal["debug", "info", "warning", "error"]
 Source = Literal["agent", "engine"]
 FOLLOW_EVERY_S = 1.0
 """How often new lines are asked for; nodes ship them with their heartbeats."""
+SHOWN_LINES = 3
+"""Of a launch's log, while it is followed."""
+TOLD_LINES = 20
+"""Of the log of one that failed."""
 
 models = group(
     "models",
@@ -211,6 +215,9 @@ def _follow(context: typer.Context, job: InstanceJob, *, wait: bool) -> None:
                 live.update(_progress(job))
     if as_json:
         show_json(job)
+    elif job["status"] == "failed":
+        for line in job["logs"][-TOLD_LINES:]:
+            console().print(_told(line))
     elif not wait:
         console().print(f"job {job['id']} for machine {job['instance_id']}")
     if job["status"] == "failed":
@@ -224,4 +231,10 @@ def _progress(job: InstanceJob) -> Group:
         mark = Text("✓", style="green") if ended else Text("✗" if job["status"] == "failed" else "…", style="yellow")
         size = f"{step['bytes_done']:,} of {step['bytes_total']:,} bytes" if step["bytes_total"] else ""
         table.add_row(mark, step["step"].replace("_", " "), Text(step["detail"] or size))
-    return Group(Text(f"{job['kind']} of {job['instance_id']}: {job['status']}", style="bold"), table)
+    latest = [_told(line) for line in job["logs"][-SHOWN_LINES:]]
+    return Group(Text(f"{job['kind']} of {job['instance_id']}: {job['status']}", style="bold"), table, *latest)
+
+
+def _told(line: JobLogLine) -> Text:
+    # As it is: what a machine says is no markup.
+    return Text(f"{line['time']} {line['source']:12} {line['text']}", style="dim")

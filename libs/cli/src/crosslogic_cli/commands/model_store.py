@@ -9,47 +9,27 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
+from crosslogic_cli.commands.stored_models import refusals, row_of
 from crosslogic_cli.context import client_of, config_of
 from crosslogic_cli.failure import CliError
-from crosslogic_cli.output import console, show_json, show_one, show_rows
-from crosslogic_model_store.errors import ModelStoreError
+from crosslogic_cli.output import console, show_json, show_one
+from crosslogic_cli.progress import Bars, bars
 from crosslogic_model_store.facts import ModelFacts, facts_of
 from crosslogic_model_store.fit import Demand, fit
 from crosslogic_model_store.gpus import accelerators, accelerators_of, known_names
 from crosslogic_model_store.hub import Hub
-from crosslogic_model_store.local_model import LocalModel, OnBytes, describe, find_files, read_model
-from crosslogic_model_store.manifest import Manifest
+from crosslogic_model_store.local_model import LocalModel, describe, find_files, read_model
 from crosslogic_model_store.place import place_from
 from crosslogic_model_store.safetensors_header import TensorTotals
 from crosslogic_model_store.upload import Uploader
 
 _MIB = 2**20
-_VERSION = (
-    ("revision", "revision"),
-    ("bytes", "size_bytes"),
-    ("parameters", "parameters"),
-    ("dtype", "dtype"),
-    ("context", "context_length"),
-    ("licence", "licence"),
-    ("source", "source"),
-)
 
 
 def add_to(models: typer.Typer) -> None:
     """Adds the commands to the group `models`."""
     models.command("upload")(upload)
-    models.command("stored")(stored)
     models.command("fit")(fit_model)
 
 
@@ -71,18 +51,23 @@ def upload(
     `R2_ACCESS_KEY_ID`, `R2_SECRET_ACCESS_KEY`, `R2_BUCKET_NAME`.
     """
     as_json = config_of(context).as_json
-    with _refusals(), _bars(hidden=as_json) as bars:
+    with refusals():
         place = place_from(os.environ)
-        with _local(model, hub_revision, cache, bars) as (folder, source):
-            local = _read(folder, name or _name(model), source, licence, bars)
-            bar = _bar(bars, "upload", local.manifest.size_bytes)
-            uploader = Uploader(place, workers=workers, least_part_bytes=part_mib * _MIB, on_bytes=bar)
+    if register:
+        # Found out before the hours that it may take, and not after them.
+        with client_of(context) as client:
+            client.admin.list_model_versions(page_size=1)
+    with refusals(), bars(hidden=as_json) as shown:
+        with _local(model, hub_revision, cache, shown) as (folder, source):
+            local = _read(folder, name or _name(model), source, licence, shown)
+            on_bytes = shown.add("upload", local.manifest.size_bytes)
+            uploader = Uploader(place, workers=workers, least_part_bytes=part_mib * _MIB, on_bytes=on_bytes)
             new = uploader.upload(local)
     if register:
         with client_of(context) as client:
             client.admin.add_model_version({"manifest": local.manifest.to_json().decode()})
     row = {
-        **_row(local.manifest),
+        **row_of(local.manifest),
         "files": len(local.manifest.files),
         "left_out": list(local.left_out),
         "uploaded": new,
@@ -91,32 +76,10 @@ def upload(
     show_one(row, as_json=as_json)
 
 
-def stored(context: typer.Context, model: str) -> None:
-    """List the versions of a model that are whole in object storage."""
-    with _refusals():
-        found = Uploader(place_from(os.environ)).versions(model)
-    show_rows([_row(manifest) for manifest in found], _VERSION, as_json=config_of(context).as_json)
-
-
-def _row(manifest: Manifest) -> dict[str, object]:
-    facts = manifest.facts
-    return {
-        "model": manifest.model,
-        "revision": manifest.revision,
-        "size_bytes": manifest.size_bytes,
-        "parameters": facts.parameters,
-        "dtype": facts.dtype,
-        "context_length": facts.context_length,
-        "licence": facts.licence,
-        "chat_template": facts.chat_template,
-        "source": manifest.source,
-    }
-
-
-def _read(folder: Path, name: str, source: str, licence: str, bars: Progress) -> LocalModel:
+def _read(folder: Path, name: str, source: str, licence: str, shown: Bars) -> LocalModel:
     wanted, _ = find_files(folder)
-    bar = _bar(bars, "checksums", sum((folder / path).stat().st_size for path in wanted))
-    return read_model(folder, name, source=source, licence=licence, on_bytes=bar)
+    on_bytes = shown.add("checksums", sum((folder / path).stat().st_size for path in wanted))
+    return read_model(folder, name, source=source, licence=licence, on_bytes=on_bytes)
 
 
 def _name(model: str) -> str:
@@ -124,7 +87,7 @@ def _name(model: str) -> str:
 
 
 @contextmanager
-def _local(model: str, hub_revision: str, cache: Path | None, bars: Progress) -> Iterator[tuple[Path, str]]:
+def _local(model: str, hub_revision: str, cache: Path | None, shown: Bars) -> Iterator[tuple[Path, str]]:
     """The folder of the model, and where it is from. One of a hub is fetched first."""
     if Path(model).is_dir():
         yield Path(model), ""
@@ -135,39 +98,10 @@ def _local(model: str, hub_revision: str, cache: Path | None, bars: Progress) ->
         with tempfile.TemporaryDirectory(prefix="crosslogic-hub-") as temporary:
             folder = (cache or Path(temporary)) / found.folder_name
             folder.mkdir(parents=True, exist_ok=True)
-            hub.fetch(found, folder, on_bytes=_bar(bars, "fetch", sum(found.sizes.values())))
+            hub.fetch(found, folder, on_bytes=shown.add("fetch", sum(found.sizes.values())))
             yield folder, found.source
     finally:
         hub.close()
-
-
-@contextmanager
-def _bars(*, hidden: bool) -> Iterator[Progress]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=hidden,
-    ) as bars:
-        yield bars
-
-
-def _bar(bars: Progress, words: str, total_bytes: int) -> OnBytes:
-    task: TaskID = bars.add_task(words, total=total_bytes)
-    return lambda count: bars.advance(task, count)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except ModelStoreError as error:
-        raise CliError(str(error)) from None
-    except OSError as error:
-        raise CliError(f"{error.filename or 'the disk'}: {error.strerror}") from None
 
 
 def fit_model(
@@ -184,7 +118,7 @@ def fit_model(
     gpus = accelerators_of(gpu) or accelerators(gpu, count)
     if gpus is None:
         raise CliError(f"{gpu} is not known here; known are {', '.join(known_names())}, and clouds' machines.")
-    with _refusals():
+    with refusals():
         facts = _facts(folder, parameters, bytes_each)
     try:
         demand = Demand(context_tokens=context_tokens or facts.context_length, concurrency=concurrency)
@@ -213,7 +147,9 @@ def _facts(folder: Path, parameters: float, bytes_each: float) -> ModelFacts:
         return describe(folder, find_files(folder)[0])
     try:
         config = json.loads((folder / "config.json").read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CliError("config.json is not JSON.") from None
+    if not isinstance(config, dict):
+        raise CliError("config.json is no configuration of a model.")
     elements = int(parameters * 1e9)
     return facts_of(config, TensorTotals(elements, int(elements * bytes_each), {}))
