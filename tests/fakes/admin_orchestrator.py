@@ -24,6 +24,7 @@ def job(*steps: int, status: int = pb.JOB_STATUS_RUNNING, kind: int = pb.JOB_KIN
         status=status,  # type: ignore[arg-type]
         create_time=NOW,
         update_time=NOW,
+        logs=[pb.JobLogLine(time=NOW, source="engine", text="CUDA out of memory")],
         steps=[
             pb.StepProgress(step=step, start_time=NOW, end_time=None if step == steps[-1] else NOW, detail="well")  # type: ignore[arg-type]
             for step in steps
@@ -33,6 +34,9 @@ def job(*steps: int, status: int = pb.JOB_STATUS_RUNNING, kind: int = pb.JOB_KIN
 
 class FakeOrchestrator(FakeStub):
     """Knows one job and one machine."""
+
+    known: pb.Job | None = None
+    """The job, as a test wants it to be."""
 
     def LaunchInstance(self, request: Any) -> Any:
         if request.spec.model == "unknown":
@@ -45,7 +49,7 @@ class FakeOrchestrator(FakeStub):
 
     def GetJob(self, request: Any) -> Any:
         _known(request.job_id, JOB_ID)
-        return pb.GetJobResponse(job=job(pb.JOB_STEP_VALIDATED, pb.JOB_STEP_TASK_WRITTEN))
+        return pb.GetJobResponse(job=self.known or job(pb.JOB_STEP_VALIDATED, pb.JOB_STEP_TASK_WRITTEN))
 
     def ListInstances(self, request: Any) -> Any:
         instance = pb.Instance(

@@ -18,6 +18,8 @@ class CommandLine:
         self._server = TestServer(served)
         self.environ: dict[str, str] = {}
         """Beside the address and the token."""
+        self.printed = ""
+        """By the last command, also by one that failed."""
 
     async def __aenter__(self) -> Self:
         await self._server.start_server()
@@ -36,6 +38,7 @@ class CommandLine:
             **self.environ,
         }
         done: Result = await asyncio.to_thread(CliRunner(env=environ).invoke, app, list(arguments))
+        self.printed = done.stdout
         if fails:
             assert done.exception is not None, done.output
             return done.exception

@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -14,8 +14,21 @@ from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
-from crosslogic_orchestrator.domain import ABSENT, Instance, Job, Machine, NodeStatus, NodeView, Spec, Step
+from crosslogic_orchestrator.domain import (
+    ABSENT,
+    Instance,
+    Job,
+    LogLine,
+    LogSource,
+    Machine,
+    NodeStatus,
+    NodeView,
+    Spec,
+    Step,
+)
+from crosslogic_orchestrator.job_log import KEPT_LINES, JobLogStore
 from crosslogic_orchestrator.jobs import end_job, launch_job
+from crosslogic_orchestrator.launch_logs import LaunchLogs
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.policy import Limits
 from crosslogic_orchestrator.ports import ProviderError
@@ -86,6 +99,8 @@ class Registry:
     fails: CodedError | None = None
     models: set[str] = field(default_factory=lambda: {"m"})
     drained: list[str] = field(default_factory=list)
+    logs: dict[str, list[tuple[LogSource, str]]] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
     followed = True
 
     def say(self, name: str, status: NodeStatus, reason: str = "", running: int = 0) -> None:
@@ -114,6 +129,16 @@ class Registry:
     async def drain(self, node_id: str) -> None:
         self._fail()
         self.drained.append(node_id)
+
+    async def log_lines(self, node_id: str, *, cursor: str) -> tuple[Sequence[LogLine], str]:
+        self._fail()
+        if node_id in self.gone:
+            raise CodedError(ErrorCode.NOT_FOUND)
+        lines = self.logs.get(node_id, [])
+        now = datetime.now(UTC)
+        return [LogLine(at=now, source=source, text=text) for source, text in lines[int(cursor or 0) :]], str(
+            len(lines)
+        )
 
     async def has_model(self, name: str) -> bool:
         self._fail()
@@ -366,3 +391,55 @@ async def test_one_machine_that_cannot_be_deleted_or_found_keeps_no_other_from_b
     assert isinstance(instance, Instance)
     assert instance.state == "lost"
     assert world.cloud.deleted == ["stray"]
+
+
+async def test_a_launchs_log_says_what_the_provider_the_agent_and_the_engine_said(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.PROVISIONING)
+    name, machine = job.instance.id, Machine(job.instance.id, "pending", "the cloud looks for an L4")
+    world.cloud.there[name] = machine
+    await world.work(2)
+    world.cloud.there[name] = replace(machine, state="running", detail="")
+    world.registry.say(name, "warming", "the engine is starting")
+    world.registry.logs[name] = [("agent", "joined"), ("engine", "CUDA out of memory: tried to allocate 20 GiB")]
+    await world.work(2)
+    logs = [LaunchLogs(store=JobLogStore(world.pool, channel="x"), fleet=world.registry, clock=Clock()) for _ in "ab"]
+    await asyncio.gather(*(each.look_once() for each in logs))
+    await logs[0].look_once()
+    world.registry.say(name, "dead", "the engine ended with 1")
+    await world.work(4)
+    found = await world.job(job)
+    assert found.status == "failed"
+    assert [(line.source, line.text) for line in found.logs] == [
+        ("orchestrator", "the cloud looks for an L4"),
+        ("orchestrator", "the engine is starting"),
+        ("agent", "joined"),
+        ("engine", "CUDA out of memory: tried to allocate 20 GiB"),
+        ("orchestrator", "The node died before it served: the engine ended with 1."),
+        ("orchestrator", "The provider is told to delete it."),
+    ]
+
+
+async def test_a_machine_that_logs_without_end_fills_no_database_and_a_registry_without_logs_holds_nothing_up(
+    world: World,
+) -> None:
+    job = await world.launched()
+    await world.at(job, Step.PROVISIONING)
+    removed, name = (await world.launched()).instance.id, job.instance.id
+    for each in (removed, name):
+        world.registry.say(each, "warming")
+    world.registry.gone.add(removed)
+    await world.do(
+        "UPDATE jobs SET step = %s, created_at = now() - interval '1 hour' WHERE instance_id = %s", 4, removed
+    )
+    logs = LaunchLogs(store=JobLogStore(world.pool, channel="x"), fleet=world.registry, clock=Clock())
+    for count in (70, 150, 1_000):
+        world.registry.logs[name] = [("engine", f"{number}\0" + "x" * 5_000) for number in range(count)]
+        await logs.look_once()
+    found = await world.job(job)
+    assert len(found.logs) == KEPT_LINES
+    assert found.logs[-1].text.startswith("999xxx")
+    assert max(len(line.text) for line in found.logs) <= 500
+    world.registry.fails = CodedError(ErrorCode.UNAVAILABLE)
+    with pytest.raises(CodedError):
+        await logs.look_once()

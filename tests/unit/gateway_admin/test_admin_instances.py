@@ -44,6 +44,7 @@ async def test_progress_comes_as_events_until_the_job_has_ended(admin: AdminClie
         events = [json.loads(each.removeprefix("data: ")) for each in (await answer.text()).split("\n\n") if each]
     assert [event["steps"][-1]["step"] for event in events] == ["validated", "requested", "active"]
     assert [event["status"] for event in events] == ["running", "running", "succeeded"]
+    assert [(line["source"], line["text"]) for line in events[-1]["logs"]] == [("engine", "CUDA out of memory")]
 
 
 async def test_machines_and_their_end(admin: AdminClient, neighbours: Neighbours) -> None:

@@ -438,6 +438,7 @@ InstanceJob = TypedDict(
         'status': "Literal['failed', 'running', 'succeeded']",
         'steps': "list[JobStepProgress]",
         'error': "str",
+        'logs': "list[JobLogLine]",
         'create_time': "str",
         'update_time': "str",
     },
@@ -452,6 +453,15 @@ JobStepProgress = TypedDict(
         'detail': "str",
         'bytes_done': "int",
         'bytes_total': "int",
+    },
+)
+
+JobLogLine = TypedDict(
+    "JobLogLine",
+    {
+        'time': "str",
+        'source': "str",
+        'text': "str",
     },
 )
 

@@ -9,6 +9,7 @@ JobKind = Literal["launch", "terminate"]
 JobStatus = Literal["running", "succeeded", "failed"]
 InstanceState = Literal["launching", "active", "terminating", "terminated", "lost"]
 MachineState = Literal["absent", "pending", "running", "failed", "gone"]
+LogSource = Literal["orchestrator", "agent", "engine"]
 NodeStatus = Literal["registering", "warming", "active", "draining", "dead"]
 
 MAX_WORDS = 2_000
@@ -74,6 +75,16 @@ class StepRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """A line of a job's log."""
+
+    at: datetime
+    source: LogSource
+    """Of a machine that is launched, its agent or engine; what providers say is told by the orchestrator."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job as the database keeps it."""
 
@@ -95,6 +106,8 @@ class Job:
     epoch: int
     """Raised each time that somebody takes the job: what an older holder writes is refused."""
     steps: tuple[StepRow, ...] = ()
+    logs: tuple[LogLine, ...] = ()
+    """What was said, oldest first: the last lines of it."""
 
 
 @dataclass(frozen=True, slots=True)

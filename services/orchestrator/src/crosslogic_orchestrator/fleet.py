@@ -1,7 +1,8 @@
 """The registry as the orchestrator sees it: its nodes by a watch, its catalogue and tokens by asking."""
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from datetime import UTC
 from types import MappingProxyType
 
 import grpc.aio
@@ -14,7 +15,7 @@ from crosslogic_common.batched import Backoff
 from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
 from crosslogic_common.logs import get_logger
 from crosslogic_common.tls import Channels
-from crosslogic_orchestrator.domain import NodeStatus, NodeView
+from crosslogic_orchestrator.domain import LogLine, LogSource, NodeStatus, NodeView
 
 _TIMEOUT_S = 5.0
 _TOKEN_TTL_S = 3_600
@@ -87,6 +88,15 @@ class RegistryFleet:
             raise from_rpc_error(error) from None
         return "" if not found.known or found.fits else "\n".join(found.arithmetic)
 
+    async def log_lines(self, node_id: str, *, cursor: str) -> tuple[Sequence[LogLine], str]:
+        """See ports.Fleet."""
+        request = pb.ListNodeLogsRequest(node_id=node_id, cursor=cursor, least_level=pb.LOG_LEVEL_INFO)
+        try:
+            answer = await self._stub().ListNodeLogs(request, timeout=_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        return [_log_line(line) for line in answer.lines], answer.cursor
+
     async def drain(self, node_id: str) -> None:
         """See ports.Fleet."""
         try:
@@ -143,3 +153,8 @@ class RegistryFleet:
 
     def _model_store(self) -> "model_store_rpc.ModelStoreServiceAsyncStub":
         return model_store_rpc.ModelStoreServiceStub(self._channels.service("registry", self._target))
+
+
+def _log_line(line: pb.NodeLogLine) -> LogLine:
+    source: LogSource = "engine" if line.source == pb.LOG_SOURCE_ENGINE else "agent"
+    return LogLine(at=line.time.ToDatetime(tzinfo=UTC), source=source, text=line.text)

@@ -25,6 +25,8 @@ from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
 from crosslogic_orchestrator.dead_nodes import DeadNodes
 from crosslogic_orchestrator.fleet import RegistryFleet
+from crosslogic_orchestrator.job_log import JobLogStore
+from crosslogic_orchestrator.launch_logs import LaunchLogs
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.notify.wiring import open_notify
 from crosslogic_orchestrator.policy import Limits
@@ -40,7 +42,7 @@ from crosslogic_orchestrator.scaling.wiring import Scaling, open_scaling
 from crosslogic_orchestrator.service import OrchestratorService
 from crosslogic_orchestrator.servicer import OrchestratorServicer
 from crosslogic_orchestrator.settings import OrchestratorSettings
-from crosslogic_orchestrator.store import SCHEMA, PostgresStore
+from crosslogic_orchestrator.store import CHANNEL, SCHEMA, PostgresStore
 from crosslogic_orchestrator.sweeper import Sweeper
 from crosslogic_orchestrator.watching import JobChanges
 from crosslogic_orchestrator.worker import Worker
@@ -98,6 +100,7 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
             dead_s=settings.dead_s,
             interval_s=settings.sweep_s,
         )
+        launch_logs = LaunchLogs(store=JobLogStore(pool, channel=CHANNEL), fleet=fleet, clock=clock)
         service = OrchestratorService(
             store=store, fleet=fleet, providers=providers.keys(), clock=clock, ids=Uuid7Source()
         )
@@ -147,6 +150,7 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
             changes.follow(store.changes()),
             sweeper.run(),
             dead_nodes.run(),
+            launch_logs.run(),
             *(worker.run(wake=wake) for _ in range(settings.workers)),
         ]
         async with _running(loops), server.serving():

@@ -1,10 +1,10 @@
 """What the orchestrator needs of the world."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from crosslogic_orchestrator.domain import Instance, Job, Machine, NodeView, Spec, Step
+from crosslogic_orchestrator.domain import Instance, Job, LogLine, Machine, NodeView, Spec, Step
 
 
 class Provider(Protocol):
@@ -57,6 +57,9 @@ class Fleet(Protocol):
     async def refusal_for_size(self, *, model: str, instance_type: str) -> str:
         """Why the model does not fit on the machine, with the arithmetic. Empty: it fits, or that cannot be told."""
 
+    async def log_lines(self, node_id: str, *, cursor: str) -> tuple[Sequence[LogLine], str]:
+        """What a node logged after `cursor` (empty: all that is kept), oldest first, and where that leaves it."""
+
     async def drain(self, node_id: str) -> None:
         """Takes a node out of picking."""
 
@@ -98,7 +101,7 @@ class Store(Protocol):
         """Ends the job, and moves its machine to where that leaves it. False: somebody else has the job."""
 
     async def job(self, job_id: str) -> Job | None:
-        """A job with its steps."""
+        """A job with its steps and its log."""
 
     async def instance(self, instance_id: str) -> Instance | None:
         """A machine."""

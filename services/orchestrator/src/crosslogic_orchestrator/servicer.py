@@ -115,6 +115,7 @@ def _job(job: Job) -> pb.Job:
             )
             for step in job.steps
         ],
+        logs=[pb.JobLogLine(time=timestamp(line.at), source=line.source, text=line.text) for line in job.logs],
     )
 
 

@@ -10,8 +10,9 @@ from psycopg.rows import TupleRow
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import Connection, Pool, notifications, transaction
-from crosslogic_orchestrator.domain import Instance, Job, JobKind, JobStatus, Spec, Step, StepRow, plain
+from crosslogic_orchestrator.domain import Instance, Job, JobKind, JobStatus, LogLine, Spec, Step, StepRow, plain
 from crosslogic_orchestrator.events import add_event
+from crosslogic_orchestrator.job_log import add_lines, lines_of
 
 CHANNEL = "fleet_jobs"
 SCHEMA = "fleet"
@@ -110,6 +111,7 @@ class PostgresStore:
             if cursor.rowcount != 1:
                 return False
             await _begin_steps(connection, job, step, detail=detail, now=now)
+            await _say(connection, job, detail, now=now)
             await _tell(connection, job.id)
             return True
 
@@ -123,11 +125,21 @@ class PostgresStore:
             if cursor.rowcount != 1:
                 return False
             cursor = await connection.execute(
-                "UPDATE job_steps SET detail = %s, bytes_done = %s, bytes_total = %s WHERE job_id = %s AND step = %s "
-                "AND (detail, bytes_done, bytes_total) IS DISTINCT FROM (%s, %s, %s)",
-                (said := plain(detail), *progress, job.id, job.step, said, *progress),
+                "UPDATE job_steps s SET detail = %s, bytes_done = %s, bytes_total = %s "
+                "FROM (SELECT detail FROM job_steps WHERE job_id = %s AND step = %s FOR UPDATE) before "
+                "WHERE s.job_id = %s AND s.step = %s "
+                "AND (s.detail, s.bytes_done, s.bytes_total) IS DISTINCT FROM (%s, %s, %s) RETURNING before.detail",
+                (
+                    (said := plain(detail)),
+                    *progress,
+                    *(job.id, job.step, job.id, job.step),
+                    *(said, *progress),
+                ),
             )
-            if cursor.rowcount:
+            before = await cursor.fetchone()
+            if before is not None:
+                if before[0] != said:
+                    await _say(connection, job, said, now=now)
                 await connection.execute("UPDATE jobs SET updated_at = %s WHERE id = %s", (now, job.id))
                 await _tell(connection, job.id)
             return True
@@ -142,6 +154,7 @@ class PostgresStore:
                 (error, now, job.id, job.epoch),
             )
             if cursor.rowcount == 1:
+                await _say(connection, job, error, now=now)
                 await _tell(connection, job.id)
                 text = f"The launch of a machine for {job.instance.spec.model} failed: {error}"
                 await _note(connection, "launch_failed", job.instance.id, text, now=now)
@@ -189,7 +202,8 @@ class PostgresStore:
                 "WHERE job_id = %s ORDER BY step",
                 (job_id,),
             )
-            return _job(row, tuple(_step(each) for each in await cursor.fetchall()))
+            steps = tuple(_step(each) for each in await cursor.fetchall())
+            return _job(row, steps, await lines_of(connection, job_id))
 
     async def _whole(self, job_id: str) -> Job:
         job = await self.job(job_id)
@@ -349,11 +363,15 @@ async def _note(connection: Connection, kind: str, instance_id: str, text: str, 
     )
 
 
+async def _say(connection: Connection, job: Job, text: str, *, now: datetime) -> None:
+    await add_lines(connection, job.id, [LogLine(at=now, source="orchestrator", text=text)])
+
+
 async def _tell(connection: Connection, job_id: str) -> None:
     await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(job_id)))
 
 
-def _job(row: TupleRow, steps: tuple[StepRow, ...] = ()) -> Job:
+def _job(row: TupleRow, steps: tuple[StepRow, ...] = (), logs: tuple[LogLine, ...] = ()) -> Job:
     return Job(
         id=str(row[0]),
         kind=cast("JobKind", row[1]),
@@ -369,6 +387,7 @@ def _job(row: TupleRow, steps: tuple[StepRow, ...] = ()) -> Job:
         read_at=row[11],
         instance=_instance(row[12:]),
         steps=steps,
+        logs=logs,
     )
 
 

@@ -65,6 +65,16 @@ class JobStepProgress(Struct, kw_only=True, frozen=True):
     bytes_total: Annotated[int, Meta(description="0: the step cannot tell.")]
 
 
+class JobLogLine(Struct, kw_only=True, frozen=True):
+    """A line of a job's log."""
+
+    time: Time
+    source: Annotated[
+        str, Meta(description="`orchestrator` (also the provider's words), or of the machine `agent` or `engine`.")
+    ]
+    text: str
+
+
 class InstanceJob(Struct, kw_only=True, frozen=True):
     """A job that sees to a machine."""
 
@@ -74,6 +84,7 @@ class InstanceJob(Struct, kw_only=True, frozen=True):
     status: JobState
     steps: Annotated[list[JobStepProgress], Meta(description="So far, in order; the last is the current one.")]
     error: Annotated[str, Meta(description="Why it failed, and what to do. Empty unless it failed.")]
+    logs: Annotated[list[JobLogLine], Meta(description="The last 100 lines of what was said, oldest first.")]
     create_time: Time
     update_time: Time
 

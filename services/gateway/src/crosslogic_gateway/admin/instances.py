@@ -1,6 +1,6 @@
 """Machines: launched, watched, ended."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from decimal import Decimal
 from typing import Any, get_args
 
@@ -52,7 +52,7 @@ async def get_job(call: Call[None, None]) -> schemas.InstanceJob:
     return _job((await call.rpc(_orchestrator(call).GetJob, pb.GetJobRequest(job_id=call.path["job"]))).job)
 
 
-async def watch_job(call: Call[None, None]) -> AsyncIterator[schemas.InstanceJob]:
+async def watch_job(call: Call[None, None]) -> AsyncGenerator[schemas.InstanceJob, None]:
     """GET /admin/instances/{job}/events."""
     stream = _orchestrator(call).WatchJob(
         pb.WatchJobRequest(job_id=call.path["job"]), metadata=(("x-request-id", call.request_id),)
@@ -102,6 +102,7 @@ def _job(job: pb.Job) -> schemas.InstanceJob:
             for each in job.steps
         ],
         error=job.error,
+        logs=[schemas.JobLogLine(time=time(line.time), source=line.source, text=line.text) for line in job.logs],
         create_time=time(job.create_time),
         update_time=time(job.update_time),
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +17,7 @@ from crosslogic_gateway.admin.access import PLATFORM_ADMIN, PLATFORM_READER, Acc
 from crosslogic_gateway.admin.auth import AdminGate
 from crosslogic_gateway.admin.decoding import decoded_body, decoded_query, no_body, no_query
 from crosslogic_gateway.admin.deps import AdminDeps, Rpc
+from crosslogic_gateway.admin.event_stream import send_events
 from crosslogic_gateway.admin.who import Administrator
 from crosslogic_gateway.http import SHOWN_REQUEST_ID, answer_headers
 from crosslogic_gateway.idempotency.domain import IDEMPOTENCY_HEADER
@@ -86,7 +87,7 @@ class Operation(Generic[Body, Query]):
     body: type[msgspec.Struct] | None = None
     body_optional: bool = False
     query: type[msgspec.Struct] | None = None
-    events: Callable[[Call[Body, Query]], AsyncIterator[msgspec.Struct]] | None = None
+    events: Callable[[Call[Body, Query]], AsyncGenerator[msgspec.Struct, None]] | None = None
     """Sends answers as server-sent events, instead of `handle`'s one."""
     status: int = 200
     idempotent_by_key: bool = False
@@ -128,7 +129,7 @@ def route_of(operation: Operation[Any, Any], deps: AdminDeps, gate: AdminGate) -
     async def carry_out(request: web.Request, who: Administrator) -> web.StreamResponse:
         call = await _authorised_call(operation, deps, request, who)
         if operation.events is not None:
-            return await _streamed(request, operation.events(call))
+            return await send_events(request, operation.events(call))
         answer = await (operation.handle(call) if _is_recorded_elsewhere(operation) else recorded(operation, call))
         return web.Response(
             status=operation.status,
@@ -137,25 +138,6 @@ def route_of(operation: Operation[Any, Any], deps: AdminDeps, gate: AdminGate) -
         )
 
     return web.route(operation.method, operation.path, handle, name=operation.name)
-
-
-async def _streamed(request: web.Request, events: AsyncIterator[msgspec.Struct]) -> web.StreamResponse:
-    """Server-sent events. What fails before the first is an error answer; later, the stream just ends: ask again."""
-    first = await anext(events, None)
-    headers = {**answer_headers(request, "text/event-stream"), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    response = web.StreamResponse(headers=headers)
-    await response.prepare(request)
-    try:
-        if first is not None:
-            await response.write(b"data: " + msgspec.json.encode(first) + b"\n\n")
-        async for event in events:
-            await response.write(b"data: " + msgspec.json.encode(event) + b"\n\n")
-    except CodedError as error:
-        get_logger(__name__).info("event stream ended", code=error.code, reason=error.private)
-        response.force_close()
-        return response
-    await response.write_eof()
-    return response
 
 
 async def recorded(operation: Operation[Any, Any], call: Call[Any, Any]) -> msgspec.Struct:
