@@ -22,8 +22,6 @@ from crosslogic_orchestrator.scaling.domain import Deployment
 
 COLD_START_S = 120.0
 """From the request to the first answer: a machine with its weights at hand."""
-QUICK_COLD_START_S = 60.0
-"""In a few hours a start of two minutes alone takes most of the 1 % of the time that may be above the SLO."""
 SHARE = 0.99
 DEPLOYMENT = Deployment(id="benchmark", model="m", region="anywhere", min_nodes=1, max_nodes=60)
 PLOT = "autoscale.svg"
@@ -35,7 +33,7 @@ def autoscale(*, hours: float) -> list[Figure]:
     """The first cold start is held to the budgets and drawn; a whole day is tried with slower ones too."""
     whole_day = hours >= 24
     shape = Shape() if whole_day else shorter(Shape(), hours)
-    cold_starts_s = (COLD_START_S, 300.0) if whole_day else (QUICK_COLD_START_S,)
+    cold_starts_s = (COLD_START_S, 300.0) if whole_day else (COLD_START_S,)
     arrivals = requests(shape, seed=5)
     forecast = usual_hours(shape, days=7, seed=1)
     figures: list[Figure] = []

@@ -56,6 +56,8 @@ class Shape:
     burst: float = 10.0
     """Times what there is otherwise."""
     burst_at_h: float = 14.3
+    again_at_h: tuple[float, ...] = ()
+    """When there are more such bursts."""
     burst_lasts_s: float = 1_800.0
     burst_ramp_s: float = 0.0
     """In how many seconds it grows and ends. 0: at once."""
@@ -69,10 +71,13 @@ class Shape:
         return self.per_s * (1 + self.swing * math.sin(2 * math.pi * (at_s / 86_400 - 0.3)))
 
     def _bursting(self, at_s: float) -> float:
-        since, left = at_s - self.burst_at_h * 3600, self.burst_at_h * 3600 + self.burst_lasts_s - at_s
-        if since < 0 or left < 0:
+        return max(self._within(at_s - hour * 3600) for hour in (self.burst_at_h, *self.again_at_h))
+
+    def _within(self, since_s: float) -> float:
+        left_s = self.burst_lasts_s - since_s
+        if since_s < 0 or left_s < 0:
             return 0.0
-        return 1.0 if self.burst_ramp_s <= 0 else min(1.0, since / self.burst_ramp_s, left / self.burst_ramp_s)
+        return 1.0 if self.burst_ramp_s <= 0 else min(1.0, since_s / self.burst_ramp_s, left_s / self.burst_ramp_s)
 
 
 Request = tuple[float, float]
@@ -164,9 +169,14 @@ class World:
 
 
 def by_policy(world: World, deployment: Deployment, *, forecast: Sequence[float]) -> Outcome:
-    """`forecast` has the usual tokens a second of each hour of the day; empty: nothing is known of other days."""
+    """`forecast` has the usual tokens a second of each hour of the day; empty: nothing is known of other days.
+
+    The fleet was there the day before: it begins with what is usual at that hour, as the oracle's begins with what it
+    will need.
+    """
     pool, history = Pool(), History()
-    members: dict[str, float] = {f"m{n}": -world.cold_start_s for n in range(deployment.min_nodes)}
+    first = decide(deployment, _snapshot(pool, {}, (), 0.0, world.cold_start_s, forecast), history).desired
+    members: dict[str, float] = {f"m{n}": -world.cold_start_s for n in range(first)}
     paid_s, launches, counts = 0.0, 0, []
     coming = _arrivals_by_tick(world)
     for number, batch in enumerate(coming):

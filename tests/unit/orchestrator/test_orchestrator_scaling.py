@@ -114,6 +114,33 @@ def test_queue_that_grows_is_met_before_it_is_long() -> None:
     assert any("`max_nodes` is 10" in held for held in plan.held)
 
 
+def test_machines_that_work_a_queue_off_ask_for_no_others() -> None:
+    full = replace(BUSY, running=16, tokens_per_s=800)
+    members = [member(f"n{n}", load=replace(full, waiting=50)) for n in range(4)]
+    points = tuple(Point(NOW - timedelta(seconds=s), 64.0, 200 + 50 * s // 5, 4) for s in range(40, 0, -5))
+    plan = decide(deployment(scale_up_cooldown_s=0.0), seen(*members), History(points=points))
+    assert "saturated" not in signals(plan)
+    assert max(signals(plan).values()) <= 4, signals(plan)
+    assert plan.launches == ()
+
+
+def test_queue_that_grows_is_seen_however_seldom_anybody_looks() -> None:
+    full = replace(BUSY, running=16, tokens_per_s=800, waiting=600)
+    for interval_s in (5, 60):
+        points = (Point(NOW - timedelta(seconds=interval_s), 16.0, 600 - 10 * interval_s, 1),)
+        plan = decide(deployment(max_nodes=40), seen(member("a", load=full)), History(points=points))
+        assert signals(plan)["backlog"] > 10, interval_s
+
+
+def test_queue_no_longer_than_chance_makes_is_no_burst() -> None:
+    full = replace(BUSY, running=16, tokens_per_s=800, waiting=1)
+    members = [member(f"n{n}", load=full) for n in range(4)]
+    points = tuple(Point(NOW - timedelta(seconds=s), 50.0, 0, 4) for s in range(40, 0, -5))
+    plan = decide(deployment(), seen(*members), History(points=points))
+    assert signals(plan)["backlog"] == 4
+    assert plan.launches == ()
+
+
 def test_reserved_capacity_that_was_sold_stays_whatever_the_load() -> None:
     members = [member(f"n{n}") for n in range(3)]
     plan = decide(deployment(min_nodes=0), seen(*members, reserved_tokens_per_s=2_000), watched(3))
@@ -193,7 +220,17 @@ def test_idle_deployment_without_a_least_goes_to_nothing_and_a_held_request_wake
     assert [end.member_id for end in decide(wanted, seen(member("a")), watched(0)).ends] == ["a"]
     assert decide(wanted, seen(), watched(0)).launches == ()
     plan = decide(wanted, seen(held_requests=3), watched(0))
-    assert plan.launches[0].why == "wake: 3 requests are held at gateways and no node serves the model"
+    assert [launch.why for launch in plan.launches] == [
+        "wake: 3 requests are held at gateways and no node serves the model"
+    ]
+
+
+def test_sleeping_deployment_that_many_wait_for_wakes_with_as_many_machines_as_they_need() -> None:
+    wanted, known = deployment(min_nodes=0), {"capacity_tokens_per_s": 800.0, "max_sequences": 16}
+    plan = decide(wanted, seen(held_requests=500, tokens_per_request=200.0, **known), watched(0))
+    assert len(plan.launches) == 3, "500 requests of 4 s each within a minute: 33 at once"
+    plan = decide(wanted, seen(held_requests=500), watched(0))
+    assert len(plan.launches) == 1, "what a machine can do is not known yet"
 
 
 def test_nodes_of_others_carry_their_part_and_are_never_ended() -> None:

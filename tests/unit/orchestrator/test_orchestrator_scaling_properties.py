@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.autoscale_simulation import Shape, World, by_oracle, by_policy, requests, shorter
+from benchmarks.autoscale_simulation import Shape, World, by_oracle, by_policy, requests, shorter, usual_hours
 from crosslogic_orchestrator.scaling.domain import (
     Deployment,
     History,
@@ -181,11 +181,12 @@ def test_steady_load_with_its_noise_does_not_make_the_fleet_swing(
 
 
 def test_burst_of_ten_times_the_load_stays_below_the_slo_at_little_more_than_an_oracles_cost() -> None:
-    """The small sister of `python -m benchmarks autoscale`: six hours, machines that start in 60 s."""
+    """The small sister of `python -m benchmarks autoscale`: six hours, machines that start in 120 s."""
     shape = shorter(Shape(), 6)
-    world = World(requests(shape, seed=5), shape.hours * 3600, 60.0)
+    world = World(requests(shape, seed=5), shape.hours * 3600, 120.0)
     oracle = by_oracle(world, share=0.99)
-    seen = by_policy(world, Deployment(id="d", model="m", region="r", min_nodes=1, max_nodes=40), forecast=())
+    usual = usual_hours(shape, days=7, seed=1)
+    seen = by_policy(world, Deployment(id="d", model="m", region="r", min_nodes=1, max_nodes=60), forecast=usual)
     assert oracle.below_slo >= 0.99
     assert seen.below_slo >= 0.99
     assert seen.machine_seconds <= 1.3 * oracle.machine_seconds

@@ -8,16 +8,16 @@ of all requests waiting; what is added grows with the root of the load, so that 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from itertools import takewhile
 from statistics import median
 
 from crosslogic_orchestrator.scaling.domain import Deployment, Member, Need, Point, Snapshot
 
 SAFETY = 1.3
 """Places beyond the load, in roots of the load."""
-SMOOTH_S = 20.0
+SMOOTH_S = 30.0
 """Load is averaged over so long: single requests are no trend."""
+SUDDEN_S = 4.0
+"""While requests wait, load is averaged over so long as well: a burst is met at the next look."""
 DRAIN_S = 60.0
 """What waits is to be worked off within so long."""
 FULL = 0.95
@@ -78,41 +78,44 @@ def needs_of(
     target = deployment.target_utilisation
     needs = [Need("min", deployment.min_nodes, f"`min_nodes` is {deployment.min_nodes}")]
     needs += _reserved(snapshot, machine)
-    busy, growth = _trend(points, snapshot)
     service_s = _service_s(snapshot, machine)
-    if busy > 0:
-        nodes = nodes_for(busy, machine, target=target)
-        needs.append(
-            Need(
-                "load", nodes, f"{busy:.1f} requests at once, {machine.places} on a machine, at most {target:.0%} busy"
-            )
-        )
     waiting = points[-1].waiting
-    if waiting and (ready or busy > 0):
+    if waiting and not ready:
+        nodes = nodes_for(waiting * service_s / DRAIN_S, machine, target=target) if machine.tokens_per_s > 0 else 1
+        needs.append(Need("wake", nodes, f"{waiting} requests are held at gateways and no node serves the model"))
+    # Without a node what is held comes and goes as its clients have patience: it is no flow.
+    demand = _demand(points, SMOOTH_S, service_s if ready else 0.0)
+    if ready and waiting > SAFETY * math.sqrt(points[-1].busy):
+        demand = max(demand, _demand(points, SUDDEN_S, service_s))
+    if demand > 0:
+        why = f"{demand:.1f} requests at once, {machine.places} on a machine, at most {target:.0%} busy"
+        needs.append(Need("load", nodes_for(demand, machine, target=target), why))
+    # What runs beyond the demand works the queue off.
+    growth = (demand - points[-1].busy) / service_s
+    if waiting and ready:
         eta_s = _next_machine_s(snapshot)
-        expected = waiting + growth * eta_s
-        more = growth * service_s + expected * service_s / DRAIN_S
+        expected = max(0.0, waiting + growth * eta_s)
         why = (
-            f"{waiting} requests wait, {growth:.1f} more a second; {expected:.0f} will when machines come in "
+            f"{waiting} requests wait, {growth:+.1f} a second; {expected:.0f} will when machines come in "
             f"{eta_s:.0f} s, to be worked off within {DRAIN_S:g} s"
         )
-        needs.append(Need("backlog", nodes_for(busy + more, machine, target=target), why))
-    elif waiting:
-        needs.append(Need("wake", 1, f"{waiting} requests are held at gateways and no node serves the model"))
+        needs.append(Need("backlog", nodes_for(demand + expected * service_s / DRAIN_S, machine, target=target), why))
     needs += _forecast(snapshot, machine, target)
-    needs += _engines(deployment, ready, machine, waiting=waiting)
+    needs += _engines(deployment, ready, machine, stuck=waiting > 0 and growth >= 0)
     return tuple(needs)
 
 
-def _trend(points: Sequence[Point], snapshot: Snapshot) -> tuple[float, float]:
-    """Load, averaged, and by how many requests a second the queue grows."""
-    since = snapshot.now - timedelta(seconds=SMOOTH_S)
-    lately = list(takewhile(lambda point: point.at >= since, reversed(points)))[::-1]
-    busy = sum(point.busy for point in lately) / len(lately)
-    first = next((point for point in lately if snapshot.now - point.at <= timedelta(seconds=SMOOTH_S / 2)), lately[-1])
-    seconds = (lately[-1].at - first.at).total_seconds()
-    growth = (lately[-1].waiting - first.waiting) / seconds if seconds > 0 else 0.0
-    return busy, max(0.0, growth)
+def _demand(points: Sequence[Point], seconds: float, service_s: float) -> float:
+    """Requests that would run at once had each found a place: those that ran, and what the queue grew by meanwhile.
+
+    A queue that shrinks keeps machines busier than what comes would: that is no load to keep.
+    """
+    now = points[-1]
+    before = next((at for at in reversed(range(len(points))) if (now.at - points[at].at).total_seconds() >= seconds), 0)
+    lately = points[before + 1 :] or points[-1:]
+    passed_s = (now.at - points[before].at).total_seconds()
+    growth = (now.waiting - points[before].waiting) / passed_s if passed_s > 0 else 0.0
+    return max(0.0, sum(point.busy for point in lately) / len(lately) + growth * service_s)
 
 
 def _next_machine_s(snapshot: Snapshot) -> float:
@@ -145,8 +148,8 @@ def _forecast(snapshot: Snapshot, machine: Machine, target: float) -> list[Need]
     return [Need("forecast", nodes, f"{expected:,.0f} tokens/s are usual at this hour")]
 
 
-def _engines(deployment: Deployment, ready: Sequence[Member], machine: Machine, *, waiting: int) -> list[Need]:
-    """What the engines say of themselves."""
+def _engines(deployment: Deployment, ready: Sequence[Member], machine: Machine, *, stuck: bool) -> list[Need]:
+    """What the engines say of themselves. `stuck`: requests wait, and do not get fewer."""
     if not ready:
         return []
     needs: list[Need] = []
@@ -158,7 +161,7 @@ def _engines(deployment: Deployment, ready: Sequence[Member], machine: Machine, 
     capacity = machine.tokens_per_s * len(ready)
     if capacity > 0:
         used = max(used, sum(member.load.tokens_per_s for member in ready) / capacity)
-    if used >= FULL and waiting:
+    if used >= FULL and stuck:
         nodes = math.ceil(len(ready) * GROWTH_WHEN_FULL)
         needs.append(Need("saturated", nodes, f"the machines are {used:.0%} busy and requests wait"))
     timed = [member.load.first_byte_ms for member in ready if member.load.first_byte_ms > 0]
