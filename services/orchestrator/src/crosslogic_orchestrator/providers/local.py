@@ -48,7 +48,7 @@ class LocalProvider:
         """`free_port` finds a port that nobody listens on."""
         self._settings = settings
         self._free_port = free_port
-        self._children: dict[str, asyncio.subprocess.Process] = {}
+        self._children: set[int] = set()
         self._launching = asyncio.Lock()
         self._log = get_logger(__name__)
 
@@ -100,29 +100,21 @@ class LocalProvider:
             "CROSSLOGIC_MODEL": task["model"],
         }
         environ = {key: value.replace(_PORT_WORD, str(engine_port)) for key, value in environ.items()}
-        with (folder / "agent.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "crosslogic_orchestrator.providers.local_start",
-                str(folder),
-                env=environ,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # It outlives this process, as a machine outlives whoever asked for it.
-                start_new_session=True,
-            )
-        self._children[folder.name] = process
+        child = _spawn(folder, environ)
+        status: int | None = None
         try:
-            # Not until the child has ended: it leaves at once where another is about to become the agent.
             async with asyncio.timeout(_START_S):
-                while not (folder / "pid").exists():
+                # One that ends well found another that is about to become the agent.
+                while not (folder / "pid").exists() and not status:
+                    status = _exit_status(child) if status is None else status
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            said = _last_line(folder / "agent.log")
-            raise ProviderError(f"The agent did not start: {said}", temporary=True) from None
-        self._log.info("agent started", machine=folder.name, pid=process.pid)
+            pass
+        finally:
+            self._children |= {child} if status is None else set()
+        if not (folder / "pid").exists():
+            raise ProviderError(f"The agent did not start: {_last_line(folder / 'agent.log')}", temporary=True)
+        self._log.info("agent started", machine=folder.name, pid=child)
 
     async def find(self, name: str) -> Machine:
         """See ports.Provider."""
@@ -163,8 +155,13 @@ class LocalProvider:
         """See ports.Provider."""
         if not self._settings.folder.is_dir():
             return []
+        self._bury()
         found = [await self.find(folder.name) for folder in self._settings.folder.iterdir() if folder.is_dir()]
         return [machine for machine in found if machine.state == "running"]
+
+    def _bury(self) -> None:
+        """A child that ended is a zombie until somebody asks how."""
+        self._children = {child for child in self._children if _exit_status(child) is None}
 
     def _ended(self, name: str) -> bool:
         return (self._settings.folder / name / "ended").exists()
@@ -183,6 +180,30 @@ class LocalProvider:
             os.kill(int((folder / "state/engine.pid").read_text()), signal.SIGKILL)
         except (OSError, ValueError):
             return
+
+
+def _spawn(folder: Path, environ: Mapping[str, str]) -> int:
+    """Starts what becomes the agent, in a session of its own: it outlives this process, as a machine would."""
+    command = [sys.executable, "-m", "crosslogic_orchestrator.providers.local_start", str(folder)]
+    with (folder / "agent.log").open("ab") as log, Path(os.devnull).open("rb") as nothing:
+        streams = [(nothing, 0), (log, 1), (log, 2)]
+        # Not by the event loop: uvloop forks, and gRPC, whose threads are busy, then now and then aborts the child.
+        return os.posix_spawn(
+            sys.executable,
+            command,
+            environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, stream.fileno(), number) for stream, number in streams],
+            setsid=True,
+        )
+
+
+def _exit_status(child: int) -> int | None:
+    """How a child ended, 0 for well. None: it runs."""
+    try:
+        ended, status = os.waitpid(child, os.WNOHANG)
+    except ChildProcessError:
+        return 0
+    return status if ended else None
 
 
 def _last_line(log: Path) -> str:
