@@ -11,7 +11,7 @@ from crosslogic_common.clock import timestamp
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_orchestrator.domain import Instance, InstanceState, Job, JobKind, JobStatus, Spec
 from crosslogic_orchestrator.service import OrchestratorService
-from crosslogic_orchestrator.watching import JobChanges
+from crosslogic_orchestrator.watching import JobChanges, SharedReads
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -38,6 +38,7 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
     def __init__(self, *, service: OrchestratorService, changes: JobChanges) -> None:
         self._service = service
         self._changes = changes
+        self._watched = SharedReads(service.job)
 
     async def LaunchInstance(self, request: pb.LaunchInstanceRequest, context: Context) -> pb.LaunchInstanceResponse:
         spec = request.spec
@@ -69,7 +70,7 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
             said: pb.Job | None = None
             while True:
                 changed.clear()
-                job = await self._service.job(request.job_id)
+                job = await self._watched.job(request.job_id)
                 message = _job(job)
                 if message != said:
                     yield pb.WatchJobResponse(job=message)

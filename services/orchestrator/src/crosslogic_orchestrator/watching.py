@@ -3,11 +3,45 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from crosslogic_common.errors import CodedError, ErrorCode
+from crosslogic_orchestrator.domain import Job
 
 MAX_WATCHERS = 1_024
+_READS_AT_ONCE = 2
+
+
+class SharedReads:
+    """One look at a job for all who wait for one: a thousand watchers take no connection that launches need."""
+
+    def __init__(self, read: Callable[[str], Awaitable[Job]]) -> None:
+        self._read = read
+        self._room = asyncio.Semaphore(_READS_AT_ONCE)
+        self._waiting: dict[str, asyncio.Task[Job]] = {}
+        self._begun: set[asyncio.Task[Job]] = set()
+
+    async def job(self, job_id: str) -> Job:
+        """The job as it is now or a moment later. Raises what reading it does."""
+        task = self._waiting.get(job_id)
+        if task is None:
+            task = self._waiting[job_id] = asyncio.create_task(self._look(job_id), name="read a watched job")
+            self._begun.add(task)
+            task.add_done_callback(self._done)
+        # Who leaves takes the look from nobody else.
+        return await asyncio.shield(task)
+
+    async def _look(self, job_id: str) -> Job:
+        async with self._room:
+            # Who comes from here on may have heard of a change that this look does not see.
+            del self._waiting[job_id]
+            return await self._read(job_id)
+
+    def _done(self, task: "asyncio.Task[Job]") -> None:
+        self._begun.discard(task)
+        if not task.cancelled():
+            # Everybody who asked may have left.
+            task.exception()
 
 
 class JobChanges:
