@@ -59,17 +59,20 @@ class Deployments:
         except grpc.RpcError as error:
             raise DevError(f"The orchestrator did not take the deployment of {model}: {_why(error)}") from error
 
-    def take_back(self, asked: Asked) -> None:
-        """Leaves what was before, so that a launch that fails is not tried again behind anybody's back."""
+    def take_back(self, asked: Asked) -> bool:
+        """Leaves what was before, so that a launch that fails is not tried again behind anybody's back.
+
+        False: it stays, since the orchestrator does not answer.
+        """
         if not asked.changed:
-            return
+            return False
+        if asked.before is None:
+            return self.end(asked.deployment.id)
         try:
-            if asked.before is None:
-                self._end(asked.deployment.id, timeout_s=_CALL_TIMEOUT_S)
-            else:
-                self._update(asked.deployment.id, asked.before)
-        except grpc.RpcError as error:
-            raise DevError(f"The deployment {asked.deployment.id} could not be taken back: {_why(error)}") from error
+            self._update(asked.deployment.id, asked.before)
+        except grpc.RpcError:
+            return False
+        return True
 
     def end(self, deployment_id: str) -> bool:
         """Ends a deployment. False: the orchestrator does not answer, or knows of none."""

@@ -56,8 +56,8 @@ class MachinesUp:
         try:
             self._wait(launches)
         except DevError:
-            deployments.take_back(asked)
-            self._keep(_without(self.plan, asked))
+            if deployments.take_back(asked):
+                self._keep(_without(self.plan, asked))
             raise
         return launches.launched
 
@@ -91,8 +91,6 @@ class MachinesUp:
 
 def _without(plan: Plan, asked: Asked) -> Plan:
     """The plan once what was asked for is taken back."""
-    if not asked.changed:
-        return plan
     if asked.before is None:
         return replace(plan, deployment_id="")
     return replace(plan, nodes=asked.before.min_nodes)

@@ -19,7 +19,7 @@ from crosslogic_dev.certificates import OPERATOR, DevelopmentCa
 from crosslogic_dev.engines import ENGINE_VENV, prepare_engine
 from crosslogic_dev.env_file import read_env, write_env
 from crosslogic_dev.failure import DevError
-from crosslogic_dev.machines import forget_machines
+from crosslogic_dev.machines import forget_machines, stop_machines
 from crosslogic_dev.machines_up import MachinesUp
 from crosslogic_dev.operator_client import OperatorClient
 from crosslogic_dev.plan import Plan, decide
@@ -35,6 +35,7 @@ from crosslogic_dev.topology import GATEWAY, SERVICES, Topology
 from crosslogic_dev.waiting import wait_until
 
 _SERVICE_START_TIMEOUT_S = 90.0
+_MACHINE_GRACE_S = 10.0
 _SAY_SO_EVERY_S = 10.0
 
 
@@ -137,6 +138,8 @@ class Stack:
         self._check_ports(plan)
         plan.save(self._run_dir)
         if not running:
+            # Those of a suite that is gone would look for it where it no longer is.
+            stop_machines(self._run_dir, grace_s=_MACHINE_GRACE_S)
             forget_machines(self._run_dir)
         stores = open_stores(
             plan,
