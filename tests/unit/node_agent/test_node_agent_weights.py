@@ -1,6 +1,9 @@
 """Old weights leave the disk before it is full."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,6 +70,40 @@ def test_what_was_unused_longest_goes_first_and_links_are_left_alone(
     assert cleaner.clean() == [old]
     assert precious.exists()
     assert WeightsCleaner(directory=directory, keep=["m"], free_percent=90).clean() == [young]
-    assert sorted(path.name for path in directory.iterdir()) == ["a-file", "a-link", "m", "marked"]
+    left = sorted(path.name for path in directory.iterdir() if not path.name.startswith(".used-"))
+    assert left == ["a-file", "a-link", "m", "marked"]
     assert served.exists()
     assert WeightsCleaner(directory=directory, keep=[], free_percent=0).clean() == []
+
+
+_USES = """
+import signal, sys
+from pathlib import Path
+from crosslogic_model_store.in_use import Use
+
+use = Use(Path(sys.argv[1]), sys.argv[2])
+print("used", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("folder", ["m@1", ".fetch-m@1"])
+def test_what_another_agent_uses_or_fetches_stays_until_that_agent_dies_even_by_kill_9(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    weighed = weigh(tmp_path, folder, 10)
+    usage = SimpleNamespace(total=1_000_000, used=990_000, free=10_000)
+    monkeypatch.setattr("crosslogic_node_agent.weights.shutil.disk_usage", lambda _path: usage)
+    cleaner = WeightsCleaner(directory=tmp_path, keep=[], free_percent=90)
+    command = [sys.executable, "-c", _USES, str(tmp_path), "m@1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"used\n"
+        assert cleaner.clean() == []
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert cleaner.clean() == [weighed]
+    mine = weigh(tmp_path, folder, 10)
+    cleaner.keep_also("m@1")
+    assert cleaner.clean() == []
+    assert mine.exists()

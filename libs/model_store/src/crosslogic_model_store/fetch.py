@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.fetched_file import PIECE_BYTES, FetchedFile, open_file
+from crosslogic_model_store.in_use import fetched_folder
 from crosslogic_model_store.manifest import FileEntry, Manifest, folder_name, parse_manifest
 from crosslogic_model_store.selection import MANIFEST_NAME
 from crosslogic_model_store.tree_digest import PartDigest
@@ -72,8 +73,9 @@ def present(root: Path, manifest: Manifest) -> Path | None:
 def fetch(manifest: Manifest, *, root: Path, urls: Callable[[], Urls], options: FetchOptions | None = None) -> Path:
     """Brings a version below `root`; its folder. Blocks for as long as it takes: for a thread.
 
-    `urls` gives addresses; it is asked again once those that it gave are refused. Raises ModelStoreError: the disk is
-    too small, the storage does not answer, or what it sent is not what the manifest says.
+    Whoever calls it holds the version in use (`in_use.Use`), or somebody may clean it away meanwhile. `urls` gives
+    addresses; it is asked again once those that it gave are refused. Raises ModelStoreError: the disk is too small, the
+    storage does not answer, or what it sent is not what the manifest says.
     """
     options = options or FetchOptions()
     root.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ class _Fetch:
     def __init__(self, manifest: Manifest, *, root: Path, urls: Callable[[], Urls], options: FetchOptions) -> None:
         self._manifest = manifest
         self._root = root
-        self._folder = root / f".fetch-{folder_name(manifest.model, manifest.revision)}"
+        self._folder = fetched_folder(root, folder_name(manifest.model, manifest.revision))
         self._options = options
         self._addresses = _Addresses(urls)
         self._counting = threading.Lock()
@@ -102,8 +104,6 @@ class _Fetch:
 
     def run(self) -> Path:
         self._folder.mkdir(exist_ok=True)
-        # Whoever cleans the disk leaves what is marked so.
-        (self._folder / ".in-use").touch()
         files = [
             open_file(self._folder, file, part_bytes=self._manifest.part_bytes, block_bytes=self._options.block_bytes)
             for file in self._manifest.files
@@ -122,7 +122,6 @@ class _Fetch:
         for file in files:
             file.clean_up()
         (self._folder / MANIFEST_NAME).write_bytes(self._manifest.to_json())
-        (self._folder / ".in-use").unlink()
         target = self._root / folder_name(self._manifest.model, self._manifest.revision)
         shutil.rmtree(target, ignore_errors=True)
         self._folder.rename(target)

@@ -107,7 +107,7 @@ class StoredWeights:
 
         options = FetchOptions(make_room=self._make_room, on_progress=self._count, stop=stop)
         self._log.info("weights wanted", model=manifest.model, version=manifest.revision, bytes=manifest.size_bytes)
-        self._cleaner.keep_also(folder_name(manifest.model, manifest.revision))
+        await asyncio.to_thread(self._cleaner.keep_also, folder_name(manifest.model, manifest.revision))
         folder = await asyncio.to_thread(fetch, manifest, root=self._root, urls=urls, options=options)
         self._log.info("weights are there", folder=str(folder))
         self.version = manifest.revision

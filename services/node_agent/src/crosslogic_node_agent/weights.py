@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crosslogic_common.logs import get_logger
+from crosslogic_model_store.in_use import Use, is_used, unused
 
 LOOK_EVERY_S = 60.0
 _MAX_DIRECTORIES = 10_000
@@ -46,12 +47,13 @@ class WeightsCleaner:
         self._directory = directory
         self._keep = frozenset(keep)
         self._free_percent = free_percent
-        self._kept_now: set[str] = set()
+        self._kept_now: dict[str, Use] = {}
         self._log = get_logger(__name__)
 
     def keep_also(self, name: str) -> None:
-        """From now on this directory is in use too."""
-        self._kept_now.add(name)
+        """From now on this directory is in use, as all agents here see. For a thread: it may have to wait."""
+        if name not in self._kept_now:
+            self._kept_now[name] = Use(self._directory, name)
 
     def make_room(self, wanted_bytes: int) -> list[Path]:
         """Removes what nobody uses until so many bytes are free, or nothing is left; which that was. For a thread."""
@@ -80,7 +82,10 @@ class WeightsCleaner:
         removed: list[Path] = []
         for weights in to_remove(held, in_use=self._in_use, free_bytes=usage.free, wanted_bytes=wanted):
             try:
-                shutil.rmtree(weights.path)
+                with unused(weights.path) as free:
+                    if not free:
+                        continue
+                    shutil.rmtree(weights.path)
             except OSError as error:
                 self._log.warning("old weights not removed", path=str(weights.path), reason=error.strerror)
                 continue
@@ -89,7 +94,7 @@ class WeightsCleaner:
         return removed
 
     def _in_use(self, path: Path) -> bool:
-        return path.name in self._keep or path.name in self._kept_now or (path / ".in-use").exists()
+        return path.name in self._keep or (path / ".in-use").exists() or is_used(path)
 
     async def _look_forever(self) -> None:
         while True:

@@ -57,12 +57,15 @@ def upload(
         # Found out before the hours that it may take, and not after them.
         with client_of(context) as client:
             client.admin.list_model_versions(page_size=1)
-    with refusals(), bars(hidden=as_json) as shown:
-        with _local(model, hub_revision, cache, shown) as (folder, source):
-            local = _read(folder, name or _name(model), source, licence, shown)
-            on_bytes = shown.add("upload", local.manifest.size_bytes)
-            uploader = Uploader(place, workers=workers, least_part_bytes=part_mib * _MIB, on_bytes=on_bytes)
-            new = uploader.upload(local)
+    with (
+        refusals(),
+        bars(hidden=as_json) as shown,
+        _local(model, hub_revision, cache, shown) as (folder, source),
+    ):
+        local = _read(folder, name or _name(model), source, licence, shown)
+        on_bytes = shown.add("upload", local.manifest.size_bytes)
+        uploader = Uploader(place, workers=workers, least_part_bytes=part_mib * _MIB, on_bytes=on_bytes)
+        new = uploader.upload(local)
     if register:
         with client_of(context) as client:
             client.admin.add_model_version({"manifest": local.manifest.to_json().decode()})
