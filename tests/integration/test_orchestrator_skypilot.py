@@ -4,6 +4,8 @@ What is not seen here is what needs a machine that answers: the agent's installa
 """
 
 import asyncio
+import contextlib
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -112,6 +114,7 @@ async def test_spot_is_tried_first_and_what_is_launched_once_is_found_listed_and
     assert [each.name for each in await patiently(provider.machines)] == ["one"]
     assert (await found()).hourly_price_picodollars == 1_006 * 10**9
     assert places_of_the_secret(world) == []
+    assert ".aws/credentials" not in asked_for_the_machine(world), "whoever holds a machine would hold the account"
 
     async with asyncio.timeout(WAIT_S):
         while (await found()).state != "gone":
@@ -129,6 +132,14 @@ def places_of_the_secret(world: SkyPilotWorld) -> list[str]:
     files = [file for file in (*world.home.rglob("*"), world.log) if file.is_file() and not file.is_symlink()]
     found = [str(file) for file in files if secret in read(file)]
     return found + [str(file) for file in Path("/proc").glob("[0-9]*/cmdline") if secret in read(file)]
+
+
+def asked_for_the_machine(world: SkyPilotWorld) -> str:
+    """What SkyPilot lays on the machine and does there, in its own words."""
+    with contextlib.closing(sqlite3.connect(world.home / ".sky/state.db")) as known:
+        ((text,),) = known.execute("SELECT yaml FROM cluster_yaml").fetchall()
+    assert "setup_commands" in text
+    return str(text)
 
 
 def read(file: Path) -> bytes:
