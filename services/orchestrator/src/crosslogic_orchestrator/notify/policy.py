@@ -11,6 +11,7 @@ KINDS: Mapping[str, Severity] = MappingProxyType(
     {
         "node_lost": Severity.CRITICAL,
         "launch_failed": Severity.CRITICAL,
+        "fleet_silent": Severity.CRITICAL,
         "scale_held": Severity.WARNING,
         "replacement_requested": Severity.WARNING,
         "scale_up": Severity.INFO,

@@ -27,6 +27,7 @@ _ONCE_A_MACHINE = frozenset({"node_lost", "launch_failed"})
 _FLEET_TITLES = {
     "node_lost": "A machine was lost",
     "launch_failed": "A launch failed",
+    "fleet_silent": "Most machines look dead",
     "scale_up": "A machine was asked for",
     "scale_down": "A machine ends",
     "scale_held": "Machines are needed and not launched",
