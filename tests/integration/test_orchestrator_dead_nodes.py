@@ -11,6 +11,7 @@ from crosslogic_common.metrics import Metrics
 from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
 from crosslogic_orchestrator.dead_nodes import DeadNodes, overdue
 from crosslogic_orchestrator.domain import Machine, NodeStatus, NodeView, Spec, Step
+from crosslogic_orchestrator.events import FleetEvents
 from crosslogic_orchestrator.jobs import launch_job
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.policy import Limits, Reach, decide
@@ -55,7 +56,10 @@ class World:
     def __init__(self, pool: Pool, url: str) -> None:
         self.pool, self.store = pool, PostgresStore(pool, dsn=url)
         self.clock, self.fleet, self.ids = Clock(), Fleet(), Uuid7Source()
-        self.replicas = [self._replica(), self._replica()]
+        self.replicas = []
+        for _ in range(2):
+            self.metrics = Metrics()
+            self.replicas.append(self._replica())
 
     def _replica(self) -> DeadNodes:
         return DeadNodes(
@@ -64,7 +68,8 @@ class World:
             providers=("aws", "local"),
             clock=self.clock,
             ids=self.ids,
-            metrics=OrchestratorMetrics(Metrics()),
+            metrics=OrchestratorMetrics(self.metrics),
+            events=FleetEvents(self.pool),
             dead_s=DEAD_S,
             interval_s=30,
         )
@@ -86,6 +91,12 @@ class World:
     async def look(self) -> None:
         for replica in self.replicas:
             await replica.look_once()
+
+    def held(self) -> float:
+        """Of the last replica's metrics."""
+        value = self.metrics.registry.get_sample_value("crosslogic_dead_nodes_held")
+        assert value is not None
+        return value
 
     async def states(self) -> dict[str, str]:
         listed = await self.store.instances(after="", limit=100, include_ended=True)
@@ -170,10 +181,39 @@ async def test_a_fleet_that_looks_dead_for_the_most_part_is_left_alone(world: Wo
     world.clock.pass_by(10 * DEAD_S)
     await world.look()
     assert set((await world.states()).values()) == {"active"}
+    [(kind, _, text)] = await world.events()
+    assert (kind, text[:29]) == ("fleet_silent", "3 of 5 machines look dead: th")
+    assert world.held() == 3
     world.fleet.say("active", machines[0])
     await world.look()
+    assert world.held() == 0
     ended = [each for each, state in (await world.states()).items() if state == "terminating"]
     assert sorted(ended) == sorted(machines[1:3])
+
+
+async def test_operators_are_told_once_of_a_fleet_that_falls_silent_again_and_again(world: World) -> None:
+    machines = await world.machines(3)
+    for _ in range(3):
+        world.fleet.say("dead", *machines)
+        await world.look()
+        world.fleet.say("active", *machines)
+        await world.look()
+        world.clock.pass_by(60)
+    assert [kind for kind, _, _ in await world.events()] == ["fleet_silent"]
+    world.clock.pass_by(3_600)
+    world.fleet.say("dead", *machines)
+    await world.look()
+    assert [kind for kind, _, _ in await world.events()] == ["fleet_silent"] * 2
+
+
+async def test_a_registry_that_is_away_takes_the_alarm_back(world: World) -> None:
+    machines = await world.machines(3)
+    world.fleet.say("dead", *machines)
+    await world.look()
+    assert world.held() == 3
+    world.fleet.followed = False
+    await world.look()
+    assert world.held() == 0, "nothing is known of them now; that the registry is away has an alarm of its own"
 
 
 async def test_a_machine_that_somebody_ends_is_not_ended_again(world: World) -> None:

@@ -14,6 +14,7 @@ from crosslogic_common.errors import CodedError
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.logs import get_logger
 from crosslogic_orchestrator.domain import Instance
+from crosslogic_orchestrator.events import FleetEvents
 from crosslogic_orchestrator.jobs import end_job
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.ports import Fleet, Store
@@ -22,12 +23,22 @@ LEAST_OF_MANY: Final = 3
 """Of so many machines and more, dead nodes on most of them are not believed."""
 
 
+HELD: Final = "fleet_silent"
+HELD_AGAIN_S: Final = 3_600.0
+"""So long operators are not told again."""
+
+
+def mostly_dead(dead: int, *, active: int) -> bool:
+    """Whether so many dead nodes, on `active` machines, say that it is rather we who are cut off. Pure."""
+    return active >= LEAST_OF_MANY and 2 * dead > active
+
+
 def overdue(dead_since: Mapping[str, datetime], *, active: int, now: datetime, dead_s: float) -> list[str]:
     """Machines to end, of `active` ones: those whose node has been dead for `dead_s`. Pure.
 
     None, when most of the fleet looks dead: then it is rather we who are cut off.
     """
-    if active >= LEAST_OF_MANY and 2 * len(dead_since) > active:
+    if mostly_dead(len(dead_since), active=active):
         return []
     return sorted(each for each, since in dead_since.items() if (now - since).total_seconds() >= dead_s)
 
@@ -44,6 +55,7 @@ class DeadNodes:
         clock: Clock,
         ids: Uuid7Source,
         metrics: OrchestratorMetrics,
+        events: FleetEvents,
         dead_s: float,
         interval_s: float,
     ) -> None:
@@ -54,9 +66,11 @@ class DeadNodes:
         self._clock = clock
         self._ids = ids
         self._metrics = metrics
+        self._events = events
         self._dead_s = dead_s
         self._interval_s = interval_s
         self._since: dict[str, datetime] = {}
+        self._held = False
         self._log = get_logger(__name__)
 
     async def run(self) -> None:
@@ -73,6 +87,7 @@ class DeadNodes:
         if not self._fleet.followed:
             # What is not heard of meanwhile may have come back.
             self._since = {}
+            self._metrics.dead_nodes_held.set(0)
             return
         alive = [each for provider in self._providers for each in await self._store.alive(provider)]
         active = {each.id: each for each in alive if each.state == "active"}
@@ -83,6 +98,18 @@ class DeadNodes:
             self._log.warning("nodes are dead, no machine is ended yet", dead=len(self._since), machines=len(active))
         for instance_id in ends:
             await self._end(active[instance_id], now=now)
+        await self._hold(mostly_dead(len(self._since), active=len(active)), machines=len(active), now=now)
+
+    async def _hold(self, held: bool, *, machines: int, now: datetime) -> None:
+        """Says that nothing is ended though machines look dead: once, when that begins."""
+        self._metrics.dead_nodes_held.set(len(self._since) if held else 0)
+        if held and not self._held:
+            words = (
+                f"{len(self._since)} of {machines} machines look dead: their nodes are, or the registry knows of none. "
+                "Rather we are cut off than they are: no machine is ended until most of them are heard of again."
+            )
+            await self._events.tell_once(kind=HELD, at=now, within_s=HELD_AGAIN_S, text=words)
+        self._held = held
 
     def _is_dead(self, instance_id: str) -> bool:
         node = self._fleet.node(instance_id)

@@ -24,6 +24,7 @@ from crosslogic_common.postgres import migrate, open_pool
 from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
 from crosslogic_orchestrator.dead_nodes import DeadNodes
+from crosslogic_orchestrator.events import FleetEvents
 from crosslogic_orchestrator.fleet import RegistryFleet
 from crosslogic_orchestrator.job_log import JobLogStore
 from crosslogic_orchestrator.launch_logs import LaunchLogs
@@ -97,6 +98,7 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
             clock=clock,
             ids=Uuid7Source(),
             metrics=own_metrics,
+            events=FleetEvents(pool),
             dead_s=settings.dead_s,
             interval_s=settings.sweep_s,
         )

@@ -23,6 +23,11 @@ class OrchestratorMetrics:
         self.given_up = Counter(
             "crosslogic_machines_given_up", "Machines ended for a dead node.", ["provider"], registry=registry
         )
+        self.dead_nodes_held = Gauge(
+            "crosslogic_dead_nodes_held",
+            "Machines that look dead and are not ended, because most of the fleet does.",
+            registry=registry,
+        )
         self.instances = Gauge(
             "crosslogic_instances", "Machines that are not ended, at the last sweep.", ["provider"], registry=registry
         )

@@ -10,7 +10,7 @@ from crosslogic_orchestrator.scaling.domain import Constraints, Deployment, Hist
 from crosslogic_orchestrator.scaling.placement import Lived
 
 EventKind = str
-"""`scale_up`, `scale_down`, `replacement_requested`, `scale_held`, `launch_failed` or `node_lost`."""
+"""`scale_up`, `scale_down`, `replacement_requested`, `scale_held`, `launch_failed`, `node_lost` or `fleet_silent`."""
 
 
 @dataclass(frozen=True, slots=True)
