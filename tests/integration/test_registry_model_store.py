@@ -1,5 +1,7 @@
 """Which version of a model each environment serves, who may read it, and what must be true before it goes on."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -20,16 +22,18 @@ from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import migrate, open_pool
 from crosslogic_common.settings import Secret
 from crosslogic_common.tls import Channels
+from crosslogic_model_store.facts import ModelFacts
+from crosslogic_model_store.fit import least_bytes
 from crosslogic_model_store.local_model import read_model
 from crosslogic_model_store.manifest import Manifest
 from crosslogic_registry.members import Member
 from crosslogic_registry.model_store import policy
-from crosslogic_registry.model_store.domain import Smoke
+from crosslogic_registry.model_store.domain import Environment, Smoke, Terms
 from crosslogic_registry.model_store.service import ModelStore
 from crosslogic_registry.model_store.store import PostgresModelStore
 from crosslogic_registry.store import PostgresStore
 from tests.fakes.registry_suite import RegistrySuite
-from tests.fakes.small_models import make_model
+from tests.fakes.small_models import TINY_CONFIG, make_model
 
 BUCKET: dict[str, Any] = {
     "s3_endpoint": "http://storage.example:9000",
@@ -191,6 +195,88 @@ async def test_a_model_that_is_disabled_is_offered_to_nobody_until_it_is_enabled
         await world.models.enable(name, enabled=True)
     await world.models.register(model, "production", version="", endpoint="")
     assert name in await world.offered()
+
+
+async def test_what_an_operator_disabled_stays_disabled_when_a_new_version_comes(world: World, tmp_path: Path) -> None:
+    name = f"m{uuid4().hex}"
+    old, new = manifest_of(tmp_path, name), manifest_of(tmp_path, name, seed=2)
+    for manifest in (old, new):
+        await world.models.add_version(manifest.to_json())
+    await world.models.register(entry(name), "production", version=old.revision, endpoint="")
+    await world.models.enable(name, enabled=False)
+    staged = await world.models.register(entry(name), "staging", version=new.revision, endpoint="")
+    world.nodes.serve(staged.name, new.revision)
+    promoted, _ = await world.models.promote(name, "staging", "production", dry_run=False)
+    assert promoted is not None
+    assert (promoted.version, promoted.enabled) == (new.revision, False)
+    assert name not in await world.offered()
+    assert (await world.models.enable(name, enabled=True)).version == new.revision
+
+
+async def test_clients_are_told_the_context_of_the_version_that_is_served_through_promotion_and_back(
+    world: World, tmp_path: Path
+) -> None:
+    name = f"m{uuid4().hex}"
+    long = manifest_of(tmp_path, name)
+    folder = make_model(tmp_path / "short", seed=2)
+    (folder / "config.json").write_text(json.dumps({**TINY_CONFIG, "max_position_embeddings": 512}))
+    short = read_model(folder, name).manifest
+    for manifest in (long, short):
+        await world.models.add_version(manifest.to_json())
+    await world.models.register(entry(name), "production", version=long.revision, endpoint="")
+    staged = await world.models.register(entry(name), "staging", version=short.revision, endpoint="")
+    world.nodes.serve(staged.name, short.revision)
+
+    async def told() -> tuple[int, int]:
+        found = await world.models._store.entry(name)
+        assert found is not None
+        return found.context_length, found.vram_required_bytes
+
+    assert await told() == (2048, least_bytes(long.facts))
+    await world.models.promote(name, "staging", "production", dry_run=False)
+    assert await told() == (512, least_bytes(short.facts))
+    await world.models.roll_back(name)
+    assert await told() == (2048, least_bytes(long.facts))
+    await world.models.roll_back(name)
+    assert await told() == (512, least_bytes(short.facts))
+
+
+async def test_two_promotions_at_once_leave_one_version_and_its_own_context(world: World, tmp_path: Path) -> None:
+    name = f"m{uuid4().hex}"
+    versions = [manifest_of(tmp_path, name, seed=seed) for seed in (1, 2, 3)]
+    for manifest in versions:
+        await world.models.add_version(manifest.to_json())
+    await world.models.register(entry(name), "production", version=versions[0].revision, endpoint="")
+    sources: list[Environment] = ["development", "staging"]
+    for environment, manifest in zip(sources, versions[1:], strict=True):
+        found = await world.models.register(entry(name), environment, version=manifest.revision, endpoint="")
+        world.nodes.serve(found.name, manifest.revision)
+    await asyncio.gather(
+        *(world.models.promote(name, environment, "production", dry_run=False) for environment in sources)
+    )
+    now = await world.models._store.registration(name)
+    assert now is not None
+    promoted = {manifest.revision for manifest in versions[1:]}
+    assert now.version in promoted
+    # The one that came last wins; going back finds the one that came just before it.
+    assert (await world.models.roll_back(name)).version == (promoted - {now.version}).pop()
+
+
+@pytest.mark.parametrize(
+    ("told", "old", "new", "then"),
+    [
+        (2048, 2048, 512, 512),  # the version's own
+        (1000, 2048, 512, 512),  # more than it takes
+        (1000, 2048, 4096, 1000),  # an operator's word
+        (2048, 2048, 0, 2048),  # it does not tell
+        (0, 0, 512, 512),
+    ],
+)
+def test_a_context_that_an_operator_chose_stays_where_the_version_takes_it(
+    told: int, old: int, new: int, then: int
+) -> None:
+    terms = policy.terms_after(Terms(told, 7), ModelFacts(context_length=old), ModelFacts(context_length=new))
+    assert terms == Terms(then, 7)
 
 
 async def test_what_cannot_be_is_not_registered(world: World) -> None:

@@ -51,6 +51,14 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What the catalogue tells of a model that follows from its version, unless an operator said otherwise."""
+
+    context_length: int
+    vram_required_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """How a registered model is, by its nodes."""
 

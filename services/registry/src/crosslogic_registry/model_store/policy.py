@@ -5,7 +5,9 @@ from urllib.parse import urlsplit
 
 from crosslogic.registry.v1 import model_store_pb2 as pb
 from crosslogic_common.errors import CodedError, ErrorCode
-from crosslogic_registry.model_store.domain import Environment, Gate, Health, Registration, Smoke, Version
+from crosslogic_model_store.facts import ModelFacts
+from crosslogic_model_store.fit import least_bytes
+from crosslogic_registry.model_store.domain import Environment, Gate, Health, Registration, Smoke, Terms, Version
 
 _MARK = "@"
 _PREVIEWS: tuple[Environment, ...] = ("development", "staging")
@@ -43,6 +45,21 @@ def check_endpoint(endpoint: str) -> str:
             param="endpoint",
         )
     return endpoint
+
+
+def terms_after(told: Terms, old: ModelFacts | None, new: ModelFacts) -> Terms:
+    """What the catalogue tells once a model's version is another one.
+
+    What it told is an operator's own word only where it was not the old version's; and no word makes a model take
+    more tokens than it can.
+    """
+    context = told.context_length
+    if not context or (old is not None and context == old.context_length):
+        context = new.context_length or context
+    memory = told.vram_required_bytes
+    if not memory or (old is not None and memory == least_bytes(old)):
+        memory = least_bytes(new) or memory
+    return Terms(min(context, new.context_length or context), memory)
 
 
 def is_external(model: Registration) -> bool:

@@ -14,7 +14,7 @@ from crosslogic_model_store.manifest import check_name, check_revision, parse_ma
 from crosslogic_model_store.place import Place
 from crosslogic_model_store.presign import presigned_get
 from crosslogic_registry.model_store import policy
-from crosslogic_registry.model_store.domain import Environment, Gate, Health, Registration, Smoke, Version
+from crosslogic_registry.model_store.domain import Environment, Gate, Health, Registration, Smoke, Terms, Version
 from crosslogic_registry.model_store.ports import ModelStoreStore, Nodes, SmokeTest
 from crosslogic_registry.policy import check_model
 
@@ -135,9 +135,24 @@ class ModelStore:
         entry = await self._store.entry(there) or await self._store.entry(found.name)
         if entry is None:
             raise _not_registered(found.name)
+        if version is not None:
+            await self._follow_version(entry, version)
         entry.name = model
         promoted = await self.register(entry, target, version=found.version, endpoint=found.endpoint)
         return promoted, gates
+
+    async def _follow_version(self, entry: registry_pb2.Model, version: Version) -> None:
+        """The entry tells the context and the memory of the version that comes."""
+        registered = await self._store.registration(entry.name)
+        before = (
+            await self._store.version(registered.model, registered.version)
+            if registered is not None and registered.version
+            else None
+        )
+        told = Terms(entry.context_length, entry.vram_required_bytes)
+        old = None if before is None else before.manifest.facts
+        terms = policy.terms_after(told, old, version.manifest.facts)
+        entry.context_length, entry.vram_required_bytes = terms.context_length, terms.vram_required_bytes
 
     async def roll_back(self, name: str) -> Registration:
         """Brings back the version before. Raises NOT_FOUND, CONFLICT."""

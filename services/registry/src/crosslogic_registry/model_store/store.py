@@ -9,7 +9,8 @@ from crosslogic.registry.v1 import registry_pb2
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import Connection, Pool, transaction
 from crosslogic_model_store.manifest import Manifest, parse_manifest
-from crosslogic_registry.model_store.domain import Environment, Registration, Version
+from crosslogic_registry.model_store.domain import Environment, Registration, Terms, Version
+from crosslogic_registry.model_store.policy import terms_after
 from crosslogic_registry.policy import MAX_MODELS
 from crosslogic_registry.store import CATALOGUE_CHANNEL
 
@@ -196,6 +197,7 @@ class PostgresModelStore:
             await connection.execute(
                 "UPDATE model_registrations SET version = %s, changed_at = now() WHERE name = %s", (before[0], name)
             )
+            await _follow_version(connection, name, row[0])
             await _note_version(connection, name, before[0])
             await _tell(connection)
             return _registration(cast("TupleRow", await _find(connection, name)))
@@ -225,8 +227,32 @@ async def _put_entry(connection: Connection, entry: registry_pb2.Model) -> None:
         "vram_required_bytes = excluded.vram_required_bytes, "
         "prompt_price_picodollars = excluded.prompt_price_picodollars, "
         "completion_price_picodollars = excluded.completion_price_picodollars, "
-        "regions = excluded.regions, offered = true",
+        # What an operator has disabled stays so when a version comes; what was taken out is offered anew.
+        "regions = excluded.regions, offered = models.offered OR NOT EXISTS "
+        "(SELECT FROM model_registrations r WHERE r.name = models.name)",
         values,
+    )
+
+
+async def _follow_version(connection: Connection, name: str, before: str) -> None:
+    """The catalogue tells the context and memory of the version that a registration has now, and had not `before`."""
+    row = cast("TupleRow", await _find(connection, name))
+    cursor = await connection.execute(
+        "SELECT manifest FROM model_versions WHERE model = %s AND version = %s", (row[1], before)
+    )
+    old = await cursor.fetchone()
+    if row[7] is None:
+        return
+    cursor = await connection.execute("SELECT context_length, vram_required_bytes FROM models WHERE name = %s", (name,))
+    told = cast("TupleRow", await cursor.fetchone())
+    terms = terms_after(
+        Terms(*told),
+        parse_manifest(bytes(old[0])).facts if old is not None else None,
+        parse_manifest(bytes(row[7])).facts,
+    )
+    await connection.execute(
+        "UPDATE models SET context_length = %s, vram_required_bytes = %s WHERE name = %s",
+        (terms.context_length, terms.vram_required_bytes, name),
     )
 
 
