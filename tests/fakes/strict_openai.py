@@ -52,6 +52,8 @@ class StrictOpenAi:
     `continuous` (takes vLLM's option and does as it says)."""
     models_status: int = 200
     takes_key: bool = True
+    key_header: str = "authorization"
+    """Where it looks for its key."""
     plain: bool = False
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
@@ -131,8 +133,8 @@ class StrictOpenAi:
         """Whether an answer is to be made; else it is answered."""
         options = asked.body.get("stream_options")
         unknown = sorted(set(asked.body) - FIELDS.get(asked.path, set())) + sorted(set(options or {}) - self._options)
-        key = asked.headers.get("authorization", "")
-        if not self.takes_key or key != f"Bearer {KEY}":
+        key = asked.headers.get(self.key_header, "")
+        if not self.takes_key or key != (f"Bearer {KEY}" if self.key_header == "authorization" else KEY):
             self._refuse(writer, 401, f"Incorrect API key provided: {key}.", code="invalid_api_key")
         elif asked.method == "GET":
             listed = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}

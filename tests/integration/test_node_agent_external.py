@@ -19,6 +19,7 @@ from crosslogic_node_agent.domain import EngineLoad
 from crosslogic_node_agent.engine_api import EngineFailureError
 from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.external.api import ExternalApi
+from crosslogic_node_agent.external.credential import Credential, KeyHeader
 from crosslogic_node_agent.external.dialect import ExternalDialect, Standing
 from crosslogic_node_agent.external.dialing import ExternalDialer, client_tls
 from crosslogic_node_agent.external.refusals import read_refusal
@@ -55,7 +56,7 @@ async def endpoint(tmp_path: Path) -> AsyncIterator[StrictOpenAi]:
 
 def terms_of(server: StrictOpenAi, **more: Any) -> ExternalTerms:
     url = EndpointUrl.parse(f"https://{HOST}:{server.port}/v1")
-    return replace(ExternalTerms(url=url, model=UPSTREAM, key=Secret(KEY)), **more)
+    return replace(ExternalTerms(url=url, model=UPSTREAM, key=Credential(Secret(KEY))), **more)
 
 
 def dialer_of(server: StrictOpenAi, names: Names | None = None, **more: Any) -> ExternalDialer:
@@ -416,10 +417,10 @@ async def test_name_service_that_hangs_is_asked_once_however_many_wait(endpoint:
 
 
 @contextlib.asynccontextmanager
-async def api_of(server: StrictOpenAi, standing: Standing) -> AsyncIterator[ExternalApi]:
+async def api_of(server: StrictOpenAi, standing: Standing, **terms: Any) -> AsyncIterator[ExternalApi]:
     pool = EnginePool(dialer_of(server))
     try:
-        yield ExternalApi(pool, terms=terms_of(server), standing=standing, load=EngineLoad)
+        yield ExternalApi(pool, terms=terms_of(server, **terms), standing=standing, load=EngineLoad)
     finally:
         pool.close()
 
@@ -459,6 +460,39 @@ async def test_request_that_is_refused_for_our_key_marks_the_endpoint(endpoint: 
         assert not standing.refused
         await answered(made, chat(status=402))
         assert standing.refused
+
+
+@pytest.mark.parametrize("header", ["api-key", "x-api-key"])
+async def test_endpoint_that_wants_its_key_elsewhere_gets_it_there_and_only_there(
+    endpoint: StrictOpenAi, header: str
+) -> None:
+    endpoint.key_header = header
+    async with relaying(endpoint, key=Credential(Secret(KEY), header=KeyHeader(header))) as made:
+        answer = await answered(made, chat())
+    assert answer.end.outcome == SUCCEEDED, answer.data
+    assert "authorization" not in endpoint.answered[0].headers
+
+
+async def test_new_key_in_the_file_is_used_without_a_restart_and_nonsense_there_is_not(
+    endpoint: StrictOpenAi, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    key = Credential(Secret("an-old-key", file))
+    standing = Standing()
+    async with api_of(endpoint, standing, key=key) as api:
+        for wrong in (b"two words\n", b"\xff", b"", b"an-old-key\n"):
+            file.write_bytes(wrong)
+            with pytest.raises(EngineFailureError, match="does not take our key"):
+                await api.healthy(timeout_s=10.0)
+        file.unlink()
+        with pytest.raises(EngineFailureError, match="does not take our key"):
+            await api.healthy(timeout_s=10.0)
+        standing.take(read_refusal(401, b"", terms=terms_of(endpoint), model=MODEL))
+        file.write_text(f"{KEY}\n")
+        await api.healthy(timeout_s=10.0)
+        assert not standing.refused
+        file.unlink()
+        await api.healthy(timeout_s=10.0)
 
 
 async def test_endpoint_that_never_shakes_hands_leaves_the_gateway_free_to_ask_elsewhere(tmp_path: Path) -> None:

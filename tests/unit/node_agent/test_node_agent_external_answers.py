@@ -14,13 +14,14 @@ from crosslogic_common.settings import Secret
 from crosslogic_node_agent.domain import CountSource, TokenCount
 from crosslogic_node_agent.events import EventError
 from crosslogic_node_agent.external.answers import ExternalReader
+from crosslogic_node_agent.external.credential import Credential, sound_key
 from crosslogic_node_agent.external.refusals import read_refusal
 from crosslogic_node_agent.external.request import external_request
-from crosslogic_node_agent.external.terms import EndpointUrl, ExternalTerms, sound_key
+from crosslogic_node_agent.external.terms import EndpointUrl, ExternalTerms
 from tests.fakes.node_agent_bench import relay_open
 
 KEY = "sk-secret-0123456789"
-TERMS = ExternalTerms(url=EndpointUrl.parse("https://api.example.com/v1"), model="theirs", key=Secret(KEY))
+TERMS = ExternalTerms(url=EndpointUrl.parse("https://api.example.com/v1"), model="theirs", key=Credential(Secret(KEY)))
 # A machine that stalls for a moment says nothing of what is read.
 UNHURRIED = settings(deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)

@@ -21,10 +21,12 @@ class SettingsError(Exception):
 class Secret:
     """A value that shows itself only when asked to."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_value", "file")
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str, file: Path | None = None) -> None:
+        """`file` is where it was read from, for what follows it when another is put there. None: from nowhere."""
         self._value = value
+        self.file = file
 
     def reveal(self) -> str:
         """The value."""
@@ -86,6 +88,8 @@ class Settings:
         for name, declared in _declared(cls):
             try:
                 values[name] = declared.parse(_raw(declared, environ))
+                if declared.secret and (file := environ.get(f"{declared.env}_FILE")):
+                    values[name] = Secret(values[name].reveal(), Path(file))
             except ValueError as error:
                 problems.append(f"{declared.env} {error} ({declared.doc})")
         if problems:

@@ -11,6 +11,7 @@ from crosslogic_node_agent.domain import EngineAddress
 from crosslogic_node_agent.engine_api import EngineApi
 from crosslogic_node_agent.engine_connection import EnginePool
 from crosslogic_node_agent.external.api import ExternalApi, OwnLoad
+from crosslogic_node_agent.external.credential import Credential
 from crosslogic_node_agent.external.dialect import ExternalDialect, Standing
 from crosslogic_node_agent.external.dialing import ExternalDialer, client_tls
 from crosslogic_node_agent.external.terms import EndpointUrl, ExternalTerms
@@ -74,7 +75,7 @@ def _external(
     terms = ExternalTerms(
         url=url,
         model=settings.external_model or settings.model,
-        key=settings.external_key,
+        key=Credential(settings.external_key, header=settings.external_key_header),
         usage=settings.external_usage,
         limit_field=settings.external_limit_field,
         more_fields=frozenset(settings.external_fields),

@@ -24,6 +24,7 @@ from crosslogic_common.settings import (
     words,
 )
 from crosslogic_node_agent.domain import EngineAddress
+from crosslogic_node_agent.external.credential import KeyHeader, key_header
 from crosslogic_node_agent.external.terms import EndpointUrl, StreamUsage, endpoint_url, stream_usage
 
 
@@ -169,7 +170,13 @@ class NodeAgentSettings(Settings):
     external_key: Secret = secret_setting(
         "CROSSLOGIC_EXTERNAL_KEY",
         default="",
-        doc="what the endpoint knows us by, sent as a bearer token; empty: nothing",
+        doc="what the endpoint knows us by; a new one in the file is used without a restart; empty: nothing",
+    )
+    external_key_header: KeyHeader = setting(
+        "CROSSLOGIC_EXTERNAL_KEY_HEADER",
+        default="authorization",
+        parse=key_header,
+        doc="where the key goes: authorization (as a bearer token), api-key (as Azure has it) or x-api-key",
     )
     external_model: str = setting(
         "CROSSLOGIC_EXTERNAL_MODEL", default="", doc="the endpoint's own name of the model; empty: MODEL"

@@ -2,7 +2,8 @@
 
 from crosslogic_common.process import StartError
 from crosslogic_node_agent.engine_split import DATA_PARALLEL_WORD, TENSOR_PARALLEL_WORD
-from crosslogic_node_agent.external.terms import EndpointUrl, sound_key
+from crosslogic_node_agent.external.credential import sound_key
+from crosslogic_node_agent.external.terms import EndpointUrl
 from crosslogic_node_agent.settings import NodeAgentSettings
 from crosslogic_node_agent.stored_weights import WEIGHTS_WORD
 

@@ -51,7 +51,12 @@ class ExternalApi(EngineApi):
         self._own_load = load
 
     async def healthy(self, *, timeout_s: float) -> None:
-        """Returns when the endpoint answers and takes our key. Raises EngineFailureError."""
+        """Returns when the endpoint answers and takes our key. Raises EngineFailureError.
+
+        A key that was put into its file meanwhile is used from now on.
+        """
+        if await asyncio.to_thread(self._terms.key.refresh):
+            self._standing.forgive()
         if self._standing.refused:
             raise EngineFailureError("the endpoint does not take our key, or is not paid")
         status, _ = await self.fetch("GET", f"{self._terms.url.base_path}/models", timeout_s=timeout_s)

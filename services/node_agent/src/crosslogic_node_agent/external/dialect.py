@@ -39,6 +39,10 @@ class Standing:
             return False
         return asyncio.get_running_loop().time() - self._refused_at < self._hold_s
 
+    def forgive(self) -> None:
+        """What was found is of a key that is no more."""
+        self._refused_at = None
+
     def take(self, refusal: Refusal) -> None:
         """A request was refused."""
         now = asyncio.get_running_loop().time()
@@ -77,8 +81,7 @@ def external_bytes(terms: ExternalTerms, method: str, path: str, body: bytes = b
     """An HTTP/1.1 request with the relay's key."""
     head = f"{method} {path} HTTP/1.1\r\nHost: {terms.url.authority}\r\nUser-Agent: {_AGENT}\r\n"
     head += "Accept-Encoding: identity\r\n"
-    if terms.key:
-        head += f"Authorization: Bearer {terms.key.reveal()}\r\n"
+    head += terms.key.header_line
     if body or method == "POST":
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return (head + "\r\n").encode("ascii") + body

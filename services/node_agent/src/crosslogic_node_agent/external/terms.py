@@ -1,4 +1,4 @@
-"""What the operator says of an endpoint of somebody else's. Pure."""
+"""What the operator says of an endpoint of somebody else's."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from crosslogic_common.settings import Secret
+from crosslogic_node_agent.external.credential import Credential
 
 _HOST = re.compile(r"[a-z0-9._-]{1,253}", re.ASCII)
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*", re.ASCII)
-_KEY = re.compile(r"[\x21-\x7e]*", re.ASCII)
 _WRONG = "must be https://host/path or http://host/path, with no user, key or query in it"
 
 
@@ -79,18 +79,13 @@ class ExternalTerms:
     url: EndpointUrl
     model: str
     """Its own name of the model."""
-    key: Secret = field(default_factory=lambda: Secret(""))
-    """Goes with each request as a bearer token. Empty: none does."""
+    key: Credential = field(default_factory=lambda: Credential(Secret("")))
+    """Goes with each request."""
     usage: StreamUsage = StreamUsage.FINAL
     limit_field: str = "max_tokens"
     """What it calls the limit of a chat's answer."""
     more_fields: frozenset[str] = frozenset()
     """Fields of requests that it takes beyond OpenAI's."""
-
-
-def sound_key(key: Secret) -> bool:
-    """Whether a credential can go into a header: visible ASCII and nothing else."""
-    return bool(_KEY.fullmatch(key.reveal()))
 
 
 def _is_ipv6(host: str) -> bool:
