@@ -4,11 +4,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosslogic.registry.v1 import registry_pb2 as registry
 from crosslogic_orchestrator import policy
-from crosslogic_orchestrator.domain import Instance, Job, Machine, NodeView, Spec, Step
+from crosslogic_orchestrator.domain import Instance, Job, Machine, NodeView, Spec, Step, in_words
+from crosslogic_orchestrator.fleet import log_line_of
 from crosslogic_orchestrator.policy import Delete, Drain, End, GiveUp, Limits, Reach, Request, Wait, Write
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -108,6 +111,12 @@ def test_next_thing_to_do(made: Job, machine: Machine, seen: NodeView | None, wa
     [
         (job(step=Step.PROVISIONING), GONE, None, "went away while it was made. taken away"),
         (job(step=Step.PROVISIONING, waited_s=101), RUNNING, None, "No agent has joined from the machine within 100 s"),
+        (
+            job(step=Step.WEIGHTS_LOADING),
+            RUNNING,
+            replace(node("warming", "engine died: exit code 1. no such model"), engine_deaths=policy.MOST_DEATHS),
+            "ended 3 times before it served: engine died: exit code 1. no such model",
+        ),
         (job(step=Step.WEIGHTS_LOADING), RUNNING, node("dead", "engine died: no memory"), "engine died: no memory"),
         (job(step=Step.WEIGHTS_LOADING, waited_s=51), RUNNING, node("warming", "stuck"), "did not serve within 50 s"),
     ],
@@ -160,3 +169,15 @@ def test_steps_only_go_forward_and_every_job_can_end(steps: list[tuple[str, str 
         elif isinstance(decision, GiveUp):
             at = replace(at, error=decision.error)
     raise AssertionError(f"it never ends: {at}")
+
+
+def test_an_agents_log_is_read_by_people() -> None:
+    line = '{"reason": "exit code 3. CUDA error", "restart_in_s": 0.5, "event": "engine ended", "level": "error"}'
+    assert in_words(line) == "engine ended reason=exit code 3. CUDA error restart_in_s=0.5"
+    for other in ("CUDA error", "[1, 2]", '{"level": "info"}', '{"event": 3}', "[" * 2_000):
+        assert in_words(other) == other
+
+
+def test_a_node_whose_clock_is_impossible_ends_nothing() -> None:
+    line = registry.NodeLogLine(text="x", time=Timestamp(seconds=2**62))
+    assert log_line_of(line).text == "x"

@@ -28,6 +28,20 @@ async def test_a_node_lives_from_registering_to_dead_and_each_step_is_kept_with_
     assert not world.node(node_id).reachable
 
 
+async def test_whoever_launches_a_node_is_told_how_far_it_is_and_why_its_engine_does_not_start() -> None:
+    world = World()
+    node_id = await world.join()
+    stream = await world.speak(node_id, "WARMING")
+    with world.watchers.watching() as watcher:
+        for reason in ("the engine is starting", "engine died: out of memory", "the engine is being measured"):
+            world.fleet.hear(node_id, stream.session, heartbeat("WARMING", reason))
+            (told,) = (await watcher.next()).nodes
+            assert (told.status, told.status_reason) == (pb.NODE_STATUS_WARMING, reason)
+        world.fleet.hear(node_id, stream.session, heartbeat("ACTIVE", ""))
+        (told,) = (await watcher.next()).nodes
+        assert told.status_reason == "the node said so"
+
+
 async def test_a_killed_node_is_passed_over_in_seconds_and_given_up_after_a_minute() -> None:
     world = World()
     node_id, stream = await world.active()

@@ -219,9 +219,10 @@ class Supervisor:
         """Learns what a well engine is and what it can do."""
         while True:
             try:
+                self._set(EngineStatus.STARTING, "the engine is warming up")
                 self.facts = await self._api.facts()
-                self._set(EngineStatus.STARTING, "the engine is being measured")
                 await learn_answers(self._api, self.facts, self._templates)
+                self._set(EngineStatus.STARTING, "the engine is being measured")
                 self.capacity = await self._measure(self.facts)
                 break
             except EngineFailureError as error:

@@ -1,5 +1,6 @@
 """The words of the orchestrator."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -13,11 +14,24 @@ LogSource = Literal["orchestrator", "agent", "engine"]
 NodeStatus = Literal["registering", "warming", "active", "draining", "dead"]
 
 MAX_WORDS = 2_000
+_EVERY_LINE_HAS = frozenset({"event", "level", "logger", "timestamp", "service"})
 
 
 def plain(text: str) -> str:
     """What a provider, a node or a process said, fit to be kept and shown: bounded, without control characters."""
     return "".join(char for char in text[:MAX_WORDS] if char.isprintable() or char == "\n")
+
+
+def in_words(line: str) -> str:
+    """A line of an agent's log for people: what happened, and then the rest. What is no such line stays as it is."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    if not isinstance(said, dict) or not isinstance(said.get("event"), str):
+        return line
+    rest = (f"{name}={value}" for name, value in said.items() if name not in _EVERY_LINE_HAS)
+    return " ".join([said["event"], *rest])
 
 
 class Step(IntEnum):
@@ -136,3 +150,5 @@ class NodeView:
     """Requests under way on it."""
     bytes_done: int = 0
     bytes_total: int = 0
+    engine_deaths: int = 0
+    """How often its engine ended by itself since its agent started."""

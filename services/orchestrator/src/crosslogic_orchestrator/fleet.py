@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from types import MappingProxyType
 
 import grpc.aio
@@ -15,7 +15,7 @@ from crosslogic_common.batched import Backoff
 from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
 from crosslogic_common.logs import get_logger
 from crosslogic_common.tls import Channels
-from crosslogic_orchestrator.domain import LogLine, LogSource, NodeStatus, NodeView
+from crosslogic_orchestrator.domain import LogLine, LogSource, NodeStatus, NodeView, in_words
 
 _TIMEOUT_S = 5.0
 _TOKEN_TTL_S = 3_600
@@ -95,7 +95,7 @@ class RegistryFleet:
             answer = await self._stub().ListNodeLogs(request, timeout=_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
-        return [_log_line(line) for line in answer.lines], answer.cursor
+        return [log_line_of(line) for line in answer.lines], answer.cursor
 
     async def drain(self, node_id: str) -> None:
         """See ports.Fleet."""
@@ -140,7 +140,13 @@ class RegistryFleet:
             status = _STATUS.get(node.status, "registering")
             weights = node.weights
             self._nodes[node.id] = NodeView(
-                node.id, status, node.status_reason, node.load.running, weights.bytes_done, weights.bytes_total
+                node.id,
+                status,
+                node.status_reason,
+                node.load.running,
+                weights.bytes_done,
+                weights.bytes_total,
+                engine_deaths=node.load.engine_restarts,
             )
         for node_id in message.removed_node_ids:
             self._nodes.pop(node_id, None)
@@ -155,6 +161,13 @@ class RegistryFleet:
         return model_store_rpc.ModelStoreServiceStub(self._channels.service("registry", self._target))
 
 
-def _log_line(line: pb.NodeLogLine) -> LogLine:
+def log_line_of(line: pb.NodeLogLine) -> LogLine:
+    """A line that a node shipped."""
     source: LogSource = "engine" if line.source == pb.LOG_SOURCE_ENGINE else "agent"
-    return LogLine(at=line.time.ToDatetime(tzinfo=UTC), source=source, text=line.text)
+    text = line.text if source == "engine" else in_words(line.text)
+    try:
+        at = line.time.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        # A node says what it likes.
+        at = datetime.fromtimestamp(0, UTC)
+    return LogLine(at=at, source=source, text=text)

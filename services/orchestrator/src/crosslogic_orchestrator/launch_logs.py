@@ -29,6 +29,9 @@ class LaunchLogs:
             except CodedError as error:
                 self._log.info("logs of launches not read", reason=error.private or error.public)
                 await asyncio.sleep(_AWAY_S)
+            except Exception:  # noqa: BLE001  # what a machine logs must not end what launches others
+                self._log.exception("logs of launches not understood")
+                await asyncio.sleep(_AWAY_S)
             await asyncio.sleep(_LOOK_S)
 
     async def look_once(self) -> None:

@@ -68,6 +68,8 @@ class End:
 
 Decision = Write | Request | Drain | Delete | Reach | Wait | GiveUp | End
 
+MOST_DEATHS = 3
+"""Of an engine, before its machine has ever served."""
 _LOOK_S = 1.0
 _LOOK_LOADING_S = 0.5
 # What an agent says while it warms, by how its reasons begin (services/node_agent, supervisor.py).
@@ -137,6 +139,9 @@ def _joined(job: Job, node: NodeView, *, waited_s: float, limits: Limits) -> Dec
         return Reach(reached, node.reason)
     if job.step == Step.ACTIVE:
         return End()
+    if node.engine_deaths >= MOST_DEATHS:
+        # The agent tries for ever. A machine that never serves is not paid for until the longest load would be over.
+        return GiveUp(f"The engine ended {node.engine_deaths} times before it served: {node.reason}.")
     if waited_s > limits.load_s:
         return GiveUp(f"The engine did not serve within {limits.load_s:g} s of its last step: {node.reason}.")
     return Wait(_LOOK_LOADING_S, node.reason)

@@ -229,6 +229,10 @@ class Fleet:
             reason = policy.short_reason(heartbeat.status_reason)
             self.change(member, status, reason or ("the node said goodbye" if status == "dead" else "the node said so"))
         else:
+            reason = policy.short_reason(heartbeat.status_reason)
+            if status == "warming" and reason not in ("", node.status_reason):
+                # How far it is, or why its engine does not start: whoever launches it waits for each word.
+                node.status_reason, news = reason, True
             self.watchers.tell(node, urgent=news)
         return member.drain_asked
 
