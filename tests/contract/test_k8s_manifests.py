@@ -21,7 +21,7 @@ from crosslogic_node_agent.settings import NodeAgentSettings
 from crosslogic_node_agent.settings_check import check_together
 from crosslogic_registry.settings import RegistrySettings
 from tests.fakes import k8s_rules
-from tests.fakes.k8s_render import K8S, OVERLAYS, ROOT, Json, helmed, kustomized, named, schema_problems
+from tests.fakes.k8s_render import K8S, OVERLAYS, ROOT, Json, helmed, kustomized, named, schema_problems, with_component
 from tests.fakes.service_settings import settings_of, variables_of
 
 CHART = K8S / "charts/vllm-deployment"
@@ -38,7 +38,8 @@ def rendered(cache: Path) -> dict[str, list[Json]]:
     overlays = {name: kustomized(K8S / "overlays" / name, cache=cache) for name in OVERLAYS}
     charts = {f"chart {name}": helmed(CHART, "-f", str(CHART / f"values-{name}.yaml")) for name in OVERLAYS}
     external = helmed(EXTERNAL_CHART, "-f", str(EXTERNAL_CHART / "values-example.yaml"))
-    return {**overlays, **charts, "chart external": external}
+    clouds = with_component("production", "skypilot", folder=cache / "clouds", cache=cache)
+    return {**overlays, **charts, "chart external": external, "with clouds": clouds}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_a_wrong_object_of_each_kind_is_found(rendered: dict[str, list[Json]], a
     assert [each["kind"] for each, problem in zip(spoilt, schema_problems(spoilt), strict=True) if not problem] == []
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, *(f"chart {each}" for each in OVERLAYS), "chart external"])
+@pytest.mark.parametrize("name", [*OVERLAYS, *(f"chart {each}" for each in OVERLAYS), "chart external", "with clouds"])
 def test_workloads_keep_to_the_rules(rendered: dict[str, list[Json]], name: str) -> None:
     assert k8s_rules.problems(rendered[name]) == []
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,16 @@ Json = dict[str, Any]
 def kustomized(folder: Path, *, cache: Path) -> list[Json]:
     """What `kubectl apply -k` would send."""
     return _read(_run([str(debian_binary("kubernetes-client", "kubectl", cache)), "kustomize", str(folder)]))
+
+
+def with_component(overlay: str, component: str, *, folder: Path, cache: Path) -> list[Json]:
+    """An overlay into which somebody takes a component, as docs/deployment.md says. `folder` is for its copy."""
+    shutil.copytree(K8S, folder / "k8s")
+    copied = folder / "k8s/overlays" / overlay
+    line = f"  - ../../components/{component}\n"
+    before, components, after = (copied / "kustomization.yaml").read_text().partition("components:\n")
+    (copied / "kustomization.yaml").write_text(before + components + ("" if line in after else line) + after)
+    return kustomized(copied, cache=cache)
 
 
 def helmed(chart: Path, *arguments: str) -> list[Json]:
