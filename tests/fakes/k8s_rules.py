@@ -83,7 +83,7 @@ def _container(container: Json, *, serving: bool) -> Iterator[str]:
         yield f"takes whatever {image} is"
     for variable in container.get("env", []):
         if any(word in variable["name"] for word in ("TOKEN", "SECRET", "PASSWORD", "KEY")) and (
-            "value" in variable and not variable["name"].endswith("_FILE")
+            "value" in variable and not variable["name"].endswith(("_FILE", "_HEADER"))
         ):
             yield f"has {variable['name']} in its manifest"
 
