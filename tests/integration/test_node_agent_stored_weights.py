@@ -52,9 +52,10 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 def agent(tmp_path: Path, registry: Registry) -> StoredWeights:
     root = tmp_path / "weights"
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     weights = StoredWeights(
         root=root,
+        granted_file=tmp_path / "granted.json",
         cleaner=WeightsCleaner(directory=root, keep=(), free_percent=0),
         accelerators=lambda: Accelerators("H100", 79 * GIB, 4),
     )
@@ -103,3 +104,35 @@ async def test_a_manifest_that_lies_brings_nothing(tmp_path: Path, registry: Reg
         await weights.prepare(command(tmp_path))
     assert weights.version == ""
     assert present(tmp_path / "weights", registry.manifest) is None
+
+
+async def test_an_engine_starts_on_the_weights_of_its_disk_while_the_registry_is_away(
+    tmp_path: Path, registry: Registry
+) -> None:
+    first = await agent(tmp_path, registry).prepare(command(tmp_path))
+    registry.fails_with = grpc.StatusCode.UNAVAILABLE
+    again = agent(tmp_path, registry)
+    assert await again.prepare(command(tmp_path)) == first
+    assert again.version == registry.manifest.revision
+    # A registry that answers has the last word.
+    registry.fails_with = grpc.StatusCode.NOT_FOUND
+    with pytest.raises(PreparationError, match="weights: "):
+        await agent(tmp_path, registry).prepare(command(tmp_path))
+    registry.fails_with = grpc.StatusCode.UNAVAILABLE
+    for harm in ((tmp_path / "granted.json").write_text, lambda _: (tmp_path / "granted.json").unlink()):
+        harm("{}")
+        with pytest.raises(PreparationError, match="weights: "):
+            await agent(tmp_path, registry).prepare(command(tmp_path))
+
+
+async def test_weights_that_are_no_longer_whole_are_not_started_on_while_the_registry_is_away(
+    tmp_path: Path, registry: Registry
+) -> None:
+    await agent(tmp_path, registry).prepare(command(tmp_path))
+    next((tmp_path / "weights").rglob("*.safetensors")).unlink()
+    registry.fails_with = grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(PreparationError, match="weights: "):
+        await agent(tmp_path, registry).prepare(command(tmp_path))
+    registry.fails_with = None
+    await agent(tmp_path, registry).prepare(command(tmp_path))
+    assert present(tmp_path / "weights", registry.manifest) is not None

@@ -236,7 +236,10 @@ def _weights(settings: NodeAgentSettings, gpus: nvml.Gpus | None) -> tuple[Weigh
         count=settings.gpu_count,
         total_bytes=settings.vram_total_bytes,
     )
-    return cleaner, StoredWeights(root=root, cleaner=cleaner, accelerators=machine) if stored else None
+    if not stored:
+        return cleaner, None
+    granted_file = settings.state_dir / "granted-weights.json"
+    return cleaner, StoredWeights(root=root, cleaner=cleaner, granted_file=granted_file, accelerators=machine)
 
 
 def _server(

@@ -173,7 +173,7 @@ class NodeAgentSettings(Settings):
         doc="what the endpoint knows us by; a new one in the file is used without a restart; empty: nothing",
     )
     external_key_header: KeyHeader = setting(
-        "CROSSLOGIC_EXTERNAL_KEY_HEADER",
+        "CROSSLOGIC_EXTERNAL_AUTH_HEADER",
         default="authorization",
         parse=key_header,
         doc="where the key goes: authorization (as a bearer token), api-key (as Azure has it) or x-api-key",

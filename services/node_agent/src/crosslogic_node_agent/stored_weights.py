@@ -1,7 +1,7 @@
 """The weights of this node's model, brought from the object storage before its engine starts.
 
 The registry says which version this node may read, and gives addresses that read its objects for a while. The node has
-no key of the storage. What was fetched once stays on the disk for later starts.
+no key of the storage. What was fetched once stays on the disk for later starts, also while the registry is away.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import grpc
 import grpc.aio
 
 from crosslogic.registry.v1 import model_store_pb2 as pb
@@ -20,7 +21,7 @@ from crosslogic_common.errors import from_rpc_error
 from crosslogic_common.logs import get_logger
 from crosslogic_common.tls import Channels
 from crosslogic_model_store.errors import ModelStoreError
-from crosslogic_model_store.fetch import FetchOptions, Urls, fetch
+from crosslogic_model_store.fetch import FetchOptions, Urls, fetch, present
 from crosslogic_model_store.fit import Accelerators
 from crosslogic_model_store.manifest import Manifest, folder_name, parse_manifest
 from crosslogic_node_agent.engine_process import EngineCommand
@@ -31,19 +32,27 @@ from crosslogic_node_agent.weights import WeightsCleaner
 WEIGHTS_WORD: Final = "{weights}"
 _RPC_S: Final = 15.0
 _TELL_EVERY_S: Final = 0.5
+_AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
 class StoredWeights:
     """Brings the weights. `changed` is set when there is news of how far it is."""
 
     def __init__(
-        self, *, root: Path, cleaner: WeightsCleaner, accelerators: Callable[[], Accelerators | None] = lambda: None
+        self,
+        *,
+        root: Path,
+        cleaner: WeightsCleaner,
+        granted_file: Path,
+        accelerators: Callable[[], Accelerators | None] = lambda: None,
     ) -> None:
         """`root` has a folder for each version, which `cleaner` keeps from filling the disk.
 
-        `accelerators` are this machine's, over which the engine splits the model; None: it has none. For a thread.
+        `granted_file` keeps what the registry granted last, for a start while it is away. `accelerators` are this
+        machine's, over which the engine splits the model; None: it has none. Asked for in a thread.
         """
         self._root = root
+        self._granted_file = granted_file
         self._accelerators = accelerators
         self._cleaner = cleaner
         self._stub: rpc.ModelStoreServiceAsyncStub | None = None
@@ -96,7 +105,13 @@ class StoredWeights:
         return dataclasses.replace(command, arguments=tuple(_filled(argument, words) for argument in command.arguments))
 
     async def _bring(self, stop: threading.Event) -> tuple[Manifest, Path]:
-        first = await self._ask()
+        try:
+            first = await self._ask()
+        except grpc.aio.AioRpcError as error:
+            kept = await self._kept() if error.code() in _AWAY else None
+            if kept is None:
+                raise
+            return kept
         manifest = parse_manifest(first.manifest)
         held = [first]
 
@@ -110,9 +125,27 @@ class StoredWeights:
         await asyncio.to_thread(self._cleaner.keep_also, folder_name(manifest.model, manifest.revision))
         folder = await asyncio.to_thread(fetch, manifest, root=self._root, urls=urls, options=options)
         self._log.info("weights are there", folder=str(folder))
+        await asyncio.to_thread(self._granted_file.write_bytes, first.manifest)
+        self._is_there(manifest)
+        return manifest, folder
+
+    async def _kept(self) -> tuple[Manifest, Path] | None:
+        """The version that was granted last, if it is on the disk: an engine need not wait for the registry."""
+        try:
+            manifest = parse_manifest(await asyncio.to_thread(self._granted_file.read_bytes))
+        except (OSError, ModelStoreError):
+            return None
+        await asyncio.to_thread(self._cleaner.keep_also, folder_name(manifest.model, manifest.revision))
+        folder = await asyncio.to_thread(present, self._root, manifest)
+        if folder is None:
+            return None
+        self._log.warning("the registry is away: the weights that it granted last are used", folder=str(folder))
+        self._is_there(manifest)
+        return manifest, folder
+
+    def _is_there(self, manifest: Manifest) -> None:
         self.version = manifest.revision
         self._tell(manifest.size_bytes, manifest.size_bytes)
-        return manifest, folder
 
     def _make_room(self, wanted_bytes: int) -> None:
         self._cleaner.make_room(wanted_bytes)
