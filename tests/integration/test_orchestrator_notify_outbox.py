@@ -238,6 +238,54 @@ async def test_something_critical_brings_forward_what_waits_for_morning(world: W
     assert world.letters.sent[0][1].count == 2
 
 
+async def test_nobody_is_woken_by_what_is_tried_again_or_was_late(world: World) -> None:
+    night = QuietHours(start=time(12, 30), end=time(14), zone=ZoneInfo("UTC"))
+    failing = await world.route(asked=replace(ASKED, quiet=night))
+    await world.route(asked=replace(ASKED, name="late", quiet=night))
+    world.clock.moment = START + timedelta(minutes=29, seconds=59)
+    world.letters.fails["pager"] = SendError("Later.", retry_after_s=60.0)
+    await world.happens(world.event(kind="scale_up", severity=Severity.INFO))
+    assert await world.dispatcher().send_once()
+    # The other was due as well, and nothing ran until now.
+    world.clock.pass_s(1_800)
+    tried = len(world.letters.sent)
+    await world.send_all()
+    assert len(world.letters.sent) == tried
+    world.letters.fails.clear()
+    world.clock.moment = START + timedelta(hours=2)
+    assert await world.send_all() == 2
+    assert {delivery.state for delivery in await world.deliveries()} == {"sent"}
+    assert (await world.deliveries(failing))[0].attempts <= 2, "what was put off counts as no attempt"
+
+
+async def test_one_organisations_slow_receivers_keep_nobody_else_from_testing(world: World) -> None:
+    service, slow = world.service, str(uuid4())
+    hanging = [await world.route(org_id=slow, asked=replace(ASKED, name=f"hangs-{n}")) for n in range(6)]
+    world.letters.hangs = {route.name for route in hanging}
+    trying = [asyncio.create_task(service.test(route.id)) for route in hanging]
+    async with asyncio.timeout(60):
+        while sum(task.done() for task in trying) < 5:
+            await asyncio.sleep(0.01)
+    refused = [task.exception() for task in trying if task.done()]
+    others = [await world.route(org_id=str(uuid4())), await world.route()]
+    assert [await service.test(route.id) for route in others] == ["", ""]
+    assert [isinstance(each, CodedError) and each.code is ErrorCode.OVERLOADED for each in refused] == [True] * 5
+    for task in trying:
+        task.cancel()
+    await asyncio.gather(*trying, return_exceptions=True)
+
+
+async def test_a_tenant_cannot_send_tests_to_a_stranger_without_end(world: World) -> None:
+    service, route = world.service, await world.route(org_id=str(uuid4()))
+    assert await service.test(route.id) == ""
+    with pytest.raises(CodedError, match="try again in 10 s") as caught:
+        await service.test(route.id)
+    assert (caught.value.code, caught.value.retry_after_s) == (ErrorCode.OVERLOADED, 10.0)
+    world.clock.pass_s(10)
+    assert await service.test(route.id) == ""
+    assert len(world.letters.sent) == 2
+
+
 async def test_a_tenant_is_told_of_nobody_elses_events(world: World) -> None:
     a, b = str(uuid4()), str(uuid4())
     of_a, of_b, operators = await world.route(org_id=a), await world.route(org_id=b), await world.route()

@@ -38,6 +38,14 @@ async def test_launch_answers_at_once_with_its_job(admin: AdminClient, neighbour
     assert asked.request_id, "a retry would launch a second machine"
 
 
+async def test_a_cloud_may_be_asked_for_the_cheapest_of_some_regions(
+    admin: AdminClient, neighbours: Neighbours
+) -> None:
+    async with admin.post("/admin/instances/launch", json=LAUNCH | {"region": "us-east,eu-west"}) as answer:
+        assert answer.status == 202
+    assert neighbours.orchestrator.asked[-1].spec.region == "us-east,eu-west"
+
+
 async def test_progress_comes_as_events_until_the_job_has_ended(admin: AdminClient) -> None:
     async with admin.get(f"/admin/instances/{JOB_ID}/events") as answer:
         assert (answer.status, answer.content_type) == (200, "text/event-stream")
@@ -65,6 +73,10 @@ async def test_machines_and_their_end(admin: AdminClient, neighbours: Neighbours
         ("POST", "/admin/instances/launch", {**LAUNCH, "model_name": "unknown"}, 404, "no model unknown"),
         ("POST", "/admin/instances/launch", {"provider": "local"}, 400, "model_name"),
         ("POST", "/admin/instances/launch", {**LAUNCH, "use_spot": "yes"}, 400, "use_spot"),
+        *(
+            ("POST", "/admin/instances/launch", {**LAUNCH, "region": region}, 400, "region")
+            for region in ("", "../../etc", "us-east,", "us-east,,x", "us east", "x" * 201)
+        ),
         ("POST", f"/admin/instances/{INSTANCE_ID}/terminate", {"drain_timeout_s": -1}, 400, "drain_timeout_s"),
     ],
 )

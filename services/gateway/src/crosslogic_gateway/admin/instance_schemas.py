@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from crosslogic_gateway.admin.schemas import ModelName, NextPageToken, Region, Time
+from crosslogic_gateway.admin.schemas import ModelName, NextPageToken, Time
 
 JobState = Literal["running", "succeeded", "failed"]
 StepName = Literal[
@@ -25,6 +25,14 @@ InstanceStateName = Literal["launching", "active", "terminating", "terminated", 
 Provider = Annotated[
     str, Meta(min_length=1, max_length=50, description="`local`, `static`, or a cloud: `aws`, `gcp`, `azure`, `oci`, …")
 ]
+LaunchRegion = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(,[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?){0,19}$",
+        max_length=200,
+        description="For example `us-east`. Of a cloud up to 20 between commas: the cheapest is taken.",
+    ),
+]
 
 
 class NewInstance(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -32,7 +40,7 @@ class NewInstance(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True)
 
     model_name: ModelName
     provider: Provider
-    region: Region
+    region: LaunchRegion
     instance_type: Annotated[str, Meta(max_length=200, description="Empty: the provider chooses.")] = ""
     use_spot: Annotated[bool, Meta(description="Cheaper, and may be taken away at any time.")] = False
     org_id: Annotated[str, Meta(max_length=64, description="The organisation that alone may use it. Empty: all.")] = ""

@@ -110,6 +110,8 @@ class Dispatcher:
     async def _see_to(self, claimed: Claimed) -> None:
         give_up_at = self._clock.monotonic() + self._lease_s
         try:
+            if await self._postponed(claimed):
+                return
             failure = await self._try(claimed)
             while not await self._settled(claimed, failure):
                 # It was sent and that could not be written down. Whoever takes it over sends it again, under its id.
@@ -119,6 +121,17 @@ class Dispatcher:
         finally:
             self._running -= 1
             self._wake.set()
+
+    async def _postponed(self, claimed: Claimed) -> bool:
+        """Whether it is quiet now: what is tried again, or late because nothing ran, wakes nobody either."""
+        now = self._clock.now()
+        due_at = policy.not_quiet(claimed.route, claimed.message.severity, now)
+        if due_at <= now:
+            return False
+        with contextlib.suppress(CodedError):
+            # Else its lease ends, and it is looked at again.
+            await self._outbox.postponed(claimed, due_at=due_at)
+        return True
 
     async def _try(self, claimed: Claimed) -> SendError | None:
         """Why it was not taken. None: it was."""

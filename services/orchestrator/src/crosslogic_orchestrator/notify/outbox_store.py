@@ -173,6 +173,16 @@ class OutboxStore:
             )
             return cursor.rowcount == 1
 
+    async def postponed(self, claimed: Claimed, *, due_at: datetime) -> bool:
+        """It is to be tried later and was not tried now. False: as for `sent`."""
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                "UPDATE notify_deliveries SET due_at = %s, leased_until = NULL, attempts = attempts - 1 "
+                "WHERE id = %s AND epoch = %s AND state = 'pending'",
+                (due_at, claimed.message.delivery_id, claimed.epoch),
+            )
+            return cursor.rowcount == 1
+
     async def _end(self, claimed: Claimed, state: str, reason: str, now: datetime) -> bool:
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(

@@ -65,10 +65,14 @@ def due_at(
     `failing`: one of the kind was tried and not taken; it and those that follow must not become ever more.
     """
     gather_s = max(route.gather_s, _FAILING_GATHER_S) if failing else route.gather_s
-    earliest = now if last is None else max(now, last + timedelta(seconds=gather_s))
+    return not_quiet(route, severity, now if last is None else max(now, last + timedelta(seconds=gather_s)))
+
+
+def not_quiet(route: Route, severity: Severity, moment: datetime) -> datetime:
+    """`moment`, or the end of the route's quiet hours that it is in."""
     if route.quiet is None or severity >= route.quiet.breaks_through:
-        return earliest
-    return quiet_until(route.quiet, earliest)
+        return moment
+    return quiet_until(route.quiet, moment)
 
 
 def quiet_until(quiet: QuietHours, moment: datetime) -> datetime:

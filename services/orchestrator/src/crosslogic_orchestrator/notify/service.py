@@ -22,6 +22,9 @@ MAX_KINDS = 50
 MAX_GATHER_S = 86_400
 DEFAULT_GATHER_S = 60
 MAX_TESTS_AT_ONCE = 4
+"""Of operators, and as many of all organisations together, of which each has one at a time."""
+TEST_AGAIN_S = 10.0
+"""An organisation's route is tested this often at most: tests go wherever it says, also to people who never asked."""
 OLD_SECRET_S = 86_400.0
 
 
@@ -62,7 +65,8 @@ class Notifications:
         self._clock = clock
         self._ids = ids
         self._wake = wake
-        self._tests = 0
+        self._tests: list[str] = []
+        self._tested_at: dict[str, float] = {}
 
     async def create(self, org_id: str, asked: Asked, *, request_id: str) -> tuple[Route, str]:
         """A new route and what signs, which is told this once. Raises INVALID_ARGUMENT, OVERLOADED, NOT_SUPPORTED."""
@@ -144,17 +148,34 @@ class Notifications:
     async def test(self, route_id: str) -> str:
         """Sends a test now. Why it was not taken; empty: it was. Raises NOT_FOUND, OVERLOADED."""
         route, sealed = await self._routes.route(_known_id(route_id))
-        if self._tests >= MAX_TESTS_AT_ONCE:
-            raise CodedError(ErrorCode.OVERLOADED, "Other tests are under way.", retry_after_s=5.0)
-        self._tests += 1
+        self._check_tests(route)
+        self._tests.append(route.org_id)
         try:
             message = test_message(self._ids.next_text(), org_id=route.org_id, clock=self._clock)
             await self._senders[self._channel(route.channel)].send(message, route, self._vault.open(route.id, sealed))
         except SendError as error:
             return str(error)
         finally:
-            self._tests -= 1
+            self._tests.remove(route.org_id)
         return ""
+
+    def _check_tests(self, route: Route) -> None:
+        """Raises OVERLOADED. One organisation's slow receivers keep no other and no operator from testing."""
+        alike = [org_id for org_id in self._tests if bool(org_id) == bool(route.org_id)]
+        if len(alike) >= MAX_TESTS_AT_ONCE or (route.org_id and route.org_id in alike):
+            raise CodedError(ErrorCode.OVERLOADED, "Other tests are under way: try again soon.", retry_after_s=5.0)
+        if not route.org_id:
+            return
+        now_s = self._clock.monotonic()
+        self._tested_at = {known: at for known, at in self._tested_at.items() if now_s - at < TEST_AGAIN_S}
+        if route.id in self._tested_at:
+            wait_s = TEST_AGAIN_S - (now_s - self._tested_at[route.id])
+            raise CodedError(
+                ErrorCode.OVERLOADED,
+                f"It was tested a moment ago: try again in {wait_s:.0f} s.",
+                retry_after_s=wait_s,
+            )
+        self._tested_at[route.id] = now_s
 
     async def deliveries(
         self, *, org_id: str, route_id: str, state: str, page_size: int, token: str
