@@ -17,7 +17,8 @@ class RangeServer:
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     """Path, first byte and number of bytes of each question."""
     refused_query: str = ""
-    """Questions whose address holds this text get 403."""
+    """Questions whose address holds this text get `refused_status`."""
+    refused_status: int = 403
     cut: int = 0
     """So many answers more are cut in the middle."""
     fail: int = 0
@@ -37,7 +38,7 @@ def range_server(bodies: dict[str, bytes]) -> Iterator[RangeServer]:
             first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
             served.asked.append((path, first, last - first + 1))
             if served.refused_query and served.refused_query in self.path:
-                self._answer(403, b"expired")
+                self._answer(served.refused_status, b"expired")
             elif served.fail > 0:
                 served.fail -= 1
                 self._answer(500, b"no")

@@ -81,6 +81,20 @@ def test_a_storage_that_cuts_fails_and_refuses_is_asked_again(stored: Stored, tm
     assert max(seen) == stored.manifest.size_bytes
 
 
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_addresses_that_end_in_a_long_download_are_renewed_whatever_the_storage_calls_it(
+    stored: Stored, tmp_path: Path, status: int
+) -> None:
+    def end_them(done: int, _: int) -> None:
+        if done > 300 * KIB and stored.renewed == 1:
+            stored.server.refused_query = "key=1"
+
+    stored.server.refused_status = status
+    options = dataclasses.replace(OPTIONS, on_progress=end_them)
+    assert stored.is_whole(fetch(stored.manifest, root=tmp_path / "w", urls=stored.urls, options=options))
+    assert stored.renewed == 2
+
+
 def test_a_storage_that_stays_broken_is_told_and_what_came_is_kept(stored: Stored, tmp_path: Path) -> None:
     stored.server.fail = 10_000
     with pytest.raises(ModelStoreError, match="the storage answers 500"):

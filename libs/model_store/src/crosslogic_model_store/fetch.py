@@ -33,7 +33,9 @@ _TIMEOUT_S: Final = 30.0
 _ATTEMPTS: Final = 6
 _LONGEST_PAUSE_S: Final = 8.0
 _LOCK_POLL_S: Final = 0.1
-_OK, _PARTIAL, _FORBIDDEN = 200, 206, 403
+_OK, _PARTIAL = 200, 206
+_REFUSED: Final = frozenset({400, 401, 403})
+"""What storages say of an address that has ended: S3 and MinIO 403, R2 400."""
 
 Urls = Mapping[str, str]
 """Addresses by SHA-256."""
@@ -179,7 +181,7 @@ class _Fetch:
         connection, path = self._connection(local, url)
         connection.request("GET", path, headers={"Range": f"bytes={start}-{start + size - 1}"})
         with connection.getresponse() as answer:
-            if answer.status == _FORBIDDEN:
+            if answer.status in _REFUSED:
                 raise _RefusedError
             if answer.status != _PARTIAL and not (answer.status == _OK and size == file.entry.size_bytes):
                 raise HTTPException(f"the storage answers {answer.status}")
