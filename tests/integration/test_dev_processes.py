@@ -12,12 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from crosslogic_common.os_process import start_ticks
 from crosslogic_dev.failure import DevError
+from crosslogic_dev.plan import Plan
 from crosslogic_dev.ports import HOST, free_port, refuse_taken
 from crosslogic_dev.preflight import check_compiler, check_disk
-from crosslogic_dev.processes import ProcessSpec, ProcessTable, started_at
+from crosslogic_dev.processes import RUN_DIR_MARK, ProcessSpec, ProcessTable, started_at
 from crosslogic_dev.run_dir import RunDir
-from crosslogic_dev.status import statuses
+from crosslogic_dev.status import machine_statuses, missing_machines, statuses
 from crosslogic_dev.stores import given_server
 from crosslogic_dev.teardown import take_down
 from crosslogic_dev.waiting import wait_until
@@ -90,6 +92,36 @@ def test_children_of_a_killed_process_are_found_and_stopped(run_dir: RunDir) -> 
     os.kill(pid, signal.SIGKILL)
     take_down(run_dir, lambda _: None)
     assert wait_until(lambda: started_at(child) is None, timeout_s=5)
+
+
+def test_make_down_finds_what_no_file_tells_of(run_dir: RunDir) -> None:
+    """A machine that was just being started, say, by an orchestrator that was killed."""
+    mark = {RUN_DIR_MARK: str(run_dir.path)}
+    stray = subprocess.Popen(SLEEPER, env={**os.environ, **mark}, stdout=subprocess.PIPE)
+    another = subprocess.Popen(SLEEPER, env={**os.environ, RUN_DIR_MARK: f"{run_dir.path}-2"}, stdout=subprocess.PIPE)
+    try:
+        for each in (stray, another):
+            assert each.stdout is not None
+            assert each.stdout.readline() == b"up\n"
+        said: list[str] = []
+        assert take_down(run_dir, said.append) == 1
+        assert stray.wait(10) == -signal.SIGKILL
+        assert another.poll() is None
+        assert said == ["killed 1 process that nobody knew of"]
+    finally:
+        for each in (stray, another):
+            each.kill()
+            each.communicate()
+
+
+def test_status_misses_machines_that_were_asked_for_also_while_nobody_can_be_asked(run_dir: RunDir) -> None:
+    Plan(engine="sim", model="", nodes=2, machines=True).save(run_dir)
+    for name, started in (("runs", start_ticks()), ("gone", 1)):
+        (run_dir.machines / name).mkdir(parents=True)
+        (run_dir.machines / name / "pid").write_text(f"{os.getpid()} {started}")
+    rows = machine_statuses(run_dir)
+    assert [(row.name, row.state, row.pid) for row in rows] == [("runs", "unknown", os.getpid())]
+    assert missing_machines(run_dir, rows) == 1
 
 
 def test_status_tells_what_runs_and_what_died(run_dir: RunDir) -> None:

@@ -35,6 +35,16 @@ def test_nodes_dial_the_gateway_where_that_was_asked_for_and_go_on_so() -> None:
     assert asked(known=plan, running=True, nodes=2).tunnel
 
 
+def test_machines_of_the_orchestrator_take_no_ports_of_the_plan() -> None:
+    assert (asked(machines=True, nodes=3).numbered_nodes, list(asked(machines=True).node_numbers)) == (0, [])
+    assert list(asked(nodes=3).node_numbers) == [1, 2, 3]
+
+
+def test_who_started_the_nodes_stays_as_it_is_until_make_down() -> None:
+    assert not asked(known=RUNS, running=True, machines=True).machines
+    assert asked(known=RUNS, running=False, machines=True).machines
+
+
 @pytest.mark.parametrize("wish", [{"engine": "vllm"}, {"model": "some/model"}, {"nodes": 1}, {"tunnel": True}])
 def test_a_wish_that_contradicts_what_runs_is_refused_and_says_what_to_do(wish: dict[str, Any]) -> None:
     with pytest.raises(DevError, match="make down"):
