@@ -12,7 +12,16 @@ import pytest
 
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.facts import ModelFacts, facts_of
-from crosslogic_model_store.fit import GIB, RUNTIME_BYTES, Demand, cache_bytes_a_token, fit, parallel_sizes, share_of
+from crosslogic_model_store.fit import (
+    GIB,
+    RUNTIME_BYTES,
+    Demand,
+    cache_bytes_a_token,
+    fit,
+    parallel_sizes,
+    share_of,
+    usual_concurrency,
+)
 from crosslogic_model_store.gpus import accelerators
 from crosslogic_model_store.local_model import read_model
 from crosslogic_model_store.safetensors_header import TensorTotals
@@ -84,6 +93,24 @@ def test_llama_70b_on_four_h100() -> None:
     assert machine is not None
     # Two would have to hold 65.7 GiB of weights and 20 GiB of cache each, of 71.2.
     assert fit(model, machine, Demand(context_tokens=8192, concurrency=16)).share.tensor_parallel == 4
+
+
+@pytest.mark.parametrize(
+    ("context", "at_once"), [(131_072, 1), (65_536, 1), (8192, 8), (4096, 16), (1, 65_536), (0, 65_536)]
+)
+def test_where_nobody_says_how_many_at_once_one_whole_request_is_enough(context: int, at_once: int) -> None:
+    assert usual_concurrency(context) == at_once
+
+
+def test_llama_8b_with_its_whole_context_is_not_refused_one_h100() -> None:
+    shape = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    model = facts({**LLAMA_70B, **shape}, 16_060_522_496)
+    machine = accelerators("H100")
+    assert machine is not None
+    demand = Demand(context_tokens=131_072, concurrency=usual_concurrency(131_072))
+    # 4,096 bytes a token and layer x 32 layers x 131,072 tokens = 16 GiB; 16 such requests would be 256.
+    assert share_of(model, demand, 1).cache_bytes == 16 * GIB
+    assert fit(model, machine, demand).fits
 
 
 def test_qwen_72b_awq_is_split_in_whole_groups() -> None:

@@ -27,9 +27,9 @@ H100 = Accelerators("H100", 79 * GIB, 8)
 @pytest.mark.parametrize(
     ("gpus", "command", "tensor_parallel", "data_parallel"),
     [
-        (H100, ("vllm", "--max-model-len", "8192", "--max-num-seqs=16"), 4, 2),
+        (H100, ("vllm", "--max-model-len", "65536", "--max-num-seqs=16"), 4, 2),
         (H100, ("vllm", "--max-model-len=8192", "--max-num-seqs", "1"), 2, 4),
-        (H100, ("vllm",), 8, 1),
+        (H100, ("vllm",), 4, 2),
         (Accelerators("H200", 139 * GIB, 8), ("vllm", "--max-model-len", "8192"), 2, 4),
         (Accelerators("L4", 22 * GIB, 6), ("vllm", "--max-model-len", "8192"), 4, 1),
         (None, ("vllm",), 1, 1),

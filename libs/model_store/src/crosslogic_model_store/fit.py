@@ -19,6 +19,7 @@ BATCHED_TOKENS: Final = 8192
 RUNTIME_BYTES: Final = 3 * GIB // 2
 """The driver's context, kernels and captured graphs, on each accelerator."""
 LEAST_CONTEXT_TOKENS: Final = 4096
+USUAL_TOKENS: Final = 65_536
 _CACHE_NUMBER_BYTES: Final = 2
 
 
@@ -86,6 +87,15 @@ def fit(facts: ModelFacts, gpus: Accelerators, demand: Demand) -> Fit:
     if not fits:
         lines.append(_advice(facts, demand, chosen, available))
     return Fit(fits, chosen, available, tuple(lines))
+
+
+def usual_concurrency(context_tokens: int) -> int:
+    """Requests at once where nobody said how many: as many whole ones as come to 65,536 tokens.
+
+    At least one: an engine without room for that does not start. More would refuse every machine to a model of a long
+    context, whose requests are seldom as long as they may be.
+    """
+    return max(1, USUAL_TOKENS // max(1, context_tokens))
 
 
 def parallel_sizes(facts: ModelFacts, count: int) -> list[int]:

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from crosslogic_model_store.facts import ModelFacts
-from crosslogic_model_store.fit import Accelerators, Demand, fit, has_geometry
+from crosslogic_model_store.fit import Accelerators, Demand, fit, has_geometry, usual_concurrency
 
 TENSOR_PARALLEL_WORD: Final = "{tensor_parallel}"
 DATA_PARALLEL_WORD: Final = "{data_parallel}"
-_CONCURRENCY: Final = 16
-"""As the registry reckons before a machine is launched."""
 _MAX_DIGITS: Final = 9
 
 
@@ -37,10 +35,11 @@ def split_of(facts: ModelFacts, gpus: Accelerators | None, command: Sequence[str
     context = number_after(command, "--max-model-len") or facts.context_length
     if not context:
         return Split(gpus.count, 1, "the model's files do not tell its context")
-    demand = Demand(
-        context_tokens=min(context, facts.context_length or context),
-        concurrency=min(number_after(command, "--max-num-seqs") or _CONCURRENCY, _CONCURRENCY),
-    )
+    context = min(context, facts.context_length or context)
+    # As the registry reckons before a machine is launched; an engine that is told of fewer needs less.
+    usual = usual_concurrency(context)
+    at_once = min(number_after(command, "--max-num-seqs") or usual, usual)
+    demand = Demand(context_tokens=context, concurrency=at_once)
     found = fit(facts, gpus, demand)
     size = found.share.tensor_parallel
     return Split(size, gpus.count // size, "; ".join(found.arithmetic))

@@ -16,7 +16,7 @@ from crosslogic_cli.failure import CliError
 from crosslogic_cli.output import console, show_json, show_one
 from crosslogic_cli.progress import Bars, bars
 from crosslogic_model_store.facts import ModelFacts, facts_of
-from crosslogic_model_store.fit import Demand, fit
+from crosslogic_model_store.fit import Demand, fit, usual_concurrency
 from crosslogic_model_store.gpus import accelerators, accelerators_of, known_names
 from crosslogic_model_store.hub import Hub
 from crosslogic_model_store.local_model import LocalModel, describe, find_files, read_model
@@ -113,7 +113,7 @@ def fit_model(
     gpu: Annotated[str, typer.Option(help="accelerator, for example H100; or a cloud's machine")],
     count: Annotated[int, typer.Option(min=1, help="accelerators of the machine")] = 1,
     context_tokens: Annotated[int, typer.Option("--context", help="tokens of a request; 0: all the model takes")] = 0,
-    concurrency: Annotated[int, typer.Option(min=1, help="requests of that length at once")] = 16,
+    concurrency: Annotated[int, typer.Option(min=0, help="requests of that length at once; 0: 65,536 tokens")] = 0,
     parameters: Annotated[float, typer.Option(help="thousand millions, where the weights are not there")] = 0.0,
     bytes_each: Annotated[float, typer.Option(help="bytes a parameter, for --parameters")] = 2.0,
 ) -> None:
@@ -124,7 +124,8 @@ def fit_model(
     with refusals():
         facts = _facts(folder, parameters, bytes_each)
     try:
-        demand = Demand(context_tokens=context_tokens or facts.context_length, concurrency=concurrency)
+        context_tokens = context_tokens or facts.context_length
+        demand = Demand(context_tokens=context_tokens, concurrency=concurrency or usual_concurrency(context_tokens))
         found = fit(facts, gpus, demand)
     except ValueError as error:
         raise CliError(f"{error}.") from None

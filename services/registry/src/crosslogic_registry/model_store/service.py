@@ -8,7 +8,7 @@ from crosslogic.registry.v1 import registry_pb2
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_model_store.errors import ModelStoreError
-from crosslogic_model_store.fit import Demand, Fit, fit, has_geometry, least_bytes
+from crosslogic_model_store.fit import Demand, Fit, fit, has_geometry, least_bytes, usual_concurrency
 from crosslogic_model_store.gpus import accelerators_of
 from crosslogic_model_store.manifest import check_name, check_revision, parse_manifest
 from crosslogic_model_store.place import Place
@@ -17,8 +17,6 @@ from crosslogic_registry.model_store import policy
 from crosslogic_registry.model_store.domain import Environment, Gate, Health, Registration, Smoke, Terms, Version
 from crosslogic_registry.model_store.ports import ModelStoreStore, Nodes, SmokeTest
 from crosslogic_registry.policy import check_model
-
-DEFAULT_CONCURRENCY = 16
 
 
 class ModelStore:
@@ -176,7 +174,10 @@ class ModelStore:
         return Health(len(serving), same, heard_at)
 
     async def check_fit(self, name: str, instance_type: str, *, context_tokens: int, concurrency: int) -> Fit | str:
-        """Whether a model's version fits on a machine; or why that cannot be told. Raises INVALID_ARGUMENT."""
+        """Whether a model's version fits on a machine; or why that cannot be told. Raises INVALID_ARGUMENT.
+
+        0 tokens are the catalogue's context, 0 at once what is usual.
+        """
         gpus = accelerators_of(instance_type)
         if gpus is None:
             return f"The accelerators of {instance_type or 'the machine'} are not known here."
@@ -185,7 +186,8 @@ class ModelStore:
         if registration is None or entry is None or not registration.version:
             return f"{name} has no version in the store."
         version = await self._require(registration.model, registration.version)
-        demand = Demand(context_tokens=context_tokens or entry.context_length, concurrency=concurrency)
+        context_tokens = context_tokens or entry.context_length
+        demand = Demand(context_tokens=context_tokens, concurrency=concurrency or usual_concurrency(context_tokens))
         if not has_geometry(version.manifest.facts):
             return f"The files of {name} do not tell its layers and heads."
         try:

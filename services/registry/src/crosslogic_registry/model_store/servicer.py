@@ -13,7 +13,7 @@ from crosslogic_common.tls import peer_identity
 from crosslogic_model_store.fit import least_bytes
 from crosslogic_registry.model_store import policy
 from crosslogic_registry.model_store.domain import ENVIRONMENT_FROM_PB, ENVIRONMENT_TO_PB, Registration, Version
-from crosslogic_registry.model_store.service import DEFAULT_CONCURRENCY, ModelStore
+from crosslogic_registry.model_store.service import ModelStore
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -92,7 +92,7 @@ class ModelStoreServicer(rpc.ModelStoreServiceServicer):
             request.name,
             request.instance_type,
             context_tokens=request.context_length,
-            concurrency=request.concurrency or DEFAULT_CONCURRENCY,
+            concurrency=request.concurrency,
         )
         if isinstance(found, str):
             return pb.CheckFitResponse(arithmetic=[found])

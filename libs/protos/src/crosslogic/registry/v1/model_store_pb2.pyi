@@ -814,7 +814,7 @@ class CheckFitRequest(_message.Message):
     context_length: _builtins.int
     """Tokens that prompt and answer of a request have together. 0: the catalogue's."""
     concurrency: _builtins.int
-    """Requests of that length at once. 0: 16."""
+    """Requests of that length at once. 0: as many as come to 65,536 tokens, and at least 1."""
     def __init__(
         self,
         *,
