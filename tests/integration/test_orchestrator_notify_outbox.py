@@ -321,6 +321,38 @@ async def test_what_fails_is_tried_again_and_becomes_a_dead_letter_that_can_be_r
     assert (await world.outbox.dead())["operators"] == 0
 
 
+async def test_a_dead_letter_is_told_on_the_other_routes_of_whose_it_is_and_never_on_its_own(world: World) -> None:
+    org = str(uuid4())
+    revoked = await world.route(org_id=org, asked=replace(ASKED, name="revoked"))
+    other = await world.route(org_id=org, asked=replace(ASKED, name="other"))
+    operators = await world.route(asked=replace(ASKED, kinds=("notification_dead",)))
+    await world.route(org_id=str(uuid4()), asked=replace(ASKED, name="strangers"))
+    world.letters.fails["revoked"] = SendError("The receiver answered 410.", for_good=True)
+    await world.happens(world.event(kind="payment_failed", org_id=org))
+    await world.send_all()
+    intake = Intake(
+        FleetSource(ScalingStore(world.pool, ids=Uuid7Source())),
+        outbox=world.outbox,
+        clock=world.clock,
+        metrics=NotifyMetrics(Metrics()),
+        wake=asyncio.Event(),
+        interval_s=1.0,
+    )
+    world.letters.sent.clear()
+    # What is told of it dies as well: that is not told again.
+    world.letters.fails["other"] = world.letters.fails["revoked"]
+    for _ in range(3):
+        await intake.read_once()
+        world.clock.pass_s(3_600)
+        await world.send_all()
+    told = {route.id: message.events[0] for route, message, _ in world.letters.sent}
+    assert set(told) == {other.id, operators.id}
+    assert len(world.letters.sent) == 2
+    event = told[other.id]
+    assert (event.kind, event.org_id, event.details["route_id"]) == ("notification_dead", org, revoked.id)
+    assert "route revoked about an event of payment_failed was given up: The receiver answered 410." in event.text
+
+
 async def test_what_can_never_be_sent_is_dead_at_once_and_a_busy_receiver_gets_its_time(world: World) -> None:
     await world.route(asked=replace(ASKED, name="gone"))
     busy = await world.route(asked=replace(ASKED, name="busy"))

@@ -20,12 +20,14 @@ async def add_event(
     details: Mapping[str, Any],
     deployment_id: str = "",
     instance_id: str = "",
+    org_id: str = "",
 ) -> None:
-    """Notes what happened, in the caller's transaction."""
+    """Notes what happened, in the caller's transaction. `org_id`: whose business it is; empty: the operators'."""
     await _alone(connection)
     await connection.execute(
-        "INSERT INTO events (kind, deployment_id, instance_id, at, text, details) VALUES (%s, %s, %s, %s, %s, %s)",
-        (kind, deployment_id or None, instance_id or None, at, text, json.dumps(details)),
+        "INSERT INTO events (kind, org_id, deployment_id, instance_id, at, text, details) "
+        "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        (kind, org_id or None, deployment_id or None, instance_id or None, at, text, json.dumps(details)),
     )
 
 

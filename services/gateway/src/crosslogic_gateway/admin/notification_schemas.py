@@ -24,8 +24,8 @@ Kinds = Annotated[
     Meta(
         max_length=50,
         description="Which events: node_lost, launch_failed, fleet_silent, scale_held, replacement_requested, "
-        "scale_up, scale_down, budget_threshold, budget_exhausted, payment_failed, org_suspended, org_resumed. Empty: "
-        "all.",
+        "scale_up, scale_down, budget_threshold, budget_exhausted, payment_failed, org_suspended, org_resumed, "
+        "notification_dead. Empty: all.",
     ),
 ]
 SigningSecret = Annotated[

@@ -12,6 +12,8 @@ State = Literal["pending", "sent", "dead", "dropped"]
 
 CHANNELS: tuple[Channel, ...] = ("slack", "discord", "email", "webhook")
 TEST_KIND = "test"
+DEAD_KIND = "notification_dead"
+"""A message was given up: told on the other routes of whose it was."""
 
 
 class Severity(IntEnum):

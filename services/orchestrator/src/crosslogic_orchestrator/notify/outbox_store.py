@@ -9,8 +9,9 @@ from psycopg.types.json import Jsonb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.postgres import Connection, Pool, transaction
+from crosslogic_orchestrator.events import add_event
 from crosslogic_orchestrator.notify import policy
-from crosslogic_orchestrator.notify.domain import Claimed, Delivery, Event, Message, Route
+from crosslogic_orchestrator.notify.domain import DEAD_KIND, Claimed, Delivery, Event, Message, Route
 from crosslogic_orchestrator.notify.payloads import SHOWN_EVENTS
 from crosslogic_orchestrator.notify.records import DELIVERY, EVENT, ROUTE, delivery_of, event_of, route_of
 from crosslogic_orchestrator.notify.route_store import enabled_routes
@@ -160,7 +161,7 @@ class OutboxStore:
         return await self._end(claimed, "sent", "", now)
 
     async def died(self, claimed: Claimed, reason: str, *, now: datetime) -> bool:
-        """It is given up. False: as for `sent`."""
+        """It is given up, and whose it is are told on their other routes. False: as for `sent`."""
         return await self._end(claimed, "dead", reason, now)
 
     async def failed(self, claimed: Claimed, reason: str, *, due_at: datetime) -> bool:
@@ -190,7 +191,11 @@ class OutboxStore:
                 "WHERE id = %s AND epoch = %s AND state = 'pending'",
                 (state, reason, now, claimed.message.delivery_id, claimed.epoch),
             )
-            return cursor.rowcount == 1
+            if cursor.rowcount != 1:
+                return False
+            if state == "dead" and claimed.message.kind != DEAD_KIND:
+                await _note_dead(connection, claimed, reason, now)
+            return True
 
     # What people look at.
 
@@ -287,6 +292,19 @@ async def _history(connection: Connection, route: Route, kind: str, except_id: s
     )
     row = await cursor.fetchone()
     return (None, False) if row is None else (row[0], bool(row[1]))
+
+
+async def _note_dead(connection: Connection, claimed: Claimed, reason: str, now: datetime) -> None:
+    route, message = claimed.route, claimed.message
+    events = f"{message.count} events" if message.count > 1 else "an event"
+    await add_event(
+        connection,
+        kind=DEAD_KIND,
+        at=now,
+        text=f"A message on the route {route.name} about {events} of {message.kind} was given up: {reason}",
+        details={"route_id": route.id, "delivery_id": message.delivery_id, "kind": message.kind},
+        org_id=route.org_id,
+    )
 
 
 def _by_kind(events: Iterable[Event]) -> Mapping[str, list[Event]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from crosslogic_orchestrator.notify.domain import TEST_KIND, Event, QuietHours, Route, Severity
+from crosslogic_orchestrator.notify.domain import DEAD_KIND, TEST_KIND, Event, QuietHours, Route, Severity
 
 KINDS: Mapping[str, Severity] = MappingProxyType(
     {
@@ -21,6 +21,7 @@ KINDS: Mapping[str, Severity] = MappingProxyType(
         "payment_failed": Severity.CRITICAL,
         "org_suspended": Severity.CRITICAL,
         "org_resumed": Severity.INFO,
+        DEAD_KIND: Severity.WARNING,
         TEST_KIND: Severity.INFO,
     }
 )
@@ -54,6 +55,8 @@ def wants(route: Route, event: Event) -> bool:
         and (not route.kinds or event.kind in route.kinds)
         and event.severity >= route.min_severity
         and event.at >= route.created_at - _BACKDATED
+        # Where messages are lost it is not told that they are.
+        and not (event.kind == DEAD_KIND and event.details.get("route_id") == route.id)
     )
 
 

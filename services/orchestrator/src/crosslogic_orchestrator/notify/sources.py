@@ -13,7 +13,7 @@ from crosslogic.billing.v1 import account_events_pb2 as billing
 from crosslogic.billing.v1 import account_events_pb2_grpc as billing_rpc
 from crosslogic_common.errors import from_rpc_error
 from crosslogic_common.tls import Channels
-from crosslogic_orchestrator.notify.domain import Event, Severity
+from crosslogic_orchestrator.notify.domain import DEAD_KIND, Event, Severity
 from crosslogic_orchestrator.notify.policy import severity_of
 from crosslogic_orchestrator.scaling.records import EventRow
 from crosslogic_orchestrator.scaling.store import ScalingStore
@@ -32,6 +32,7 @@ _FLEET_TITLES = {
     "scale_down": "A machine ends",
     "scale_held": "Machines are needed and not launched",
     "replacement_requested": "A replacement was asked for",
+    DEAD_KIND: "A notification was given up",
 }
 _ACCOUNT_TITLES = {
     "payment_failed": "A payment failed",
