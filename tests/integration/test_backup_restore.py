@@ -103,7 +103,7 @@ async def launch(url: str, *, region: str) -> int:
     async with open_pool(url_as(url, role_of("orchestrator")), schema="fleet", max_size=1) as pool:
         store = ScalingStore(pool, ids=Uuid7Source())
         kept = await store.create(asked, now=now)
-        epoch = await store.lead(epoch=0, now=now, lease_s=0.0)
+        epoch = await store.lead(epoch=0, lease_s=0.0)
         decided = Decided(kept=kept, plan=plan, history=History(scaled_up_at=now), at=now, act=True)
         assert await store.carry_out(decided, epoch=epoch)
         (decision,) = await store.decisions(asked.id, before=0, limit=9)

@@ -1,5 +1,6 @@
 """Decisions in the real database: fenced, all or nothing, never changed; and what machines' fates teach placement."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,10 +12,11 @@ import pytest
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
+from crosslogic_orchestrator.jobs import end_job
 from crosslogic_orchestrator.scaling.domain import Constraints, Deployment, End, History, Launch, Offer, Plan
 from crosslogic_orchestrator.scaling.records import Decided, Kept
 from crosslogic_orchestrator.scaling.store import ScalingStore
-from crosslogic_orchestrator.store import PostgresStore
+from crosslogic_orchestrator.store import PostgresStore, insert_end
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 OFFER = Offer(
@@ -85,9 +87,10 @@ async def test_what_was_asked_for_comes_back_as_it_was_and_a_place_has_one_deplo
 async def test_whoever_lost_the_lease_or_decided_for_another_revision_launches_nothing(
     store: ScalingStore, kept: Kept
 ) -> None:
-    first = await store.lead(epoch=0, now=NOW, lease_s=15)
-    assert await store.lead(epoch=0, now=NOW, lease_s=15) == 0, "two decide at once"
-    second = await store.lead(epoch=0, now=NOW + timedelta(seconds=16), lease_s=15)
+    first = await store.lead(epoch=0, lease_s=15)
+    assert await store.lead(epoch=0, lease_s=15) == 0, "two decide at once"
+    assert await store.lead(epoch=first, lease_s=0) == first
+    second = await store.lead(epoch=0, lease_s=15)
     assert second > first
     assert not await store.carry_out(decided(kept, launches=1), epoch=first)
     await store.update(kept.deployment, revision=0, now=NOW)
@@ -99,7 +102,7 @@ async def test_whoever_lost_the_lease_or_decided_for_another_revision_launches_n
 async def test_decision_its_machines_and_its_events_come_together_and_stay(
     store: ScalingStore, pool: Pool, kept: Kept
 ) -> None:
-    epoch = await store.lead(epoch=0, now=NOW, lease_s=15)
+    epoch = await store.lead(epoch=0, lease_s=15)
     assert await store.carry_out(decided(kept, launches=2), epoch=epoch)
     world = await store.world(now=NOW)
     assert [machine.instance.hourly_price_picodollars for machine in world.machines] == [5, 5]
@@ -119,8 +122,45 @@ async def test_decision_its_machines_and_its_events_come_together_and_stay(
                 await connection.execute(f"DELETE FROM {table}")
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_machine_that_somebody_else_ends_at_the_same_moment_is_ended_once(
+    store: ScalingStore, pool: Pool, kept: Kept, deleted: bool
+) -> None:
+    epoch = await store.lead(epoch=0, lease_s=15)
+    assert await store.carry_out(decided(kept, launches=1), epoch=epoch)
+    [machine] = (await store.world(now=NOW)).machines
+    ids, instance = Uuid7Source(), machine.instance
+
+    async def end_too() -> bool:
+        if not deleted:
+            return await store.carry_out(decided(kept, ends=(instance.id,)), epoch=epoch)
+        await store.end(kept.deployment.id, now=NOW)
+        return True
+
+    async with transaction(pool) as connection:
+        await insert_end(connection, end_job(instance, ids=ids, now=NOW, drain_timeout_s=1.0))
+        ending = asyncio.create_task(end_too())
+        async with asyncio.timeout(30):
+            while not await _waits_for_a_lock(pool):
+                await asyncio.sleep(0.01)
+    assert await ending
+    async with transaction(pool) as connection:
+        cursor = await connection.execute("SELECT count(*) FROM jobs WHERE instance_id = %s", (instance.id,))
+        assert await cursor.fetchone() == (2,)
+    assert [event.kind for event in await store.events(after=0, limit=10)] == ["scale_up"]
+
+
+async def _waits_for_a_lock(pool: Pool) -> bool:
+    async with transaction(pool) as connection:
+        cursor = await connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        row = await cursor.fetchone()
+        return row is not None and row[0] > 0
+
+
 async def test_dry_run_writes_down_and_launches_nothing(store: ScalingStore, kept: Kept) -> None:
-    epoch = await store.lead(epoch=0, now=NOW, lease_s=15)
+    epoch = await store.lead(epoch=0, lease_s=15)
     assert await store.carry_out(decided(kept, launches=2, act=False), epoch=epoch)
     assert (await store.world(now=NOW)).machines == ()
     (row,) = await store.decisions(kept.deployment.id, before=0, limit=10)
@@ -130,7 +170,7 @@ async def test_dry_run_writes_down_and_launches_nothing(store: ScalingStore, kep
 async def test_failed_launches_and_lost_machines_are_remembered_by_place(
     store: ScalingStore, pool: Pool, pg_url: str, kept: Kept
 ) -> None:
-    epoch = await store.lead(epoch=0, now=NOW, lease_s=15)
+    epoch = await store.lead(epoch=0, lease_s=15)
     assert await store.carry_out(decided(kept, launches=2), epoch=epoch)
     jobs = PostgresStore(pool, dsn=pg_url)
     failing, going = (
@@ -162,8 +202,25 @@ async def test_requests_that_wait_are_forgotten_when_nobody_repeats_them(store: 
     assert await store.hold(model="x", region="", reporter="w", waiting=1, now=NOW, until=NOW) is None
 
 
+async def test_requests_that_a_clock_an_hour_ahead_noted_keep_no_machine_awake(store: ScalingStore, kept: Kept) -> None:
+    ahead = NOW + timedelta(hours=1)
+    assert await store.hold(model="m", region="", reporter="w", waiting=3, now=ahead, until=ahead) == kept
+    assert (await store.world(now=NOW)).waiting == {}
+
+
+async def test_request_for_any_region_wakes_a_deployment_that_may_launch_though_another_is_older(
+    store: ScalingStore, kept: Kept
+) -> None:
+    await store.update(replace(kept.deployment, mode="paused"), revision=0, now=NOW)
+    other = replace(ASKED, id=Uuid7Source().next_text(), region="elsewhere")
+    awake = await store.create(other, now=NOW + timedelta(seconds=1))
+    until = NOW + timedelta(seconds=5)
+    for region, found in (("", awake), ("elsewhere", awake), ("nowhere", None)):
+        assert await store.hold(model="m", region=region, reporter="w", waiting=1, now=NOW, until=until) == found
+
+
 async def test_end_of_a_deployment_ends_its_machines(store: ScalingStore, kept: Kept) -> None:
-    epoch = await store.lead(epoch=0, now=NOW, lease_s=15)
+    epoch = await store.lead(epoch=0, lease_s=15)
     assert await store.carry_out(decided(kept, launches=2), epoch=epoch)
     for _ in range(2):
         await store.end(kept.deployment.id, now=NOW)

@@ -85,6 +85,18 @@ def test_machine_that_its_cloud_takes_back_is_replaced_though_it_still_runs_and_
     assert plan.ends == ()
 
 
+def test_fleet_that_only_looks_dead_is_not_paid_twice_past_its_bounds() -> None:
+    members = [member(f"n{n}", phase="silent") for n in range(4)]
+    plan = decide(deployment(min_nodes=4, max_nodes=5), seen(*members), watched(4))
+    assert [launch.replaces for launch in plan.launches] == ["n0"]
+    assert plan.held[-1] == (
+        "4 machines that look dead, with most of the fleet, are not ended and still count against `max_nodes`"
+    )
+    plan = decide(deployment(min_nodes=4, max_spend_picodollars=8 * DOLLAR), seen(*members), watched(4))
+    assert plan.launches == ()
+    assert "$8.00 are allowed" in plan.held[-1]
+
+
 def test_machine_at_risk_is_replaced_first_and_ended_only_when_its_replacement_serves() -> None:
     wanted = deployment(min_nodes=2)
     risky = member("a", at_risk=True)
@@ -180,6 +192,44 @@ def test_growth_waits_for_its_cool_down() -> None:
     plan = decide(deployment(), seen(member("a", load=BUSY)), history)
     assert plan.launches == ()
     assert plan.held == ("the last growth was too lately: 6 s to wait",)
+
+
+def test_clock_that_went_back_an_hour_neither_blocks_growth_nor_makes_too_much_of_it() -> None:
+    ahead = NOW + timedelta(hours=1)
+    history = History(
+        points=tuple(Point(ahead + timedelta(seconds=5 * n), 900.0, 5_000, 60) for n in range(10)),
+        scaled_up_at=ahead,
+        failed_launches=3,
+        failed_at=ahead,
+    )
+    members = (member("a", load=BUSY), member("b", load=BUSY, since=ahead, phase="launching"))
+    plan = decide(deployment(max_nodes=60), seen(*members), history)
+    assert (plan.desired, plan.held) == (2, ())
+    before = Point(NOW - timedelta(seconds=5), 12.0, 0, 2)
+    history = replace(history, points=(before, *history.points))
+    waiting = member("a", load=replace(BUSY, waiting=40))
+    plan = decide(deployment(max_nodes=60), seen(waiting, members[1]), history)
+    assert 1 <= len(plan.launches) < 20
+    kept = remember(deployment(), history, plan, now=NOW)
+    assert [point.at for point in kept.points] == [before.at, NOW]
+
+
+@pytest.mark.parametrize("capacity", [5e-324, 1e-300, 1e12])
+@pytest.mark.parametrize("sold", [0.0, 1e19])
+@pytest.mark.parametrize("forecast", [0.0, 1e300, float("inf")])
+def test_figures_that_make_no_sense_ask_for_no_more_than_the_bound(
+    capacity: float, sold: float, forecast: float
+) -> None:
+    mad = replace(BUSY, running=2**32 - 1, waiting=2**32 - 1, capacity_tokens_per_s=capacity, tokens_per_s=1e12)
+    points = (Point(NOW - timedelta(seconds=5), 16.0, 0, 1),)
+    asked = seen(
+        member("a", load=mad),
+        reserved_tokens_per_s=sold,
+        forecast_tokens_per_s=forecast,
+        tokens_per_request=1e13,
+        start_s=1e9,
+    )
+    assert decide(deployment(), asked, History(points=points)).desired == 10
 
 
 def test_machines_go_once_they_were_not_needed_for_the_whole_cool_down() -> None:

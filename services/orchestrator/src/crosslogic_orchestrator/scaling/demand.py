@@ -24,6 +24,7 @@ FULL = 0.95
 """From here on the load that is seen is only what the machines can do."""
 GROWTH_WHEN_FULL = 1.5
 KV_FULL = 0.9
+MOST_NODES = 100_000
 _SEQUENCES = 16
 """Where nobody says how many requests a machine runs at once."""
 
@@ -58,7 +59,12 @@ def nodes_for(erlangs: float, machine: Machine, *, target: float) -> int:
     if erlangs <= 0:
         return 0
     places = max(erlangs + SAFETY * math.sqrt(erlangs), erlangs / target)
-    return max(1, math.ceil(places / machine.places - 1e-9))
+    return max(1, _whole(places / machine.places))
+
+
+def _whole(machines: float) -> int:
+    """So many machines, however mad the figures that they come of: those are others' words."""
+    return math.ceil(machines - 1e-9) if machines < MOST_NODES else MOST_NODES
 
 
 def point_of(snapshot: Snapshot, ready: Sequence[Member], machine: Machine) -> Point:
@@ -121,7 +127,7 @@ def _demand(points: Sequence[Point], seconds: float, service_s: float) -> float:
 def _next_machine_s(snapshot: Snapshot) -> float:
     """When the first machine comes that is on its way, or would be if it were asked for now."""
     ages = [(snapshot.now - member.since).total_seconds() for member in snapshot.members if member.phase == "launching"]
-    return max(0.0, snapshot.start_s - max(ages, default=0.0))
+    return max(0.0, snapshot.start_s - max(0.0, max(ages, default=0.0)))
 
 
 def _service_s(snapshot: Snapshot, machine: Machine) -> float:
@@ -136,7 +142,7 @@ def _reserved(snapshot: Snapshot, machine: Machine) -> list[Need]:
         return []
     if machine.tokens_per_s <= 0:
         return [Need("reserved", 1, f"{sold:,.0f} tokens/s are sold; what a machine can do is not measured yet")]
-    nodes = math.ceil(sold / machine.tokens_per_s - 1e-9)
+    nodes = _whole(sold / machine.tokens_per_s)
     return [Need("reserved", nodes, f"{sold:,.0f} tokens/s are sold, {machine.tokens_per_s:,.0f} a machine")]
 
 

@@ -7,8 +7,9 @@ from typing import Literal
 Mode = Literal["active", "dry_run", "paused"]
 """`dry_run` decides and writes down, and does nothing; `paused` does not even decide."""
 Strategy = Literal["cost", "spread", "availability"]
-Phase = Literal["launching", "ready", "leaving", "taken"]
-"""`leaving`: this suite ends it. `taken`: its cloud takes it back, or it died: it costs no more within minutes."""
+Phase = Literal["launching", "ready", "leaving", "taken", "silent"]
+"""`leaving`: this suite ends it. `taken`: its cloud takes it back, or it died: it costs no more within minutes.
+`silent`: it looks dead as most of the fleet does, so that nobody ends it: it goes on costing."""
 Signal = Literal["min", "reserved", "load", "backlog", "kv_cache", "first_token", "saturated", "forecast", "wake"]
 
 

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 
 DAYS = 7
+MOST_TOKENS = 10**13
+"""Of an hour: more is no count."""
 LEAST_DAYS = 3
 """With fewer nothing is foretold: one day is no pattern."""
 
@@ -44,13 +46,17 @@ class Pattern:
         return one + (other - one) * part
 
 
+def _makes_sense(hour: Hour) -> bool:
+    return 0 <= hour.requests <= MOST_TOKENS and 0 <= hour.tokens <= MOST_TOKENS
+
+
 def pattern_of(hours: Sequence[Hour], *, now: datetime) -> Pattern:
     """The pattern of the last `DAYS` days; the hour that runs is not counted.
 
     The median of the days: a burst that came once is not expected again.
     """
     begun = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    past = [hour for hour in hours if begun - timedelta(days=DAYS) <= hour.start < begun]
+    past = [hour for hour in hours if begun - timedelta(days=DAYS) <= hour.start < begun and _makes_sense(hour)]
     requests, tokens = sum(hour.requests for hour in past), sum(hour.tokens for hour in past)
     per_request = tokens / requests if requests else 0.0
     if not past or begun - min(hour.start for hour in past) < timedelta(days=LEAST_DAYS):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from crosslogic_orchestrator.dead_nodes import mostly_dead
 from crosslogic_orchestrator.scaling.domain import IDLE, Deployment, History, Member, Phase, Point, Snapshot
 from crosslogic_orchestrator.scaling.forecast import Pattern
 from crosslogic_orchestrator.scaling.observing import FleetSignals, NodeSample
@@ -69,7 +70,8 @@ def look(
     deployment = kept.deployment
     attempts = world.attempts.get(deployment.id, NO_ATTEMPTS)
     machines = [machine for machine in world.machines if machine.deployment_id == deployment.id]
-    members = [*_own(machines, signals), *_others(deployment, world.machines, signals, now=now)]
+    silent = _mostly_silent(world.machines, signals)
+    members = [*_own(machines, signals, silent=silent), *_others(deployment, world.machines, signals, now=now)]
     start_s = attempts.start_s or DEFAULT_START_S
     counts: dict[str, int] = {}
     for member in members:
@@ -116,7 +118,13 @@ def history_of(kept: Kept, attempts: Attempts, points: Sequence[Point]) -> Histo
     )
 
 
-def _own(machines: Sequence[Machine], signals: FleetSignals) -> list[Member]:
+def _mostly_silent(machines: Sequence[Machine], signals: FleetSignals) -> bool:
+    """Whether most machines look dead: then nobody ends them, and they go on costing."""
+    active = [signals.nodes.get(each.instance.id) for each in machines if each.instance.state == "active"]
+    return mostly_dead(sum(1 for node in active if node is None or node.dead), active=len(active))
+
+
+def _own(machines: Sequence[Machine], signals: FleetSignals, *, silent: bool) -> list[Member]:
     replaced = {machine.replaces for machine in machines if machine.replaces}
     members: list[Member] = []
     for machine in machines:
@@ -126,7 +134,7 @@ def _own(machines: Sequence[Machine], signals: FleetSignals) -> list[Member]:
         members.append(
             Member(
                 id=instance.id,
-                phase=_phase(machine, node),
+                phase=_phase(machine, node, silent=silent),
                 spot=spec.use_spot,
                 at_risk=node is not None and node.at_risk,
                 price_picodollars=instance.hourly_price_picodollars,
@@ -139,18 +147,22 @@ def _own(machines: Sequence[Machine], signals: FleetSignals) -> list[Member]:
     return members
 
 
-def _phase(machine: Machine, node: NodeSample | None) -> Phase:
+def _phase(machine: Machine, node: NodeSample | None, *, silent: bool) -> Phase:
     state = machine.instance.state
     if state == "terminating":
         return "leaving"
     if node is None:
         # One that served and is not even known any more has gone; one that never served is on its way.
-        return "taken" if state == "active" else "launching"
+        return _gone(silent=silent) if state == "active" else "launching"
     if node.ending:
-        return "taken"
+        return _gone(silent=silent and node.dead)
     if node.draining:
         return "leaving"
     return "ready" if node.serves else "launching"
+
+
+def _gone(*, silent: bool) -> Phase:
+    return "silent" if silent else "taken"
 
 
 def _others(

@@ -89,7 +89,7 @@ class Autoscaler:
 
     async def look_once(self) -> None:
         """Decides for every deployment, if nobody else does. Raises UNAVAILABLE."""
-        epoch = await self._store.lead(epoch=self._epoch, now=self._clock.now(), lease_s=LEASE_S)
+        epoch = await self._store.lead(epoch=self._epoch, lease_s=LEASE_S)
         if epoch != self._epoch:
             # What was seen before the lease was lost has gaps.
             self._memory = {name: replace(known, points=()) for name, known in self._memory.items()}

@@ -21,6 +21,8 @@ class NodeSample:
     serves: bool
     ending: bool
     """Its cloud takes it back, or it is dead."""
+    dead: bool
+    """The registry does not hear of it any more."""
     draining: bool
     at_risk: bool
     load: Load
@@ -34,23 +36,27 @@ class FleetSignals:
         self._urgent = urgent
         self._nodes: dict[str, NodeSample] = {}
         self._known = False
+        self._coming: dict[str, NodeSample] | None = None
+        """A snapshot of which only a part has come."""
 
     def take(self, message: pb.WatchNodesResponse) -> None:
         """A message of the registry's watch."""
-        before = dict(self._nodes) if message.snapshot_start else self._nodes
         if message.snapshot_start:
-            self._nodes = {}
+            # Until all have been told what was known before holds: who is not told of yet is not gone.
+            self._coming = {}
+        nodes = self._nodes if self._coming is None else self._coming
         for node in message.nodes:
-            sample, known = _sample(node), before.get(node.id)
-            self._nodes[node.id] = sample
+            sample, known = _sample(node), self._nodes.get(node.id)
+            nodes[node.id] = sample
             if known is None or _fate(sample) != _fate(known):
                 self._urgent.set()
         for node_id in message.removed_node_ids:
-            if self._nodes.pop(node_id, None) is not None:
+            if nodes.pop(node_id, None) is not None:
                 self._urgent.set()
-        if message.snapshot_complete and not self._known:
-            self._known = True
-            self._urgent.set()
+        if message.snapshot_complete and self._coming is not None:
+            if not self._known or self._nodes.keys() - self._coming.keys():
+                self._urgent.set()
+            self._nodes, self._coming, self._known = self._coming, None, True
 
     @property
     def nodes(self) -> dict[str, NodeSample]:
@@ -84,6 +90,7 @@ def _sample(node: pb.Node) -> NodeSample:
         shared=not node.org_id,
         serves=node.status == pb.NODE_STATUS_ACTIVE and not ending,
         ending=ending,
+        dead=node.status == pb.NODE_STATUS_DEAD,
         draining=draining,
         at_risk=notice == pb.SPOT_NOTICE_KIND_RISK,
         load=Load(

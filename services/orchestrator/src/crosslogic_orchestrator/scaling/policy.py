@@ -20,6 +20,7 @@ from crosslogic_orchestrator.scaling.domain import (
     Need,
     Offer,
     Plan,
+    Point,
     Snapshot,
 )
 
@@ -35,12 +36,13 @@ class _Own:
     kept: tuple[Member, ...]
     at_risk: tuple[Member, ...]
     leaving: tuple[Member, ...]
+    silent: tuple[Member, ...]
     taken: tuple[Member, ...]
 
     @property
     def paid(self) -> tuple[Member, ...]:
         """Those that count against the bounds."""
-        return (*self.kept, *self.at_risk, *self.leaving)
+        return (*self.kept, *self.at_risk, *self.leaving, *self.silent)
 
 
 def decide(deployment: Deployment, snapshot: Snapshot, history: History) -> Plan:
@@ -48,6 +50,7 @@ def decide(deployment: Deployment, snapshot: Snapshot, history: History) -> Plan
     ready = [member for member in snapshot.members if member.phase == "ready"]
     own = _own(snapshot.members)
     now_point = point_of(snapshot, ready, machine_of(snapshot, ready))
+    history = replace(history, points=_past(history.points, snapshot.now))
     points = (*history.points, now_point)
     needs = needs_of(deployment, snapshot, ready, points)
     others = sum(1 for member in ready if not member.own)
@@ -66,7 +69,8 @@ def decide(deployment: Deployment, snapshot: Snapshot, history: History) -> Plan
 def remember(deployment: Deployment, history: History, plan: Plan, *, now: datetime) -> History:
     """The history after a plan was carried out."""
     keep = timedelta(seconds=max(deployment.scale_down_cooldown_s, SMOOTH_S))
-    points = history.points if plan.point is None else (*history.points, plan.point)
+    past = _past(history.points, now)
+    points = past if plan.point is None else (*past, plan.point)
     # One that is older than all that is asked stays: it tells for how long the load has been watched.
     old = sum(1 for point in points if now - point.at > keep)
     # What only takes the place of another is no change of size.
@@ -79,6 +83,11 @@ def remember(deployment: Deployment, history: History, plan: Plan, *, now: datet
     )
 
 
+def _past(points: tuple[Point, ...], now: datetime) -> tuple[Point, ...]:
+    """What was seen before a clock went back is forgotten: nobody knows how long ago it was."""
+    return points if not points or points[-1].at <= now else tuple(point for point in points if point.at <= now)
+
+
 def _own(members: Sequence[Member]) -> _Own:
     own = [member for member in members if member.own]
     there = [member for member in own if member.phase in ("launching", "ready")]
@@ -86,6 +95,7 @@ def _own(members: Sequence[Member]) -> _Own:
         kept=tuple(member for member in there if not member.at_risk),
         at_risk=tuple(member for member in there if member.at_risk),
         leaving=tuple(member for member in own if member.phase == "leaving"),
+        silent=tuple(member for member in own if member.phase == "silent"),
         taken=tuple(member for member in own if member.phase == "taken"),
     )
 
@@ -108,7 +118,7 @@ def _up(deployment: Deployment, snapshot: Snapshot, history: History, plan: Plan
     mixed = _on_demand_wanted(deployment, plan.desired) - _on_demand(own.kept)
     if missing <= 0 and (mixed <= 0 or not any(member.spot for member in own.kept)):
         return plan
-    gone = [member for member in (*own.taken, *own.at_risk) if not member.replaced]
+    gone = [member for member in (*own.taken, *own.silent, *own.at_risk) if not member.replaced]
     # Replacements and floors wait for no cool-down: they are no change of mind.
     urgent = min(max(missing, 0), max(len(gone), _floor(deployment, plan) - len(own.kept)))
     waiting = _still(history.scaled_up_at, deployment.scale_up_cooldown_s, snapshot.now)
@@ -126,7 +136,7 @@ def _up(deployment: Deployment, snapshot: Snapshot, history: History, plan: Plan
     on_demand = _on_demand(own.kept)
     for _ in range(count):
         if room <= 0:
-            plan = _but(plan, "machines that are about to end still count against `max_nodes`")
+            plan = _but(plan, f"{_counted(own)} still count against `max_nodes`")
             break
         spot = on_demand >= _on_demand_wanted(deployment, plan.desired)
         offer, refusal = _choose(deployment, snapshot.offers, spot=spot, spent=spent)
@@ -139,6 +149,12 @@ def _up(deployment: Deployment, snapshot: Snapshot, history: History, plan: Plan
         room -= 1
         on_demand += 0 if offer.spot else 1
     return replace(plan, launches=tuple(chosen))
+
+
+def _counted(own: _Own) -> str:
+    if own.silent:
+        return f"{len(own.silent)} machines that look dead, with most of the fleet, are not ended and"
+    return "machines that are about to end"
 
 
 def _reason(gone: Member | None, why: str, *, only_mix: bool) -> tuple[str, str]:
@@ -187,8 +203,8 @@ def _on_demand(members: Sequence[Member]) -> int:
 
 
 def _still(since: datetime | None, seconds: float, now: datetime) -> float:
-    """Seconds that are left of a cool-down."""
-    return 0.0 if since is None else max(0.0, seconds - (now - since).total_seconds())
+    """Seconds that are left of a cool-down. One that begins only in the future comes of a clock that went back."""
+    return 0.0 if since is None or since > now else max(0.0, seconds - (now - since).total_seconds())
 
 
 def _backoff(history: History, now: datetime) -> float:

@@ -89,9 +89,17 @@ class NeighbourSources:
             answer = await stub.QueryUsage(request, timeout=_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
-        hours = [Hour(_moment(row.time), row.requests, row.completion_tokens) for row in answer.rows]
+        hours = [
+            Hour(start, row.requests, row.completion_tokens)
+            for row in answer.rows
+            if (start := _moment(row.time)) is not None
+        ]
         return pattern_of(hours, now=now)
 
 
-def _moment(stamp: Timestamp) -> datetime:
-    return stamp.ToDatetime().replace(tzinfo=UTC)
+def _moment(stamp: Timestamp) -> datetime | None:
+    """None: it is no time of any year."""
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.postgres import Connection, Pool, transaction
-from crosslogic_orchestrator.domain import Spec
+from crosslogic_orchestrator.domain import Instance, Spec
 from crosslogic_orchestrator.events import add_event
 from crosslogic_orchestrator.jobs import end_job, launch_job
 from crosslogic_orchestrator.scaling.domain import Deployment
@@ -32,6 +32,7 @@ from crosslogic_orchestrator.store import insert_end, insert_launch
 MAX_DEPLOYMENTS = 1_000
 LOOP = "autoscaler"
 _DRAIN_S = 120.0
+_IN: LiteralString = "now() + make_interval(secs => %s)"
 _COLUMNS: LiteralString = "id, model, region, asked, revision, created_at, updated_at, scaled_up_at, scaled_down_at"
 
 
@@ -105,9 +106,8 @@ class ScalingStore:
             if cursor.rowcount == 0:
                 raise _not_found()
             for machine in await alive_machines(connection):
-                if machine.deployment_id == deployment_id and machine.instance.state in ("launching", "active"):
-                    job = end_job(machine.instance, ids=self._ids, now=now, drain_timeout_s=_DRAIN_S)
-                    await insert_end(connection, job)
+                if machine.deployment_id == deployment_id:
+                    await self._end_machine(connection, machine.instance, now=now)
 
     async def hold(
         self, *, model: str, region: str, reporter: str, waiting: int, now: datetime, until: datetime
@@ -116,7 +116,7 @@ class ScalingStore:
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
                 f"SELECT {_COLUMNS} FROM deployments WHERE model = %s AND (%s = '' OR region IN ('', %s)) "
-                "AND ended_at IS NULL ORDER BY region = %s DESC, created_at LIMIT 1",
+                "AND ended_at IS NULL ORDER BY asked->>'mode' = 'active' DESC, region = %s DESC, created_at LIMIT 1",
                 (model, region, region, region),
             )
             row = await cursor.fetchone()
@@ -133,20 +133,22 @@ class ScalingStore:
 
     # What the autoscaler needs.
 
-    async def lead(self, *, epoch: int, now: datetime, lease_s: float) -> int:
-        """Keeps the lease of `epoch`, or takes it over once it is over. The epoch that is held; 0: somebody else's."""
-        until = now + timedelta(seconds=lease_s)
+    async def lead(self, *, epoch: int, lease_s: float) -> int:
+        """Keeps the lease of `epoch`, or takes it over once it is over. The epoch that is held; 0: somebody else's.
+
+        It goes by the database's clock: those of replicas differ.
+        """
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                "UPDATE loop_leases SET until = %s WHERE name = %s AND epoch = %s", (until, LOOP, epoch)
+                f"UPDATE loop_leases SET until = {_IN} WHERE name = %s AND epoch = %s", (lease_s, LOOP, epoch)
             )
             if cursor.rowcount == 1:
                 return epoch
             cursor = await connection.execute(
-                "INSERT INTO loop_leases (name, epoch, until) VALUES (%s, 1, %s) ON CONFLICT (name) DO UPDATE "
-                "SET epoch = loop_leases.epoch + 1, until = excluded.until WHERE loop_leases.until <= %s "
+                f"INSERT INTO loop_leases (name, epoch, until) VALUES (%s, 1, {_IN}) ON CONFLICT (name) DO UPDATE "
+                "SET epoch = loop_leases.epoch + 1, until = excluded.until WHERE loop_leases.until <= now() "
                 "RETURNING epoch",
-                (LOOP, until, now),
+                (LOOP, lease_s),
             )
             row = await cursor.fetchone()
             return 0 if row is None else int(row[0])
@@ -218,9 +220,8 @@ class ScalingStore:
         known = {machine.instance.id: machine.instance for machine in await alive_machines(connection)}
         for end in decided.plan.ends:
             instance = known.get(end.member_id)
-            if instance is None or instance.state not in ("launching", "active"):
+            if instance is None or not await self._end_machine(connection, instance, now=decided.at):
                 continue
-            await insert_end(connection, end_job(instance, ids=self._ids, now=decided.at, drain_timeout_s=_DRAIN_S))
             await add_event(
                 connection,
                 kind="scale_down",
@@ -230,6 +231,16 @@ class ScalingStore:
                 text=f"A machine for {deployment.model} ends: {end.why}.",
                 details={},
             )
+
+    async def _end_machine(self, connection: Connection, instance: Instance, *, now: datetime) -> bool:
+        """False: somebody else ends it, or it is gone."""
+        cursor = await connection.execute(
+            "SELECT 1 FROM instances WHERE id = %s AND state IN ('launching', 'active') FOR UPDATE", (instance.id,)
+        )
+        if await cursor.fetchone() is None:
+            return False
+        await insert_end(connection, end_job(instance, ids=self._ids, now=now, drain_timeout_s=_DRAIN_S))
+        return True
 
     # What people read.
 

@@ -12,6 +12,7 @@ from crosslogic_orchestrator.scaling.records import Attempts, Machine
 FAILING_S = 600.0
 """So long a place is avoided where a launch failed."""
 _LIVED_DAYS = 30
+_HELD_AT_MOST_S = 60.0
 _LAUNCHES = 20
 """So many of a deployment's last launches are looked at."""
 
@@ -84,8 +85,9 @@ async def lived_of(connection: Connection, *, now: datetime) -> Mapping[str, Liv
 
 
 async def waiting_of(connection: Connection, *, now: datetime) -> Mapping[str, int]:
-    """Requests that gateways hold."""
+    """Requests that gateways hold. What somebody noted whose clock is far ahead does not hold for ever."""
     cursor = await connection.execute(
-        "SELECT deployment_id, sum(waiting) FROM waiting_requests WHERE until >= %s GROUP BY 1", (now,)
+        "SELECT deployment_id, sum(waiting) FROM waiting_requests WHERE until BETWEEN %s AND %s GROUP BY 1",
+        (now, now + timedelta(seconds=_HELD_AT_MOST_S)),
     )
     return {str(row[0]): int(row[1]) for row in await cursor.fetchall()}
