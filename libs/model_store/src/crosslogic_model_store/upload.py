@@ -7,7 +7,7 @@ kill is recognised by its name and the number of each part, and only what is mis
 import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -261,6 +261,7 @@ def _all(pool: ThreadPoolExecutor, work: Callable[[Any], None], on: Sequence[Any
     finally:
         for future in waiting:
             future.cancel()
+        wait(waiting)
 
 
 def _changed(file: FileEntry) -> ModelStoreError:
