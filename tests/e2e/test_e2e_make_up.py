@@ -25,6 +25,8 @@ PROCESSES = {
     *("postgres", "redis"),
 }
 MOST_MACHINES = 2
+QUICK_S = 30.0
+"""A second on a quiet machine; most of it is Python's own start, which a busy one makes ten times as long."""
 NOT_INHERITED = ("CROSSLOGIC_", "DATABASE_URL", "REDIS_URL")
 
 
@@ -127,7 +129,7 @@ def test_a_second_make_up_is_quick_and_changes_nothing(checkout: Checkout) -> No
     # Also from a shell that has read .run/env.
     again = checkout.call("up", **read_env(checkout.run_dir))
     assert again.returncode == 0, again.stderr
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < QUICK_S, again.stdout
     assert "nothing was changed" in again.stdout
     assert (checkout.pids(), checkout.machines(), checkout.run_dir.env_file.read_text()) == before
 
