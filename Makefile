@@ -141,6 +141,10 @@ trial-nodes: venv ## 500 streams on 20 nodes, one of which dies every 5 s for 5 
 trial-rolling: venv ## every process is replaced twice under 100 requests/s; 4 minutes (TRIAL_ARGS="--rounds 1")
 	@$(run) tests.chaos.trial_rolling $(TRIAL_ARGS)
 
+.PHONY: trial-skypilot
+trial-skypilot: venv ## launches through SkyPilot's API server on a fake cloud, everything killed at random (LAUNCHES=6 TRIAL_ARGS="--seed 1")
+	@$(run) tests.chaos.trial_skypilot --launches "$(or $(LAUNCHES),6)" $(TRIAL_ARGS)
+
 .PHONY: storm
 storm: venv ## requests over dying processes: does everybody count the same? (REQUESTS=5000 SEED=1 STORM_ARGS="--seconds 60")
 	@$(run) tests.storm --requests "$(or $(REQUESTS),5000)" --seed "$(or $(SEED),1)" $(STORM_ARGS)

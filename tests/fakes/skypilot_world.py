@@ -47,14 +47,32 @@ _CATALOGUE = {
     "common/accelerators.csv": ["AcceleratorName,Clouds", "A10G,\"['AWS']\""],
 }
 # Run where boto3 is.
-_NETWORK = """
-import boto3
+_ACCOUNT = """
+import boto3, json
 ec2 = boto3.client("ec2", region_name="us-east-1")
 vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
 gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
 ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
 table = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"][0]["RouteTableId"]
 ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+# What operators make before the first launch: without it SkyPilot makes one that may do anything with EC2 and S3.
+iam = boto3.client("iam")
+trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+iam.create_role(
+    RoleName="skypilot-v1", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+)
+iam.create_instance_profile(InstanceProfileName="skypilot-v1")
+iam.add_role_to_instance_profile(InstanceProfileName="skypilot-v1", RoleName="skypilot-v1")
+"""
+_RIGHTS = """
+import boto3, json
+iam = boto3.client("iam", region_name="us-east-1")
+found = []
+for role in iam.list_roles()["Roles"]:
+    name = role["RoleName"]
+    found += [each["PolicyArn"] for each in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]]
+    found += iam.list_role_policies(RoleName=name)["PolicyNames"]
+print(json.dumps(found))
 """
 _INSTANCES = """
 import boto3, json
@@ -64,7 +82,8 @@ for region in ("us-east-1", "us-west-2"):
         for each in reservation["Instances"]:
             tags = {tag["Key"]: tag["Value"] for tag in each.get("Tags", [])}
             kind = each.get("InstanceLifecycle", "on demand")
-            found.append({"region": region, "state": each["State"]["Name"], "kind": kind, "tags": tags})
+            state, name = each["State"]["Name"], each["InstanceId"]
+            found.append({"region": region, "id": name, "state": state, "kind": kind, "tags": tags})
 print(json.dumps(found))
 """
 
@@ -79,6 +98,7 @@ class SkyPilotWorld:
         self._cloud = f"http://127.0.0.1:{free_port()}"
         self._port = 0
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._server: subprocess.Popen[bytes] | None = None
         self.log = folder / "skypilot.log"
 
     @property
@@ -120,17 +140,31 @@ class SkyPilotWorld:
         self._install()
         self._run("-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", self._cloud.rpartition(":")[2])
         self._until(lambda: _answers(self._cloud), "the fake cloud does not answer")
-        self._ask(_NETWORK)
+        self._ask(_ACCOUNT)
         for _ in range(_STARTS):
             self._port = _port()
-            server = self._run("-m", "sky.server.server", "--host", "127.0.0.1", "--port", str(self._port))
-            self._until(
-                lambda: server.poll() is not None or _answers(f"{self.api}/api/health"),  # noqa: B023  # asked at once
-                "SkyPilot's API server does not answer",
-            )
-            if server.poll() is None:
+            if self._serve():
                 return
         raise AssertionError(self.log.read_text()[-2_000:])
+
+    def restart_server(self) -> None:
+        """Kills SkyPilot's API server with all that it started, as a pod that dies, and starts it where it was."""
+        assert self._server is not None
+        os.killpg(self._server.pid, signal.SIGKILL)
+        self._server.wait()
+        for _ in range(_STARTS):
+            if self._serve():
+                return
+        raise AssertionError(self.log.read_text()[-2_000:])
+
+    def _serve(self) -> bool:
+        """Starts the API server. False: it gave up."""
+        server = self._server = self._run("-m", "sky.server.server", "--host", "127.0.0.1", "--port", str(self._port))
+        self._until(
+            lambda: server.poll() is not None or _answers(f"{self.api}/api/health"),
+            "SkyPilot's API server does not answer",
+        )
+        return server.poll() is None
 
     def stop(self) -> None:
         """Ends every process with its children."""
@@ -145,6 +179,11 @@ class SkyPilotWorld:
     def instances(self) -> list[dict[str, object]]:
         """What the cloud has."""
         found: list[dict[str, object]] = json.loads(self._ask(_INSTANCES))
+        return found
+
+    def rights_of_machines(self) -> list[str]:
+        """Policies of the roles there are: whoever is on a machine may do what its role may."""
+        found: list[str] = json.loads(self._ask(_RIGHTS))
         return found
 
     def _lay(self) -> None:

@@ -115,6 +115,7 @@ async def test_spot_is_tried_first_and_what_is_launched_once_is_found_listed_and
     assert (await found()).hourly_price_picodollars == 1_006 * 10**9
     assert places_of_the_secret(world) == []
     assert ".aws/credentials" not in asked_for_the_machine(world), "whoever holds a machine would hold the account"
+    assert await asyncio.to_thread(world.rights_of_machines) == []
 
     async with asyncio.timeout(WAIT_S):
         while (await found()).state != "gone":

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import requests
 from sky import exceptions
+from sky.utils import env_options
 
 from crosslogic_skypilot_worker.wire import RefusedError, plain
 
@@ -19,6 +20,8 @@ _TEMPORARY = (
     exceptions.NetworkError,
 )
 
+_LOCAL_SERVER = env_options.Options.DISABLE_LOCAL_API_SERVER.env_var
+
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
@@ -30,4 +33,7 @@ def told() -> Iterator[None]:
     except _TEMPORARY as error:
         raise RefusedError(f"SkyPilot does not answer: {plain(error)}", temporary=True) from error
     except Exception as error:
+        if _LOCAL_SERVER in str(error):
+            # What it says of a server at a loopback address that is away: that it must not start one.
+            raise RefusedError("SkyPilot's API server does not answer.", temporary=True) from error
         raise RefusedError(plain(error) or type(error).__name__, temporary=False) from error
