@@ -198,7 +198,7 @@ async def run_trial(suite: Suite, world: SkyPilotWorld, folder: Path, *, launche
     outcome, dice, jobs = Outcome(launches=launches), random.Random(seed), Jobs(suite)
     machines = Machines(suite, world, folder)
     asked = [await jobs.launch(number) for number in range(launches)]
-    killing = asyncio.create_task(kill_for_ever(suite, world, dice, outcome))
+    killing = asyncio.create_task(kill_some(suite, world, dice, outcome, times=launches + 3))
     following = asyncio.create_task(machines.follow())
     try:
         ends = await asyncio.gather(*(jobs.ended(job) for job in asked))
@@ -228,9 +228,9 @@ async def run_trial(suite: Suite, world: SkyPilotWorld, folder: Path, *, launche
     return outcome
 
 
-async def kill_for_ever(suite: Suite, world: SkyPilotWorld, dice: random.Random, outcome: Outcome) -> None:
+async def kill_some(suite: Suite, world: SkyPilotWorld, dice: random.Random, outcome: Outcome, *, times: int) -> None:
     """Kills one after the other; each is back before the next goes."""
-    while True:
+    for _ in range(times):
         await asyncio.sleep(dice.uniform(*PAUSES_S))
         name = dice.choice(KILLED)
         print(f"kills {name}", file=sys.stderr)
