@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import TypeVar
 
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
@@ -11,6 +12,8 @@ from crosslogic_orchestrator import policy
 from crosslogic_orchestrator.domain import Job, Machine, NodeView, Step
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.ports import Fleet, Provider, ProviderError, Store
+
+Answer = TypeVar("Answer")
 
 LEASE_S = 30.0
 _RENEW_S = 10.0
@@ -82,9 +85,9 @@ class Worker:
                 await self._refused(job, str(error), temporary=error.temporary)
             except TimeoutError:
                 await self._refused(job, f"The provider did not answer within {_CALL_S:g} s.", temporary=True)
-            except CodedError as error:
-                words = f"The registry says: {error.public}"
-                await self._refused(job, words, temporary=error.code in _PASSING, rest_s=_AWAY_S)
+            except CodedError:
+                # Our own database: nothing can be written down now.
+                raise
             except Exception as error:  # noqa: BLE001  # a full disk, a fault of ours: all other jobs go on
                 self._log.exception("a job could not be worked on", job_id=job.id)
                 reason = error.strerror if isinstance(error, OSError) else None
@@ -121,7 +124,7 @@ class Worker:
             case policy.Request():
                 await self._request(job, provider)
             case policy.Drain():
-                await self._fleet.drain(name)
+                await _of_registry(self._fleet.drain(name))
                 await self._rest(job, _IDLE_S, "The node is told to drain.")
             case policy.Delete():
                 await provider.delete(name)
@@ -143,17 +146,17 @@ class Worker:
             # Noted first: whoever finds the job here knows that the provider may have been asked.
             await self._reach(job, Step.REQUESTED)
             return
-        await self._fleet.grant_weights(node_id=job.instance.id, model=job.instance.spec.model)
-        token = await self._fleet.join_token(node_id=job.instance.id, org_id=job.instance.spec.org_id)
+        await _of_registry(self._fleet.grant_weights(node_id=job.instance.id, model=job.instance.spec.model))
+        token = await _of_registry(self._fleet.join_token(node_id=job.instance.id, org_id=job.instance.spec.org_id))
         if not await self._store.renew(job, lease_s=LEASE_S):
             return
         await provider.launch(name=job.instance.id, task=job.task, join_token=token)
         await self._reach(job, Step.PROVISIONING)
 
-    async def _refused(self, job: Job, words: str, *, temporary: bool, rest_s: float = _RETRY_S) -> None:
+    async def _refused(self, job: Job, words: str, *, temporary: bool) -> None:
         error = policy.refused(job, words, temporary=temporary, now=job.read_at, limits=self._limits)
         if error is None:
-            await self._rest(job, rest_s, words)
+            await self._rest(job, _RETRY_S, words)
         else:
             await self._give_up(job, error)
 
@@ -203,3 +206,11 @@ class Worker:
             self._log.warning("somebody else has the job", job_id=job.id)
         finally:
             renewing.cancel()
+
+
+async def _of_registry(answer: Awaitable[Answer]) -> Answer:
+    """What the registry answers. What it refuses, or that it is away, is said like a provider's refusal."""
+    try:
+        return await answer
+    except CodedError as error:
+        raise ProviderError(f"The registry says: {error.public}", temporary=error.code in _PASSING) from None
