@@ -119,6 +119,13 @@ async def test_an_engine_starts_on_the_weights_of_its_disk_while_the_registry_is
     with pytest.raises(PreparationError, match="weights: "):
         await agent(tmp_path, registry).prepare(command(tmp_path))
     registry.fails_with = grpc.StatusCode.UNAVAILABLE
+    (tmp_path / "granted.json").unlink()
+    (tmp_path / "granted.json").mkdir()
+    registry.fails_with = None
+    # Nowhere to keep it: the engine starts all the same.
+    assert await agent(tmp_path, registry).prepare(command(tmp_path)) == first
+    (tmp_path / "granted.json").rmdir()
+    registry.fails_with = grpc.StatusCode.UNAVAILABLE
     for harm in ((tmp_path / "granted.json").write_text, lambda _: (tmp_path / "granted.json").unlink()):
         harm("{}")
         with pytest.raises(PreparationError, match="weights: "):

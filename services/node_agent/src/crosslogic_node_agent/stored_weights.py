@@ -125,9 +125,16 @@ class StoredWeights:
         await asyncio.to_thread(self._cleaner.keep_also, folder_name(manifest.model, manifest.revision))
         folder = await asyncio.to_thread(fetch, manifest, root=self._root, urls=urls, options=options)
         self._log.info("weights are there", folder=str(folder))
-        await asyncio.to_thread(self._granted_file.write_bytes, first.manifest)
+        await asyncio.to_thread(self._keep, first.manifest)
         self._is_there(manifest)
         return manifest, folder
+
+    def _keep(self, manifest: bytes) -> None:
+        try:
+            self._granted_file.write_bytes(manifest)
+        except OSError as error:
+            # The weights are there: the engine is not to wait for a disk that is full.
+            self._log.warning("what was granted is not kept", reason=error.strerror)
 
     async def _kept(self) -> tuple[Manifest, Path] | None:
         """The version that was granted last, if it is on the disk: an engine need not wait for the registry."""
