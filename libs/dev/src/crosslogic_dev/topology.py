@@ -20,7 +20,7 @@ GATEWAY = "gateway"
 REGION = "local"
 _MORE_MACHINES = 16
 """Beyond those of `make up`: for replacements and for what somebody launches by hand."""
-_JOIN_TIMEOUT_S = 60
+_JOIN_TIMEOUT_S = 120
 _LOOK_AT_MACHINES_S = 2
 """A machine that was killed is missed after so long, and replaced after as long again."""
 # A shell that read `.run/env` must not pass these on: each process is told its own.
