@@ -136,6 +136,14 @@ def test_machines_that_work_a_queue_off_ask_for_no_others() -> None:
     assert plan.launches == ()
 
 
+def test_queue_that_stands_before_full_machines_asks_for_more_whatever_the_noise() -> None:
+    full = replace(BUSY, running=16, tokens_per_s=800, waiting=50)
+    members = [member(f"n{n}", load=full) for n in range(4)]
+    points = tuple(Point(NOW - timedelta(seconds=s), 63.9, 201, 4) for s in range(40, 0, -5))
+    plan = decide(deployment(), seen(*members), History(points=points))
+    assert signals(plan)["saturated"] == 6
+
+
 def test_queue_that_grows_is_seen_however_seldom_anybody_looks() -> None:
     full = replace(BUSY, running=16, tokens_per_s=800, waiting=600)
     for interval_s in (5, 60):

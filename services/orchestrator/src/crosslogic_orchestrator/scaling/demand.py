@@ -107,7 +107,8 @@ def needs_of(
         )
         needs.append(Need("backlog", nodes_for(demand + expected * service_s / DRAIN_S, machine, target=target), why))
     needs += _forecast(snapshot, machine, target)
-    needs += _engines(deployment, ready, machine, stuck=waiting > 0 and growth >= 0)
+    stuck = waiting > 0 and waiting + growth * max(DRAIN_S, snapshot.start_s) > 0
+    needs += _engines(deployment, ready, machine, stuck=stuck)
     return tuple(needs)
 
 
@@ -155,7 +156,7 @@ def _forecast(snapshot: Snapshot, machine: Machine, target: float) -> list[Need]
 
 
 def _engines(deployment: Deployment, ready: Sequence[Member], machine: Machine, *, stuck: bool) -> list[Need]:
-    """What the engines say of themselves. `stuck`: requests wait, and do not get fewer."""
+    """What the engines say of themselves. `stuck`: requests wait, and would still when a machine came."""
     if not ready:
         return []
     needs: list[Need] = []

@@ -54,9 +54,8 @@ class FleetSignals:
             if nodes.pop(node_id, None) is not None:
                 self._urgent.set()
         if message.snapshot_complete and self._coming is not None:
-            if not self._known or self._nodes.keys() - self._coming.keys():
-                self._urgent.set()
             self._nodes, self._coming, self._known = self._coming, None, True
+            self._urgent.set()
 
     @property
     def nodes(self) -> dict[str, NodeSample]:
