@@ -27,7 +27,8 @@ async def join(
     """The node's certificate: the one it has while that is valid, else one for the join token.
 
     `bootstrap_ca` (PEM) is what the registry must be signed by. A registry that cannot be reached is asked again until
-    `stop` is set, with the same key: so it knows a join whose answer was lost. Raises StartError when the token is missing or refused.
+    `stop` is set, with the same key: so it knows a join whose answer was lost. Raises StartError when the token is
+    missing or refused.
     """
     held = files.certificate()
     if held is not None and is_valid(held):
