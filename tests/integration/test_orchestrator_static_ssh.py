@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import uvloop
 
 from crosslogic_common.postgres import Pool as Connections
 from crosslogic_orchestrator.ports import ProviderError
@@ -181,3 +182,15 @@ async def test_machine_that_never_stops_talking_or_says_nothing_of_its_agent_is_
     with pytest.raises(ProviderError, match="does not say why") as refused:
         await asked(f"echo {TOKEN} >&2; exit 255")
     assert TOKEN not in str(refused.value)
+
+
+def test_ssh_that_ends_before_it_reads_stops_no_orchestrator() -> None:
+    async def asked() -> None:
+        for _ in range(20):
+            with pytest.raises(ProviderError, match="ended with 3"):
+                await reach_machine(["sh", "-c", "exit 3"], "m", "", machine="rack-0", limit_s=WAIT_S)
+            said = await reach_machine(["sh", "-c", "echo none"], "m", "", machine="rack-0", limit_s=WAIT_S)
+            assert said == "none\n"
+
+    # As the orchestrator runs, where writing to a process that is gone fails in another way.
+    uvloop.run(asked())

@@ -60,9 +60,9 @@ class WorkerLink:
 
     async def _say(self, process: asyncio.subprocess.Process, message: Mapping[str, Any]) -> None:
         assert process.stdin is not None  # noqa: S101  # it was asked for
-        process.stdin.write(json.dumps(message).encode() + b"\n")
-        with contextlib.suppress(ConnectionError):
-            # Whoever reads finds that the worker is gone, and says so.
+        # Whoever reads finds that the worker is gone, and says so. RuntimeError is uvloop's word for it.
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            process.stdin.write(json.dumps(message).encode() + b"\n")
             await process.stdin.drain()
 
     async def _started(self) -> asyncio.subprocess.Process:

@@ -69,9 +69,10 @@ async def _exchange(process: asyncio.subprocess.Process, script: bytes) -> tuple
     assert process.stderr is not None  # noqa: S101
     complaining = asyncio.create_task(_tail(process.stderr))
     try:
-        process.stdin.write(script)
-        # Written to as it can be: whoever reads finds why it could not.
-        process.stdin.close()
+        # Where ssh has ended already (RuntimeError is uvloop's word for it), its status says why.
+        with contextlib.suppress(OSError, RuntimeError):
+            process.stdin.write(script)
+            process.stdin.close()
         said = await _tail(process.stdout)
         await process.wait()
         # A connection that ssh leaves open for others keeps stderr open too.
