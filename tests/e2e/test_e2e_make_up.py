@@ -69,12 +69,14 @@ def checkout() -> Iterator[Checkout]:
     with tempfile.TemporaryDirectory(prefix="cl-make-up-") as folder:
         Path(folder).chmod(0o711)
         checkout = Checkout(Path(folder))
-        room = {"CROSSLOGIC_LOCAL_MAX_MACHINES": str(MOST_MACHINES)}
-        up = checkout.call("up", "--engine", "sim", "--ports", "free", **room)
-        assert up.returncode == 0, up.stdout + up.stderr
-        (checkout.root / "first.txt").write_text(up.stdout)
-        yield checkout
-        checkout.call("down")
+        try:
+            room = {"CROSSLOGIC_LOCAL_MAX_MACHINES": str(MOST_MACHINES)}
+            up = checkout.call("up", "--engine", "sim", "--ports", "free", **room)
+            assert up.returncode == 0, up.stdout + up.stderr
+            (checkout.root / "first.txt").write_text(up.stdout)
+            yield checkout
+        finally:
+            checkout.call("down")
 
 
 def test_the_pasted_curl_line_answers(checkout: Checkout) -> None:
