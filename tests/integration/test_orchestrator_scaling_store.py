@@ -5,16 +5,19 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from typing import Any
 
 import psycopg
 import pytest
 
+from crosslogic_common.clock import SystemClock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
 from crosslogic_orchestrator.jobs import end_job
 from crosslogic_orchestrator.scaling.domain import Constraints, Deployment, End, History, Launch, Offer, Plan
-from crosslogic_orchestrator.scaling.records import Decided, Kept
+from crosslogic_orchestrator.scaling.loop import Autoscaler
+from crosslogic_orchestrator.scaling.records import Decided, Kept, World
 from crosslogic_orchestrator.scaling.store import ScalingStore
 from crosslogic_orchestrator.store import PostgresStore, insert_end
 
@@ -97,6 +100,37 @@ async def test_whoever_lost_the_lease_or_decided_for_another_revision_launches_n
     assert not await store.carry_out(decided(kept, launches=1), epoch=second)
     assert (await store.world(now=NOW)).machines == ()
     assert await store.decisions(kept.deployment.id, before=0, limit=10) == []
+
+
+async def test_an_autoscaler_that_is_stopped_leaves_the_lead_to_the_next_at_once(
+    store: ScalingStore, pool: Pool
+) -> None:
+    unused: Any = None  # There is no deployment to look at.
+    leads = asyncio.Event()
+
+    class Watched(ScalingStore):
+        async def world(self, *, now: datetime) -> World:
+            leads.set()
+            return await store.world(now=now)
+
+    scaler = Autoscaler(
+        store=Watched(pool, ids=Uuid7Source()),
+        signals=unused,
+        sources=unused,
+        prices=unused,
+        clock=SystemClock(),
+        metrics=unused,
+        interval_s=60,
+        wake=asyncio.Event(),
+        work=asyncio.Event(),
+    )
+    running = asyncio.create_task(scaler.run())
+    await asyncio.wait_for(leads.wait(), 20)
+    assert await store.lead(epoch=0, lease_s=15) == 0, "it does not lead"
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await store.lead(epoch=0, lease_s=15)
 
 
 async def test_decision_its_machines_and_its_events_come_together_and_stay(

@@ -124,12 +124,3 @@ def test_a_launch_of_before_that_fails_now_is_nobodys_business(fleet: FakeFleet,
 def test_a_machine_that_somebody_ended_is_no_failure(fleet: FakeFleet, run_dir: RunDir) -> None:
     fleet.job.kind, fleet.state = pb.JOB_KIND_TERMINATE, pb.INSTANCE_STATE_TERMINATED
     assert followed(fleet, run_dir)[0].look() == 0
-
-
-def test_an_engine_that_dies_again_and_again_is_not_waited_for(fleet: FakeFleet, run_dir: RunDir) -> None:
-    fleet.node.status_reason, fleet.node.load.engine_restarts = "engine died: exit code 1. no such model", 2
-    launches, _ = followed(fleet, run_dir)
-    assert launches.look() == 0
-    fleet.node.load.engine_restarts = 3
-    with pytest.raises(DevError, match=r"died 3 times before it served: engine died: exit code 1. no such model"):
-        launches.look()

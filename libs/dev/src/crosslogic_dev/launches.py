@@ -20,8 +20,6 @@ from crosslogic_dev.topology import REGION
 _CALL_TIMEOUT_S = 5.0
 _MOST_LISTED = 1_000
 _CLOCK_SLACK_S = 1.0
-_ENGINE_DEATHS = 3
-"""An engine that dies so often before it ever served has something wrong that waiting does not mend."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,9 +50,9 @@ class Launches:
             return 0
         for instance, job in followed:
             self._tell(job)
-            why = self._failure(job, nodes.get(instance.id)) if self._is_new(instance) else ""
-            if why:
-                raise DevError(self._with_logs(instance.id, why))
+            # One that was called off is a job of another kind by then.
+            if job.error and job.kind == pb.JOB_KIND_LAUNCH and self._is_new(instance):
+                raise DevError(self._with_logs(instance.id, job.error))
         self._tell_serving(instances, nodes)
         return len(self._serving)
 
@@ -108,15 +106,6 @@ class Launches:
                 self.progress(f"machine {each}: active, {nodes[each].facts.max_tokens_per_sec:.0f} tokens/s measured")
                 self.launched.append(f"machine {each}")
         self._serving = serving
-
-    def _failure(self, job: pb.Job, node: registry_pb2.Node | None) -> str:
-        """Why the launch came or will come to nothing. Empty: it goes on, or was called off."""
-        if job.kind != pb.JOB_KIND_LAUNCH:
-            return ""
-        deaths = 0 if node is None else node.load.engine_restarts
-        if job.status == pb.JOB_STATUS_RUNNING and deaths >= _ENGINE_DEATHS and node is not None:
-            return f"Its engine died {deaths} times before it served: {node.status_reason}"
-        return job.error
 
     def _with_logs(self, machine: str, why: str) -> str:
         folder = self.run_dir.machines / machine

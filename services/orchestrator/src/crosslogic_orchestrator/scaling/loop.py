@@ -22,6 +22,7 @@ from crosslogic_orchestrator.scaling.store import ScalingStore
 
 LEASE_S = 15.0
 REFRESH_S = 300.0
+_LET_GO_S = 2.0
 _NUMBERS = re.compile(r"[\d.,]+")
 
 
@@ -68,18 +69,21 @@ class Autoscaler:
         self._log = get_logger(__name__)
 
     async def run(self) -> None:
-        """Looks for ever."""
-        while True:
-            self._wake.clear()
-            try:
-                await self.look_once()
-            except CodedError as error:
-                self._log.warning("not scaled", code=error.code, reason=error.private or error.public)
-                # Whatever else wakes it, a neighbour that is away is not asked without a pause.
-                await asyncio.sleep(min(1.0, self._interval_s))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
-                    await self._wake.wait()
+        """Looks for ever. One that is stopped leaves the lead at once to whoever comes."""
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    await self.look_once()
+                except CodedError as error:
+                    self._log.warning("not scaled", code=error.code, reason=error.private or error.public)
+                    # Whatever else wakes it, a neighbour that is away is not asked without a pause.
+                    await asyncio.sleep(min(1.0, self._interval_s))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval_s):
+                        await self._wake.wait()
+        finally:
+            await self._let_go()
 
     async def refresh(self) -> None:
         """Asks the neighbours for ever: what they last said holds while they are away."""
@@ -101,6 +105,13 @@ class Autoscaler:
         self._memory = {name: known for name, known in self._memory.items() if name in alive}
         for kept in world.deployments:
             await self._see_to(kept, world)
+
+    async def _let_go(self) -> None:
+        if not self._epoch:
+            return
+        with contextlib.suppress(CodedError, TimeoutError):
+            async with asyncio.timeout(_LET_GO_S):
+                await self._store.lead(epoch=self._epoch, lease_s=0)
 
     def plan(self, kept: Kept, world: World, *, asked: Deployment | None = None) -> tuple[Snapshot, Plan]:
         """What would be done now, for what is `asked` or kept. Raises UNAVAILABLE."""
