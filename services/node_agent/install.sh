@@ -102,6 +102,7 @@ cp "$token_file" "$root$etc/join-token"
   [ -z "$engine_command" ] || echo "CROSSLOGIC_ENGINE_COMMAND='$engine_command'"
   if [ "$tunnel" = 1 ]; then echo "CROSSLOGIC_TUNNEL=1"; else echo "CROSSLOGIC_LISTEN=$listen"; fi
   echo "GRPC_SSL_CIPHER_SUITES=ECDHE-PSK-CHACHA20-POLY1305"
+  echo "GRPC_ENABLE_FORK_SUPPORT=0"
   printf '%s' "$more"
 } > "$root$etc/agent.env"
 

@@ -5,14 +5,25 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 import uvloop
 
 from crosslogic_common.errors import CodedError
 from crosslogic_common.settings import Settings, SettingsError
+from crosslogic_common.tls import TLS13_ENVIRONMENT
 
 SettingsOf = TypeVar("SettingsOf", bound=Settings)
+
+PROCESS_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {**TLS13_ENVIRONMENT, "GRPC_ENABLE_FORK_SUPPORT": "0", "PYTHONUNBUFFERED": "1"}
+)
+"""What every process is started with: images, the agent's installer and `make up` set it.
+
+uvloop forks to start a program, and gRPC's fork handlers, which are on unless the variable says otherwise when gRPC is
+imported, now and then abort such a child before it becomes that program.
+"""
 
 
 class StartError(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crosslogic_common.tls import TLS13_ENVIRONMENT
+from crosslogic_common.process import PROCESS_ENVIRONMENT
 from crosslogic_dev.admin_api import AdminApi
 from crosslogic_dev.certificates import OPERATOR, service_files
 from crosslogic_dev.failure import DevError
@@ -113,6 +113,6 @@ def _relay(endpoint: Endpoint, plan: Plan, run_dir: RunDir, name: str) -> Proces
         own["CROSSLOGIC_EXTERNAL_KEY_FILE"] = str(Path(endpoint.key_file).expanduser().resolve())
     if endpoint.its_model:
         own["CROSSLOGIC_EXTERNAL_MODEL"] = endpoint.its_model
-    kept = {"PATH": endpoint.environ.get("PATH", os.defpath), "PYTHONUNBUFFERED": "1", **TLS13_ENVIRONMENT}
+    kept = {"PATH": endpoint.environ.get("PATH", os.defpath), **PROCESS_ENVIRONMENT}
     kept |= {key: value for key, value in endpoint.environ.items() if key.startswith(_PREFIX)}
     return ProcessSpec(name=name, argv=(sys.executable, "-m", "crosslogic_node_agent"), environ={**kept, **own})

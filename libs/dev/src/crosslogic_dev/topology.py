@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crosslogic_common.tls import TLS13_ENVIRONMENT
+from crosslogic_common.process import PROCESS_ENVIRONMENT
 from crosslogic_dev.certificates import CaFiles, service_files
 from crosslogic_dev.engines import EngineCommand
 from crosslogic_dev.plan import Plan
@@ -157,7 +157,7 @@ class Topology:
             for key, value in self.environ.items()
             if key not in _NOT_INHERITED and not key.startswith("STRIPE_")
         }
-        return {"PATH": os.defpath, **kept, "PYTHONUNBUFFERED": "1", **TLS13_ENVIRONMENT}
+        return {"PATH": os.defpath, **kept, **PROCESS_ENVIRONMENT}
 
     def _tls(self, name: str) -> dict[str, str]:
         files = service_files(self.run_dir.tls, name)
