@@ -276,7 +276,7 @@ def suite_on(world: SkyPilotWorld, folder: Path) -> Iterator[Suite]:
 
 
 def main() -> int:
-    """Exit status 1 when a machine was made twice or left, or a job did not end."""
+    """Exit status 1 when a machine was made twice or left, a job did not end, or no machine served."""
     parser = argparse.ArgumentParser(prog="make trial-skypilot", description=__doc__)
     parser.add_argument("--launches", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
@@ -293,7 +293,7 @@ def main() -> int:
         finally:
             world.stop()
     print(json.dumps(asdict(outcome), indent=2))
-    return 1 if outcome.launched_twice or outcome.leaked or outcome.not_ended else 0
+    return 1 if outcome.launched_twice or outcome.leaked or outcome.not_ended or not outcome.active else 0
 
 
 if __name__ == "__main__":
