@@ -21,16 +21,22 @@ class FakeGateway(AdminApi):
         object.__setattr__(self, "rows", {})
         object.__setattr__(self, "calls", [])
         object.__setattr__(self, "working_keys", set())
+        object.__setattr__(self, "just_up", [])
 
     rows: dict[str, dict[str, Any]]
     calls: list[str]
     working_keys: set[str]
+    just_up: list[None]
+    """So many calls find a service away."""
 
     def key_works(self, key: str) -> bool:
         return key in self.working_keys
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> HttpAnswer:
         self.calls.append(f"{method} {path}")
+        if self.just_up:
+            self.just_up.pop()
+            return HttpAnswer(503, {})
         if method == "GET":
             if path.endswith("/environments"):
                 return HttpAnswer(200, {"data": [self.rows[i] for i in self.rows if i.startswith("env")]})
@@ -54,6 +60,13 @@ def test_a_new_suite_gets_a_tenant_a_key_and_its_model() -> None:
     seeded = seed(gateway, PLAN, model="tiny", context_length=100, api_key="")
     assert seeded.api_key in gateway.working_keys
     assert gateway.rows["model"]["context_length"] == 100
+
+
+def test_a_service_that_is_only_just_up_is_asked_again() -> None:
+    gateway = FakeGateway()
+    gateway.just_up.extend([None] * 2)
+    assert seed(gateway, PLAN, model="tiny", context_length=100, api_key="").api_key in gateway.working_keys
+    assert gateway.calls.count("POST /admin/models") == 3
 
 
 def test_a_second_make_up_keeps_the_key_that_people_have_pasted() -> None:

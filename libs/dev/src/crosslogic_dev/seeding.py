@@ -1,5 +1,6 @@
 """What a new suite is given through the gateway's admin API: an organisation, a key, and the model's catalogue row."""
 
+import time
 from dataclasses import dataclass, replace
 
 from crosslogic_dev.admin_api import AdminApi
@@ -13,6 +14,9 @@ _INPUT_USD_PER_MILLION = "0.05"
 _OUTPUT_USD_PER_MILLION = "0.10"
 # Tests and load generators use the seeded key: the limits of a new key would stop them.
 _LIMITS = {"requests_per_minute": 10_000_000}
+
+_JUST_UP_S = 20.0
+_UNAVAILABLE = 503
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +47,15 @@ def seed(api: AdminApi, plan: Plan, *, model: str, context_length: int, api_key:
 
 def seed_model(api: AdminApi, *, model: str, context_length: int) -> None:
     """Adds a model to the catalogue, unless it is there."""
-    answer = api.ask(
-        "POST",
-        "/admin/models",
-        {
-            "name": model,
-            "context_length": context_length,
-            "input_usd_per_million": _INPUT_USD_PER_MILLION,
-            "output_usd_per_million": _OUTPUT_USD_PER_MILLION,
-        },
-    )
+    body = {
+        "name": model,
+        "context_length": context_length,
+        "input_usd_per_million": _INPUT_USD_PER_MILLION,
+        "output_usd_per_million": _OUTPUT_USD_PER_MILLION,
+    }
+    until = time.monotonic() + _JUST_UP_S
+    # The first call to services that are only just up: the gateway may not have found them again yet.
+    while (answer := api.ask("POST", "/admin/models", body)).status == _UNAVAILABLE and time.monotonic() < until:
+        time.sleep(0.1)
     if answer.status not in (201, 409):
         raise DevError(f"The model {model!r} cannot be added to the catalogue: {answer.status} {answer.body}")
