@@ -110,6 +110,7 @@ def test_next_thing_to_do(made: Job, machine: Machine, seen: NodeView | None, wa
     ("made", "machine", "seen", "words"),
     [
         (job(step=Step.PROVISIONING), GONE, None, "went away while it was made. taken away"),
+        (job(step=Step.PROVISIONING), ABSENT, None, "knows of no such launch"),
         (job(step=Step.PROVISIONING, waited_s=101), RUNNING, None, "No agent has joined from the machine within 100 s"),
         (
             job(step=Step.WEIGHTS_LOADING),

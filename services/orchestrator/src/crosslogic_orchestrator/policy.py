@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
-from crosslogic_orchestrator.domain import Job, Machine, NodeView, Step
+from crosslogic_orchestrator.domain import Job, Machine, MachineState, NodeView, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +107,23 @@ def refused(job: Job, words: str, *, temporary: bool, now: datetime, limits: Lim
     return f"It was tried for {most_s:g} s, and the last answer was: {words}"
 
 
+_COMES_TO_NOTHING: Mapping[MachineState, str] = MappingProxyType(
+    {
+        "failed": "The machine could not be made.",
+        "gone": "The machine went away while it was made.",
+        "absent": "Its provider knows of no such launch, as when it was restarted meanwhile: launch again.",
+    }
+)
+
+
 def _launch(job: Job, machine: Machine, node: NodeView | None, *, waited_s: float, limits: Limits) -> Decision:
     if job.step == Step.VALIDATED:
         return Write()
     if job.step in (Step.TASK_WRITTEN, Step.REQUESTED):
         # A machine that is there was asked for by whoever held this job before.
         return Request() if machine.state == "absent" else Reach(Step.PROVISIONING, machine.detail)
-    if machine.state == "failed":
-        return GiveUp(f"The machine could not be made. {machine.detail}".strip())
-    if machine.state in ("gone", "absent"):
-        return GiveUp(f"The machine went away while it was made. {machine.detail}".strip())
+    if machine.state in _COMES_TO_NOTHING:
+        return GiveUp(f"{_COMES_TO_NOTHING[machine.state]} {machine.detail}".strip())
     if node is None:
         return _not_joined(machine, waited_s=waited_s, limits=limits)
     return _joined(job, node, waited_s=waited_s, limits=limits)
