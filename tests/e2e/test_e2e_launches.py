@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from crosslogic_dev.ports import free_port
 from crosslogic_dev.suite import Suite
 from crosslogic_orchestrator.providers.local import LocalProvider, LocalSettings
 from tests.e2e.conftest import simulated
@@ -119,7 +120,7 @@ async def test_machine_that_nobody_knows_of_is_deleted_and_one_that_vanishes_is_
     await wait_for(lambda: ended(suite, kept["id"]), timeout_s=60)
     environ = json.loads(_environ_of(suite, "orchestrator")["CROSSLOGIC_LOCAL_AGENT_ENV"])
     stray = str(uuid.uuid4())
-    provider = LocalProvider(LocalSettings(folder=suite.run_dir.machines, agent_environ=environ), free_port=lambda: 1)
+    provider = LocalProvider(LocalSettings(folder=suite.run_dir.machines, agent_environ=environ), free_port=free_port)
     await provider.launch(name=stray, task=json.dumps({"model": "m", "region": "local"}), join_token="cljt_none")
     await wait_for(lambda: not agents(suite).get(stray), timeout_s=30)
     assert kept["instance_id"] in agents(suite), "it deleted a machine that it knows of"

@@ -3,6 +3,7 @@
 What is known of them lies in a folder, so that an orchestrator that was killed finds them again:
 
     <folder>/<name>/task.json   what was asked for
+                    ports       those of its engine and its agent
                     pid         the agent's process and when it started: a pid alone may be somebody else's by now
                     lock        held by the agent, so that there is never a second
                     deleting    when the agent was told to end
@@ -88,8 +89,22 @@ class LocalProvider:
             if not self._ended(folder.name) and (self._pid(folder) is not None or not (folder / "pid").exists())
         }
 
+    def _ports_for(self, folder: Path) -> tuple[int, int]:
+        """Two that nobody listens on and that no other machine was given: they are bound only seconds later."""
+        given = {port for name in self._begun() for port in _ports_in(self._settings.folder / name)}
+
+        def another() -> int:
+            while (port := self._free_port()) in given:
+                pass
+            given.add(port)
+            return port
+
+        found = another(), another()
+        (folder / "ports").write_text(" ".join(map(str, found)))
+        return found
+
     async def _start(self, folder: Path, task: Mapping[str, str]) -> None:
-        engine_port, agent_port = self._free_port(), self._free_port()
+        engine_port, agent_port = self._ports_for(folder)
         environ = {
             **self._settings.agent_environ,
             "CROSSLOGIC_LISTEN": f"127.0.0.1:{agent_port}",
@@ -180,6 +195,13 @@ class LocalProvider:
             os.kill(int((folder / "state/engine.pid").read_text()), signal.SIGKILL)
         except (OSError, ValueError):
             return
+
+
+def _ports_in(folder: Path) -> list[int]:
+    try:
+        return [int(port) for port in (folder / "ports").read_text().split()]
+    except OSError:
+        return []
 
 
 def _spawn(folder: Path, environ: Mapping[str, str]) -> int:
