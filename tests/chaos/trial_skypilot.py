@@ -28,7 +28,7 @@ from crosslogic_common.tls import Channels
 from crosslogic_dev.ports import free_port
 from crosslogic_dev.suite import Suite
 from tests.chaos.world import ROOT
-from tests.fakes.skypilot_world import SkyPilotWorld
+from tests.fakes.skypilot_world import TWO_PLACES, SkyPilotWorld
 
 KILLED = ("orchestrator", "postgres", "skypilot", "worker")
 PAUSES_S = (5.0, 40.0)
@@ -36,16 +36,6 @@ PAUSES_S = (5.0, 40.0)
 LOOK_S = 3.0
 END_WITHIN_S = 900.0
 LIVE = ("pending", "running", "stopping", "stopped")
-PLACES = """
-[[region]]
-code = "us"
-name = "USA, with nothing to give"
-clouds = { aws = "us-west-2" }
-[[region]]
-code = "us-east"
-name = "USA (east)"
-clouds = { aws = "us-east-1" }
-"""
 
 
 @dataclass(slots=True)
@@ -262,7 +252,7 @@ def workers(suite: Suite) -> list[int]:
 @contextmanager
 def suite_on(world: SkyPilotWorld, folder: Path) -> Iterator[Suite]:
     """A suite whose orchestrator launches through it."""
-    (folder / "regions.toml").write_text(PLACES)
+    (folder / "regions.toml").write_text(TWO_PLACES)
     orchestrator = {
         "CROSSLOGIC_SKYPILOT_WORKER": json.dumps([str(world.python), "-m", "crosslogic_skypilot_worker"]),
         "CROSSLOGIC_SKYPILOT_API": world.api,

@@ -23,6 +23,17 @@ ROOT = Path(__file__).parents[2]
 WORKER = ROOT / "services/orchestrator/skypilot_worker"
 REQUIREMENTS = WORKER / "requirements-test.txt"
 WAIT_S = 240.0
+TWO_PLACES = """
+[[region]]
+code = "us"
+name = "USA"
+clouds = { aws = "us-west-2" }
+[[region]]
+code = "us-east"
+name = "USA (east)"
+clouds = { aws = "us-east-1" }
+"""
+"""Regions as the orchestrator reads them: `us`, where nothing can be made, and `us-east`, which has no spot."""
 _STARTS = 6
 """SkyPilot's server gives up where a process of its own needs over a minute to start, as on a loaded machine, and where
 its queue's port is taken: that lies among those of outgoing connections and follows from the server's."""

@@ -19,22 +19,12 @@ from crosslogic_orchestrator.domain import Machine, Spec
 from crosslogic_orchestrator.ports import ProviderError
 from crosslogic_orchestrator.providers.skypilot import SkyPilotProvider, SkyPilotSettings
 from crosslogic_orchestrator.providers.skypilot_link import WorkerLink
-from tests.fakes.skypilot_world import WAIT_S, SkyPilotWorld
+from tests.fakes.skypilot_world import TWO_PLACES, WAIT_S, SkyPilotWorld
 
 # One worker for both: SkyPilot takes seconds to import.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Answer = TypeVar("Answer")
 TOKEN = "cljt_a-token-that-nobody-may-read"
-TWO_PLACES = """
-[[region]]
-code = "us"
-name = "USA"
-clouds = { aws = "us-west-2" }
-[[region]]
-code = "us-east"
-name = "USA (east)"
-clouds = { aws = "us-east-1" }
-"""
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -12,6 +13,7 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _LARGEST_PORT = 65535
 Value = TypeVar("Value")
+Word = TypeVar("Word", bound=StrEnum)
 
 
 class SettingsError(Exception):
@@ -205,6 +207,12 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def member_of(kind: type[Word]) -> Callable[[str], Word]:
+    """One of an enumeration's words."""
+    parse = one_of(*kind)
+    return lambda text: kind(parse(text))
 
 
 def words(text: str) -> tuple[str, ...]:

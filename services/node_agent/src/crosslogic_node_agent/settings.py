@@ -16,6 +16,7 @@ from crosslogic_common.settings import (
     existing_file,
     integer,
     json_strings,
+    member_of,
     number,
     one_of,
     optional_address,
@@ -24,8 +25,8 @@ from crosslogic_common.settings import (
     words,
 )
 from crosslogic_node_agent.domain import EngineAddress
-from crosslogic_node_agent.external.credential import KeyHeader, key_header
-from crosslogic_node_agent.external.terms import EndpointUrl, StreamUsage, endpoint_url, stream_usage
+from crosslogic_node_agent.external.credential import KeyHeader
+from crosslogic_node_agent.external.terms import EndpointUrl, StreamUsage, endpoint_url
 
 
 def json_variables(text: str) -> Mapping[str, str]:
@@ -175,7 +176,7 @@ class NodeAgentSettings(Settings):
     external_key_header: KeyHeader = setting(
         "CROSSLOGIC_EXTERNAL_AUTH_HEADER",
         default="authorization",
-        parse=key_header,
+        parse=member_of(KeyHeader),
         doc="where the key goes: authorization (as a bearer token), api-key (as Azure has it) or x-api-key",
     )
     external_model: str = setting(
@@ -197,7 +198,7 @@ class NodeAgentSettings(Settings):
     external_usage: StreamUsage = setting(
         "CROSSLOGIC_EXTERNAL_USAGE",
         default="final",
-        parse=stream_usage,
+        parse=member_of(StreamUsage),
         doc="what the endpoint is asked to count in streams: final (`include_usage`), continuous (with each chunk too, "
         "as a vLLM can), off (it refuses `stream_options`; its streams are then not counted)",
     )

@@ -28,7 +28,8 @@ _JOB: LiteralString = (
 _SELECT: LiteralString = f"SELECT {_JOB}, {_INSTANCE} FROM jobs j JOIN instances i ON i.id = j.instance_id"
 # Rows of whoever holds the job: one that was taken over matches nothing.
 _HELD: LiteralString = "id = %s AND lease_epoch = %s AND status = 'running'"
-_IN: LiteralString = "now() + make_interval(secs => %s)"
+FROM_NOW: LiteralString = "now() + make_interval(secs => %s)"
+"""In so many seconds, by the database's clock: those of replicas differ."""
 
 
 class PostgresStore:
@@ -81,7 +82,7 @@ class PostgresStore:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                f"UPDATE jobs SET lease_epoch = lease_epoch + 1, lease_until = {_IN} WHERE id = ("
+                f"UPDATE jobs SET lease_epoch = lease_epoch + 1, lease_until = {FROM_NOW} WHERE id = ("
                 "SELECT id FROM jobs WHERE status = 'running' AND wake_at <= now() AND lease_until <= now() "
                 "ORDER BY wake_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id",
                 (lease_s,),
@@ -96,7 +97,7 @@ class PostgresStore:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                f"UPDATE jobs SET lease_until = {_IN} WHERE {_HELD}", (lease_s, job.id, job.epoch)
+                f"UPDATE jobs SET lease_until = {FROM_NOW} WHERE {_HELD}", (lease_s, job.id, job.epoch)
             )
             return cursor.rowcount == 1
 
@@ -119,7 +120,7 @@ class PostgresStore:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                f"UPDATE jobs SET wake_at = {_IN}, lease_until = '-infinity' WHERE {_HELD}",
+                f"UPDATE jobs SET wake_at = {FROM_NOW}, lease_until = '-infinity' WHERE {_HELD}",
                 (rest_s, job.id, job.epoch),
             )
             if cursor.rowcount != 1:

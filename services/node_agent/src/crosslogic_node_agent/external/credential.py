@@ -21,13 +21,6 @@ class KeyHeader(StrEnum):
     """`x-api-key: ...`, as gateways of companies often have it."""
 
 
-def key_header(text: str) -> KeyHeader:
-    """Where the key goes. Raises ValueError."""
-    if text not in list(KeyHeader):
-        raise ValueError(f"must be one of {', '.join(KeyHeader)}")
-    return KeyHeader(text)
-
-
 def sound_key(key: Secret) -> bool:
     """Whether a credential can go into a header: visible ASCII and nothing else."""
     return bool(_KEY.fullmatch(key.reveal()))

@@ -65,13 +65,6 @@ class StreamUsage(StrEnum):
     """Nothing: it refuses `stream_options`."""
 
 
-def stream_usage(text: str) -> StreamUsage:
-    """What to ask an endpoint for. Raises ValueError."""
-    if text not in list(StreamUsage):
-        raise ValueError(f"must be one of {', '.join(StreamUsage)}")
-    return StreamUsage(text)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalTerms:
     """How an endpoint is spoken to."""

@@ -27,12 +27,11 @@ from crosslogic_orchestrator.scaling.records import (
     plan_json,
 )
 from crosslogic_orchestrator.scaling.world_queries import alive_machines, attempts_of, lived_of, waiting_of
-from crosslogic_orchestrator.store import insert_end, insert_launch
+from crosslogic_orchestrator.store import FROM_NOW, insert_end, insert_launch
 
 MAX_DEPLOYMENTS = 1_000
 LOOP = "autoscaler"
 _DRAIN_S = 120.0
-_IN: LiteralString = "now() + make_interval(secs => %s)"
 _COLUMNS: LiteralString = "id, model, region, asked, revision, created_at, updated_at, scaled_up_at, scaled_down_at"
 
 
@@ -140,12 +139,12 @@ class ScalingStore:
         """
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                f"UPDATE loop_leases SET until = {_IN} WHERE name = %s AND epoch = %s", (lease_s, LOOP, epoch)
+                f"UPDATE loop_leases SET until = {FROM_NOW} WHERE name = %s AND epoch = %s", (lease_s, LOOP, epoch)
             )
             if cursor.rowcount == 1:
                 return epoch
             cursor = await connection.execute(
-                f"INSERT INTO loop_leases (name, epoch, until) VALUES (%s, 1, {_IN}) ON CONFLICT (name) DO UPDATE "
+                f"INSERT INTO loop_leases (name, epoch, until) VALUES (%s, 1, {FROM_NOW}) ON CONFLICT (name) DO UPDATE "
                 "SET epoch = loop_leases.epoch + 1, until = excluded.until WHERE loop_leases.until <= now() "
                 "RETURNING epoch",
                 (LOOP, lease_s),
