@@ -16,6 +16,7 @@ from tests.fakes.e2e_load import Load, Seen, running, wait_for
 NODES = 2
 REQUESTS = 200
 DONE_BEFORE = 60
+RUNNING_STILL = 20
 BACK_WITHIN_S = 10.0
 PAUSES_S = {"redis": 5.0, "scheduler": 5.0}
 
@@ -65,7 +66,8 @@ async def _kill_in_the_middle(suite: Suite, name: str) -> tuple[list[Seen], floa
     seen = _half_streamed()
     async with Load(suite, max_tokens=4, spread=40) as load, running(load, seen):
         await wait_for(lambda: sum(each.complete for each in seen) >= DONE_BEFORE)
-        assert sum(each.complete for each in seen) < REQUESTS // 2, "killed too late to prove anything"
+        # A machine that stalls for half a second ends fifty of them at once.
+        assert sum(each.ended_at == 0 for each in seen) >= RUNNING_STILL, "killed too late to prove anything"
         await asyncio.to_thread(suite.kill, name)
         if name.startswith("engine"):
             # Its agent starts it again.

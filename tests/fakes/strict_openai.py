@@ -115,10 +115,9 @@ class StrictOpenAi:
         answering = asyncio.create_task(self._answer(asked, writer))
         try:
             await asyncio.wait((leaving, answering), return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                asked.gone = True
-                return False
-            return answering.result()
+            # Who writes may learn of the client's end before who reads does.
+            asked.gone = not answering.done() or isinstance(answering.exception(), OSError)
+            return False if asked.gone else answering.result()
         finally:
             for task in (leaving, answering):
                 task.cancel()
