@@ -39,6 +39,7 @@ from crosslogic_orchestrator.worker import Worker
 
 SPEC = Spec(model="m", provider="cloud", region="r")
 LIMITS = Limits(provision_s=100, load_s=50)
+LANE = 2
 
 
 @dataclass
@@ -56,16 +57,18 @@ class Clock:
 
 @dataclass
 class Cloud:
-    """A provider that fails as it is told."""
+    """A provider that fails as it is told. `hung`: how many calls it left hanging."""
 
     there: dict[str, Machine] = field(default_factory=dict)
     fails: Exception | None = None
     hangs: bool = False
     deleted: list[str] = field(default_factory=list)
     launched: list[str] = field(default_factory=list)
+    hung: int = 0
 
     async def _fail(self) -> None:
         if self.hangs:
+            self.hung += 1
             await asyncio.Event().wait()
         if self.fails is not None:
             raise self.fails
@@ -150,25 +153,27 @@ class World:
 
     def __init__(self, pool: Pool, url: str) -> None:
         self.pool, self.store, self.ids = pool, PostgresStore(pool, dsn=url), Uuid7Source()
-        self.cloud, self.registry = Cloud(), Registry()
+        self.cloud, self.other, self.registry = Cloud(), Cloud(), Registry()
         self.worker = self.replica()
         self.service = OrchestratorService(
-            store=self.store, fleet=self.registry, providers=("cloud",), clock=Clock(), ids=self.ids
+            store=self.store, fleet=self.registry, providers=("cloud", "other"), clock=Clock(), ids=self.ids
         )
 
     def replica(self, off: timedelta = timedelta()) -> Worker:
         return Worker(
             store=self.store,
             fleet=self.registry,
-            providers={"cloud": self.cloud},
+            providers={"cloud": self.cloud, "other": self.other},
             clock=Clock(off),
             limits=LIMITS,
             metrics=OrchestratorMetrics(Metrics()),
+            lane=LANE,
         )
 
-    async def launched(self) -> Job:
+    async def launched(self, provider: str = "cloud") -> Job:
         return await self.store.add_launch(
-            launch_job(SPEC, ids=self.ids, now=datetime.now(UTC)), request_id=self.ids.next_text()
+            launch_job(replace(SPEC, provider=provider), ids=self.ids, now=datetime.now(UTC)),
+            request_id=self.ids.next_text(),
         )
 
     async def work(self, times: int = 1) -> None:
@@ -241,6 +246,45 @@ async def test_a_provider_that_asks_to_try_again_for_ever_does_not_keep_a_launch
     await world.waited(LIMITS.provision_s + 1)
     await world.work()
     assert "Come back later." in (await world.job(job)).error
+
+
+async def test_a_provider_that_hangs_holds_up_its_own_jobs_and_no_others(world: World) -> None:
+    world.cloud.hangs = True
+    for _ in range(3 * LANE):
+        await world.launched()
+    working = asyncio.create_task(world.worker.run(wake=asyncio.Event()))
+    try:
+        async with asyncio.timeout(20):
+            while world.cloud.hung < LANE:
+                await asyncio.sleep(0.01)
+            launched = await world.launched("other")
+            while launched.instance.id not in world.other.launched:
+                await asyncio.sleep(0.01)
+        assert world.cloud.hung == LANE
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_a_provider_that_hangs_keeps_no_other_from_being_swept(world: World) -> None:
+    world.cloud.hangs = True
+    for cloud in (world.cloud, world.other):
+        cloud.there["stray"] = Machine("stray", "running")
+    sweeper = Sweeper(
+        store=world.store,
+        providers={"cloud": world.cloud, "other": world.other},
+        clock=Clock(),
+        metrics=OrchestratorMetrics(Metrics()),
+        interval_s=0.01,
+    )
+    sweeping = asyncio.create_task(sweeper.run())
+    try:
+        async with asyncio.timeout(20):
+            while world.other.there or not world.cloud.hung:
+                await asyncio.sleep(0.01)
+    finally:
+        sweeping.cancel()
+        await asyncio.gather(sweeping, return_exceptions=True)
 
 
 async def test_a_launch_that_failed_before_its_machine_was_seen_is_deleted_all_the_same(world: World) -> None:

@@ -87,7 +87,15 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
         providers = _providers(settings, link, claims=PostgresClaims(pool), clock=clock)
         limits = Limits(provision_s=settings.provision_s, load_s=settings.load_s)
         changes = JobChanges(wake=wake)
-        worker = Worker(store=store, fleet=fleet, providers=providers, clock=clock, limits=limits, metrics=own_metrics)
+        worker = Worker(
+            store=store,
+            fleet=fleet,
+            providers=providers,
+            clock=clock,
+            limits=limits,
+            metrics=own_metrics,
+            lane=settings.workers,
+        )
         sweeper = Sweeper(
             store=store, providers=providers, clock=clock, metrics=own_metrics, interval_s=settings.sweep_s
         )
@@ -153,7 +161,7 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
             sweeper.run(),
             dead_nodes.run(),
             launch_logs.run(),
-            *(worker.run(wake=wake) for _ in range(settings.workers)),
+            worker.run(wake=wake),
         ]
         async with _running(loops), server.serving():
             await stop.wait()

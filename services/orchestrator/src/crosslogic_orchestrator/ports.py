@@ -1,6 +1,6 @@
 """What the orchestrator needs of the world."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -82,8 +82,11 @@ class Store(Protocol):
     async def add_terminate(self, job: Job) -> Job:
         """Keeps the end of a machine, unless it has one: then that. A launch under way ends as failed."""
 
-    async def claim(self, *, lease_s: float) -> Job | None:
-        """The job that waits longest and that nobody holds, for `lease_s`. None: there is none to do now."""
+    async def claim(self, *, lease_s: float, passing_over: Collection[str] = ()) -> Job | None:
+        """The job that waits longest and that nobody holds, for `lease_s`. None: there is none to do now.
+
+        Jobs of the providers in `passing_over` stay where they are.
+        """
 
     async def renew(self, job: Job, *, lease_s: float) -> bool:
         """Keeps holding a job. False: somebody else has it."""

@@ -18,7 +18,10 @@ class OrchestratorSettings(NotifySettings):
     )
     registry_target: str = setting("CROSSLOGIC_REGISTRY_TARGET", doc="host:port of the registry")
     workers: int = setting(
-        "CROSSLOGIC_JOB_WORKERS", default="4", parse=integer(1, 64), doc="jobs that are worked on at a time, 1 to 64"
+        "CROSSLOGIC_JOB_WORKERS",
+        default="4",
+        parse=integer(1, 64),
+        doc="jobs of one provider that are worked on at a time, 1 to 64",
     )
     sweep_s: float = setting(
         "CROSSLOGIC_SWEEP_S",

@@ -1,6 +1,6 @@
 """Jobs and machines in PostgreSQL. Transactions are short, and nothing is asked of anybody else inside one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import datetime
 from typing import Any, LiteralString, cast
 from uuid import UUID
@@ -78,14 +78,15 @@ class PostgresStore:
             return await self._whole(_job(cast("TupleRow", row)).id)
         return await self._whole(job.id)
 
-    async def claim(self, *, lease_s: float) -> Job | None:
+    async def claim(self, *, lease_s: float, passing_over: Collection[str] = ()) -> Job | None:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
                 f"UPDATE jobs SET lease_epoch = lease_epoch + 1, lease_until = {FROM_NOW} WHERE id = ("
-                "SELECT id FROM jobs WHERE status = 'running' AND wake_at <= now() AND lease_until <= now() "
-                "ORDER BY wake_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id",
-                (lease_s,),
+                "SELECT j.id FROM jobs j JOIN instances i ON i.id = j.instance_id WHERE j.status = 'running' "
+                "AND j.wake_at <= now() AND j.lease_until <= now() AND i.provider <> ALL(%s) "
+                "ORDER BY j.wake_at LIMIT 1 FOR UPDATE OF j SKIP LOCKED) RETURNING id",
+                (lease_s, list(passing_over)),
             )
             taken = await cursor.fetchone()
             if taken is None:

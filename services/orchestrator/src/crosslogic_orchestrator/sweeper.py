@@ -15,7 +15,7 @@ _FAILURES = (CodedError, ProviderError, OSError)
 
 
 class Sweeper:
-    """Sweeps every provider in turn."""
+    """Sweeps every provider, one that hangs holding up no other."""
 
     def __init__(
         self,
@@ -38,12 +38,16 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweeps for ever. Several orchestrators may: deleting twice does nothing."""
-        while True:
+        async with asyncio.TaskGroup() as group:
             for name, provider in self._providers.items():
-                try:
-                    await self.sweep(name, provider)
-                except _FAILURES as error:
-                    self._log.warning("not swept", provider=name, reason=str(error))
+                group.create_task(self._sweep_for_ever(name, provider), name=f"sweep {name}")
+
+    async def _sweep_for_ever(self, name: str, provider: Provider) -> None:
+        while True:
+            try:
+                await self.sweep(name, provider)
+            except _FAILURES as error:
+                self._log.warning("not swept", provider=name, reason=str(error))
             await asyncio.sleep(self._interval_s)
 
     async def sweep(self, name: str, provider: Provider) -> None:

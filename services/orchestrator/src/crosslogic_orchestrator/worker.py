@@ -1,7 +1,11 @@
-"""Works on jobs: takes one, does the next thing, writes down what came of it, lets it go. Any number at a time."""
+"""Works on jobs: takes one, does the next thing, writes down what came of it, lets it go.
+
+Every provider has a lane of its own: one that hangs holds up its own jobs and nobody else's.
+"""
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import TypeVar
 
@@ -36,7 +40,7 @@ _CALL_S = 600.0
 
 
 class Worker:
-    """Takes jobs one after the other."""
+    """Takes jobs, some of every provider at a time."""
 
     def __init__(
         self,
@@ -47,27 +51,32 @@ class Worker:
         clock: Clock,
         limits: policy.Limits,
         metrics: OrchestratorMetrics,
+        lane: int = 4,
     ) -> None:
-        """`providers` by the names that specs give."""
+        """`providers` by the names that specs give; `lane` is how many jobs of one are worked on at a time."""
         self._store = store
         self._fleet = fleet
         self._providers = providers
         self._clock = clock
         self._limits = limits
         self._metrics = metrics
+        self._lane = lane
+        self._busy: Counter[str] = Counter()
         self._log = get_logger(__name__)
 
     async def run(self, *, wake: asyncio.Event) -> None:
         """Works for ever. `wake` is set when there may be something new to do."""
-        while True:
-            try:
-                worked = await self.work_once()
-            except CodedError as error:
-                # The database or the registry is away. What was under way is taken up when the lease ends.
-                self._log.warning("waiting", code=error.code, reason=error.private or error.public)
-                await asyncio.sleep(_AWAY_S)
-                continue
-            if not worked:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                try:
+                    job = await self._claim()
+                except CodedError as error:
+                    self._away(error)
+                    await asyncio.sleep(_AWAY_S)
+                    continue
+                if job is not None:
+                    group.create_task(self._one_of_many(job, wake), name=f"job {job.id}")
+                    continue
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_IDLE_S):
                         await wake.wait()
@@ -75,25 +84,53 @@ class Worker:
 
     async def work_once(self) -> bool:
         """Does one thing for one job. False: there was nothing to do."""
-        job = await self._store.claim(lease_s=LEASE_S)
+        job = await self._claim()
         if job is None:
             return False
-        async with self._held(job):
-            try:
-                await self._step(job)
-            except ProviderError as error:
-                await self._refused(job, str(error), temporary=error.temporary)
-            except TimeoutError:
-                await self._refused(job, f"The provider did not answer within {_CALL_S:g} s.", temporary=True)
-            except CodedError:
-                # Our own database: nothing can be written down now.
-                raise
-            except Exception as error:  # noqa: BLE001  # a full disk, a fault of ours: all other jobs go on
-                self._log.exception("a job could not be worked on", job_id=job.id)
-                reason = error.strerror if isinstance(error, OSError) else None
-                words = f"Something is wrong on the orchestrator's side: {reason or type(error).__name__}."
-                await self._refused(job, words, temporary=True)
+        await self._work_on(job)
         return True
+
+    async def _claim(self) -> Job | None:
+        full = [name for name, jobs in self._busy.items() if jobs >= self._lane]
+        job = await self._store.claim(lease_s=LEASE_S, passing_over=full)
+        if job is not None:
+            self._busy[job.instance.spec.provider] += 1
+        return job
+
+    async def _one_of_many(self, job: Job, wake: asyncio.Event) -> None:
+        try:
+            await self._work_on(job)
+        except CodedError as error:
+            self._away(error)
+        finally:
+            wake.set()
+
+    def _away(self, error: CodedError) -> None:
+        # The database or the registry is away. What was under way is taken up when the lease ends.
+        self._log.warning("waiting", code=error.code, reason=error.private or error.public)
+
+    async def _work_on(self, job: Job) -> None:
+        try:
+            async with self._held(job):
+                await self._try(job)
+        finally:
+            self._busy[job.instance.spec.provider] -= 1
+
+    async def _try(self, job: Job) -> None:
+        try:
+            await self._step(job)
+        except ProviderError as error:
+            await self._refused(job, str(error), temporary=error.temporary)
+        except TimeoutError:
+            await self._refused(job, f"The provider did not answer within {_CALL_S:g} s.", temporary=True)
+        except CodedError:
+            # Our own database: nothing can be written down now.
+            raise
+        except Exception as error:  # noqa: BLE001  # a full disk, a fault of ours: all other jobs go on
+            self._log.exception("a job could not be worked on", job_id=job.id)
+            reason = error.strerror if isinstance(error, OSError) else None
+            words = f"Something is wrong on the orchestrator's side: {reason or type(error).__name__}."
+            await self._refused(job, words, temporary=True)
 
     async def _step(self, job: Job) -> None:
         provider = self._providers.get(job.instance.spec.provider)
