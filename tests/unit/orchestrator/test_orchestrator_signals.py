@@ -85,6 +85,17 @@ def test_registry_that_forgot_the_fleet_does_not_make_its_machines_free(signals:
     assert phases(signals, "a", "b", "c", "d")["d"] == "taken"
 
 
+def test_a_machine_that_another_replica_launched_while_the_registry_was_away_from_this_one_is_not_replaced(
+    signals: FleetSignals,
+) -> None:
+    signals.lost()
+    assert phases(signals, "a", "b", "c", "d", "e") == {**dict.fromkeys("abcd", "ready"), "e": "silent"}
+    signals.take(told("a", "b", "c", "d", start=True))
+    assert phases(signals, "a", "b", "c", "d", "e")["e"] == "silent"
+    signals.take(told(complete=True))
+    assert phases(signals, "a", "b", "c", "d", "e")["e"] == "taken"
+
+
 def test_warnings_of_a_cloud_are_believed_however_many_machines_it_takes(signals: FleetSignals) -> None:
     notice = pb.SpotNotice(kind=pb.SPOT_NOTICE_KIND_TERMINATION)
     warned = told("a", "b", "c", "d")

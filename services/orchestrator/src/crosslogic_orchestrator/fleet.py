@@ -34,16 +34,23 @@ class RegistryFleet:
     """See ports.Fleet."""
 
     def __init__(
-        self, *, channels: Channels, target: str, changed: asyncio.Event, told: Callable[[pb.WatchNodesResponse], None]
+        self,
+        *,
+        channels: Channels,
+        target: str,
+        changed: asyncio.Event,
+        told: Callable[[pb.WatchNodesResponse], None],
+        lost: Callable[[], None],
     ) -> None:
         """`target` is host:port of the registry; `changed` is set when a node is not what it was.
 
-        `told` gets each message as it comes.
+        `told` gets each message as it comes, and `lost` is called when no more come for now.
         """
         self._channels = channels
         self._target = target
         self._changed = changed
         self._told = told
+        self._lost = lost
         self._nodes: dict[str, NodeView] = {}
         self._known = False
         self._followed = False
@@ -125,6 +132,7 @@ class RegistryFleet:
             except grpc.aio.AioRpcError as error:
                 self._log.warning("the registry is away", reason=error.details())
             self._followed = False
+            self._lost()
             await asyncio.sleep(backoff.next_s())
 
     def _watch(self) -> AsyncIterable[pb.WatchNodesResponse]:

@@ -134,7 +134,7 @@ def _own(machines: Sequence[Machine], signals: FleetSignals, *, silent: bool) ->
         members.append(
             Member(
                 id=instance.id,
-                phase=_phase(machine, node, silent=silent),
+                phase=_phase(machine, node, silent=silent, current=signals.current),
                 spot=spec.use_spot,
                 at_risk=node is not None and node.at_risk,
                 price_picodollars=instance.hourly_price_picodollars,
@@ -147,13 +147,14 @@ def _own(machines: Sequence[Machine], signals: FleetSignals, *, silent: bool) ->
     return members
 
 
-def _phase(machine: Machine, node: NodeSample | None, *, silent: bool) -> Phase:
+def _phase(machine: Machine, node: NodeSample | None, *, silent: bool, current: bool) -> Phase:
     state = machine.instance.state
     if state == "terminating":
         return "leaving"
     if node is None:
-        # One that served and is not even known any more has gone; one that never served is on its way.
-        return _gone(silent=silent) if state == "active" else "launching"
+        # One that served and is not even known any more has gone, unless another replica, which hears of the registry
+        # while we do not, has launched it since; one that never served is on its way.
+        return _gone(silent=silent or not current) if state == "active" else "launching"
     if node.ending:
         return _gone(silent=silent and node.dead)
     if node.draining:

@@ -36,6 +36,7 @@ class FleetSignals:
         self._urgent = urgent
         self._nodes: dict[str, NodeSample] = {}
         self._known = False
+        self._current = False
         self._coming: dict[str, NodeSample] | None = None
         """A snapshot of which only a part has come."""
 
@@ -54,8 +55,18 @@ class FleetSignals:
             if nodes.pop(node_id, None) is not None:
                 self._urgent.set()
         if message.snapshot_complete and self._coming is not None:
-            self._nodes, self._coming, self._known = self._coming, None, True
+            self._nodes, self._coming = self._coming, None
+            self._known = self._current = True
             self._urgent.set()
+
+    def lost(self) -> None:
+        """The registry tells nothing more for now: nodes stay as they were."""
+        self._current = False
+
+    @property
+    def current(self) -> bool:
+        """Who is not among `nodes` is not there. False: it may have come since the registry was last heard."""
+        return self._current
 
     @property
     def nodes(self) -> dict[str, NodeSample]:
