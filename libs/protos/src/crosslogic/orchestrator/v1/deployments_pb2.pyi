@@ -828,8 +828,8 @@ class FleetEvent(_message.Message):
     sequence: _builtins.int
     """Raised by each event."""
     kind: _builtins.str
-    """`scale_up`, `scale_down`, `replacement_requested`, `scale_held`, `launch_failed`, `node_lost`, `fleet_silent` or
-    `notification_dead`.
+    """`scale_up`, `scale_down`, `replacement_requested`, `scale_held`, `launch_failed`, `node_lost`, `fleet_silent`,
+    `machine_not_ended`, `machine_abandoned` or `notification_dead`.
     """
     org_id: _builtins.str
     """The organisation that it is about. Empty: the operators."""

@@ -26,21 +26,21 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-crosslogic/orchestrator/v1/orchestrator.proto\x12\x1a\x63rosslogic.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x0cInstanceSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x15\n\rinstance_type\x18\x04 \x01(\t\x12\x10\n\x08use_spot\x18\x05 \x01(\x08\x12\x0e\n\x06org_id\x18\x06 \x01(\t\"\xd8\x01\n\x0cStepProgress\x12\x31\n\x04step\x18\x01 \x01(\x0e\x32#.crosslogic.orchestrator.v1.JobStep\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x12\n\nbytes_done\x18\x05 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x06 \x01(\x04\"\xf0\x02\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x04kind\x18\x02 \x01(\x0e\x32#.crosslogic.orchestrator.v1.JobKind\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x35\n\x06status\x18\x04 \x01(\x0e\x32%.crosslogic.orchestrator.v1.JobStatus\x12\x37\n\x05steps\x18\x05 \x03(\x0b\x32(.crosslogic.orchestrator.v1.StepProgress\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x04logs\x18\t \x03(\x0b\x32&.crosslogic.orchestrator.v1.JobLogLine\"T\n\nJobLogLine\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xaa\x02\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x36\n\x04spec\x18\x02 \x01(\x0b\x32(.crosslogic.orchestrator.v1.InstanceSpec\x12\x38\n\x05state\x18\x03 \x01(\x0e\x32).crosslogic.orchestrator.v1.InstanceState\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12 \n\x18hourly_price_picodollars\x18\x05 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06job_id\x18\x08 \x01(\t\"c\n\x15LaunchInstanceRequest\x12\x36\n\x04spec\x18\x01 \x01(\x0b\x32(.crosslogic.orchestrator.v1.InstanceSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"F\n\x16LaunchInstanceResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.crosslogic.orchestrator.v1.Job\"a\n\x18TerminateInstanceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x30\n\rdrain_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x19TerminateInstanceResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.crosslogic.orchestrator.v1.Job\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\">\n\x0eGetJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.crosslogic.orchestrator.v1.Job\"!\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"@\n\x10WatchJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.crosslogic.orchestrator.v1.Job\"T\n\x14ListInstancesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\rinclude_ended\x18\x03 \x01(\x08\"i\n\x15ListInstancesResponse\x12\x37\n\tinstances\x18\x01 \x03(\x0b\x32$.crosslogic.orchestrator.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x12GetInstanceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"M\n\x13GetInstanceResponse\x12\x36\n\x08instance\x18\x01 \x01(\x0b\x32$.crosslogic.orchestrator.v1.Instance*p\n\tJobStatus\x12\x1a\n\x16JOB_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STATUS_RUNNING\x10\x01\x12\x18\n\x14JOB_STATUS_SUCCEEDED\x10\x02\x12\x15\n\x11JOB_STATUS_FAILED\x10\x03*P\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fJOB_KIND_LAUNCH\x10\x01\x12\x16\n\x12JOB_KIND_TERMINATE\x10\x02*\xd0\x02\n\x07JobStep\x12\x18\n\x14JOB_STEP_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STEP_VALIDATED\x10\x01\x12\x19\n\x15JOB_STEP_TASK_WRITTEN\x10\x02\x12\x16\n\x12JOB_STEP_REQUESTED\x10\x03\x12\x19\n\x15JOB_STEP_PROVISIONING\x10\x04\x12\x1d\n\x19JOB_STEP_AGENT_REGISTERED\x10\x05\x12\x1c\n\x18JOB_STEP_WEIGHTS_LOADING\x10\x06\x12\x14\n\x10JOB_STEP_WARM_UP\x10\x07\x12\x16\n\x12JOB_STEP_BENCHMARK\x10\x08\x12\x13\n\x0fJOB_STEP_ACTIVE\x10\t\x12\x15\n\x11JOB_STEP_DRAINING\x10\n\x12\x15\n\x11JOB_STEP_DELETING\x10\x0b\x12\x17\n\x13JOB_STEP_TERMINATED\x10\x0c*\xc0\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18INSTANCE_STATE_LAUNCHING\x10\x01\x12\x19\n\x15INSTANCE_STATE_ACTIVE\x10\x02\x12\x1e\n\x1aINSTANCE_STATE_TERMINATING\x10\x03\x12\x1d\n\x19INSTANCE_STATE_TERMINATED\x10\x04\x12\x17\n\x13INSTANCE_STATE_LOST\x10\x05\x32\xc1\x05\n\x13OrchestratorService\x12w\n\x0eLaunchInstance\x12\x31.crosslogic.orchestrator.v1.LaunchInstanceRequest\x1a\x32.crosslogic.orchestrator.v1.LaunchInstanceResponse\x12\x80\x01\n\x11TerminateInstance\x12\x34.crosslogic.orchestrator.v1.TerminateInstanceRequest\x1a\x35.crosslogic.orchestrator.v1.TerminateInstanceResponse\x12_\n\x06GetJob\x12).crosslogic.orchestrator.v1.GetJobRequest\x1a*.crosslogic.orchestrator.v1.GetJobResponse\x12g\n\x08WatchJob\x12+.crosslogic.orchestrator.v1.WatchJobRequest\x1a,.crosslogic.orchestrator.v1.WatchJobResponse0\x01\x12t\n\rListInstances\x12\x30.crosslogic.orchestrator.v1.ListInstancesRequest\x1a\x31.crosslogic.orchestrator.v1.ListInstancesResponse\x12n\n\x0bGetInstance\x12..crosslogic.orchestrator.v1.GetInstanceRequest\x1a/.crosslogic.orchestrator.v1.GetInstanceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-crosslogic/orchestrator/v1/orchestrator.proto\x12\x1a\x63rosslogic.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x0cInstanceSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x15\n\rinstance_type\x18\x04 \x01(\t\x12\x10\n\x08use_spot\x18\x05 \x01(\x08\x12\x0e\n\x06org_id\x18\x06 \x01(\t\"\xd8\x01\n\x0cStepProgress\x12\x31\n\x04step\x18\x01 \x01(\x0e\x32#.crosslogic.orchestrator.v1.JobStep\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x12\n\nbytes_done\x18\x05 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x06 \x01(\x04\"\xf0\x02\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x04kind\x18\x02 \x01(\x0e\x32#.crosslogic.orchestrator.v1.JobKind\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x35\n\x06status\x18\x04 \x01(\x0e\x32%.crosslogic.orchestrator.v1.JobStatus\x12\x37\n\x05steps\x18\x05 \x03(\x0b\x32(.crosslogic.orchestrator.v1.StepProgress\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x04logs\x18\t \x03(\x0b\x32&.crosslogic.orchestrator.v1.JobLogLine\"T\n\nJobLogLine\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xaa\x02\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x36\n\x04spec\x18\x02 \x01(\x0b\x32(.crosslogic.orchestrator.v1.InstanceSpec\x12\x38\n\x05state\x18\x03 \x01(\x0e\x32).crosslogic.orchestrator.v1.InstanceState\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12 \n\x18hourly_price_picodollars\x18\x05 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06job_id\x18\x08 \x01(\t\"c\n\x15LaunchInstanceRequest\x12\x36\n\x04spec\x18\x01 \x01(\x0b\x32(.crosslogic.orchestrator.v1.InstanceSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"F\n\x16LaunchInstanceResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.crosslogic.orchestrator.v1.Job\"r\n\x18TerminateInstanceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x30\n\rdrain_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61\x62\x61ndon\x18\x03 \x01(\x08\"I\n\x19TerminateInstanceResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.crosslogic.orchestrator.v1.Job\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\">\n\x0eGetJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.crosslogic.orchestrator.v1.Job\"!\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"@\n\x10WatchJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.crosslogic.orchestrator.v1.Job\"T\n\x14ListInstancesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\rinclude_ended\x18\x03 \x01(\x08\"i\n\x15ListInstancesResponse\x12\x37\n\tinstances\x18\x01 \x03(\x0b\x32$.crosslogic.orchestrator.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x12GetInstanceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"M\n\x13GetInstanceResponse\x12\x36\n\x08instance\x18\x01 \x01(\x0b\x32$.crosslogic.orchestrator.v1.Instance*p\n\tJobStatus\x12\x1a\n\x16JOB_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STATUS_RUNNING\x10\x01\x12\x18\n\x14JOB_STATUS_SUCCEEDED\x10\x02\x12\x15\n\x11JOB_STATUS_FAILED\x10\x03*P\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fJOB_KIND_LAUNCH\x10\x01\x12\x16\n\x12JOB_KIND_TERMINATE\x10\x02*\xd0\x02\n\x07JobStep\x12\x18\n\x14JOB_STEP_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STEP_VALIDATED\x10\x01\x12\x19\n\x15JOB_STEP_TASK_WRITTEN\x10\x02\x12\x16\n\x12JOB_STEP_REQUESTED\x10\x03\x12\x19\n\x15JOB_STEP_PROVISIONING\x10\x04\x12\x1d\n\x19JOB_STEP_AGENT_REGISTERED\x10\x05\x12\x1c\n\x18JOB_STEP_WEIGHTS_LOADING\x10\x06\x12\x14\n\x10JOB_STEP_WARM_UP\x10\x07\x12\x16\n\x12JOB_STEP_BENCHMARK\x10\x08\x12\x13\n\x0fJOB_STEP_ACTIVE\x10\t\x12\x15\n\x11JOB_STEP_DRAINING\x10\n\x12\x15\n\x11JOB_STEP_DELETING\x10\x0b\x12\x17\n\x13JOB_STEP_TERMINATED\x10\x0c*\xc0\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18INSTANCE_STATE_LAUNCHING\x10\x01\x12\x19\n\x15INSTANCE_STATE_ACTIVE\x10\x02\x12\x1e\n\x1aINSTANCE_STATE_TERMINATING\x10\x03\x12\x1d\n\x19INSTANCE_STATE_TERMINATED\x10\x04\x12\x17\n\x13INSTANCE_STATE_LOST\x10\x05\x32\xc1\x05\n\x13OrchestratorService\x12w\n\x0eLaunchInstance\x12\x31.crosslogic.orchestrator.v1.LaunchInstanceRequest\x1a\x32.crosslogic.orchestrator.v1.LaunchInstanceResponse\x12\x80\x01\n\x11TerminateInstance\x12\x34.crosslogic.orchestrator.v1.TerminateInstanceRequest\x1a\x35.crosslogic.orchestrator.v1.TerminateInstanceResponse\x12_\n\x06GetJob\x12).crosslogic.orchestrator.v1.GetJobRequest\x1a*.crosslogic.orchestrator.v1.GetJobResponse\x12g\n\x08WatchJob\x12+.crosslogic.orchestrator.v1.WatchJobRequest\x1a,.crosslogic.orchestrator.v1.WatchJobResponse0\x01\x12t\n\rListInstances\x12\x30.crosslogic.orchestrator.v1.ListInstancesRequest\x1a\x31.crosslogic.orchestrator.v1.ListInstancesResponse\x12n\n\x0bGetInstance\x12..crosslogic.orchestrator.v1.GetInstanceRequest\x1a/.crosslogic.orchestrator.v1.GetInstanceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'crosslogic.orchestrator.v1.orchestrator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATUS']._serialized_start=2101
-  _globals['_JOBSTATUS']._serialized_end=2213
-  _globals['_JOBKIND']._serialized_start=2215
-  _globals['_JOBKIND']._serialized_end=2295
-  _globals['_JOBSTEP']._serialized_start=2298
-  _globals['_JOBSTEP']._serialized_end=2634
-  _globals['_INSTANCESTATE']._serialized_start=2637
-  _globals['_INSTANCESTATE']._serialized_end=2829
+  _globals['_JOBSTATUS']._serialized_start=2118
+  _globals['_JOBSTATUS']._serialized_end=2230
+  _globals['_JOBKIND']._serialized_start=2232
+  _globals['_JOBKIND']._serialized_end=2312
+  _globals['_JOBSTEP']._serialized_start=2315
+  _globals['_JOBSTEP']._serialized_end=2651
+  _globals['_INSTANCESTATE']._serialized_start=2654
+  _globals['_INSTANCESTATE']._serialized_end=2846
   _globals['_INSTANCESPEC']._serialized_start=142
   _globals['_INSTANCESPEC']._serialized_end=262
   _globals['_STEPPROGRESS']._serialized_start=265
@@ -56,25 +56,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LAUNCHINSTANCERESPONSE']._serialized_start=1342
   _globals['_LAUNCHINSTANCERESPONSE']._serialized_end=1412
   _globals['_TERMINATEINSTANCEREQUEST']._serialized_start=1414
-  _globals['_TERMINATEINSTANCEREQUEST']._serialized_end=1511
-  _globals['_TERMINATEINSTANCERESPONSE']._serialized_start=1513
-  _globals['_TERMINATEINSTANCERESPONSE']._serialized_end=1586
-  _globals['_GETJOBREQUEST']._serialized_start=1588
-  _globals['_GETJOBREQUEST']._serialized_end=1619
-  _globals['_GETJOBRESPONSE']._serialized_start=1621
-  _globals['_GETJOBRESPONSE']._serialized_end=1683
-  _globals['_WATCHJOBREQUEST']._serialized_start=1685
-  _globals['_WATCHJOBREQUEST']._serialized_end=1718
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1720
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1784
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=1786
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=1870
-  _globals['_LISTINSTANCESRESPONSE']._serialized_start=1872
-  _globals['_LISTINSTANCESRESPONSE']._serialized_end=1977
-  _globals['_GETINSTANCEREQUEST']._serialized_start=1979
-  _globals['_GETINSTANCEREQUEST']._serialized_end=2020
-  _globals['_GETINSTANCERESPONSE']._serialized_start=2022
-  _globals['_GETINSTANCERESPONSE']._serialized_end=2099
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=2832
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=3537
+  _globals['_TERMINATEINSTANCEREQUEST']._serialized_end=1528
+  _globals['_TERMINATEINSTANCERESPONSE']._serialized_start=1530
+  _globals['_TERMINATEINSTANCERESPONSE']._serialized_end=1603
+  _globals['_GETJOBREQUEST']._serialized_start=1605
+  _globals['_GETJOBREQUEST']._serialized_end=1636
+  _globals['_GETJOBRESPONSE']._serialized_start=1638
+  _globals['_GETJOBRESPONSE']._serialized_end=1700
+  _globals['_WATCHJOBREQUEST']._serialized_start=1702
+  _globals['_WATCHJOBREQUEST']._serialized_end=1735
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1737
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1801
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=1803
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=1887
+  _globals['_LISTINSTANCESRESPONSE']._serialized_start=1889
+  _globals['_LISTINSTANCESRESPONSE']._serialized_end=1994
+  _globals['_GETINSTANCEREQUEST']._serialized_start=1996
+  _globals['_GETINSTANCEREQUEST']._serialized_end=2037
+  _globals['_GETINSTANCERESPONSE']._serialized_start=2039
+  _globals['_GETINSTANCERESPONSE']._serialized_end=2116
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=2849
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=3554
 # @@protoc_insertion_point(module_scope)

@@ -34,7 +34,7 @@ class _JobStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobStatus.V
     JOB_STATUS_SUCCEEDED: _JobStatus.ValueType  # 2
     """Done."""
     JOB_STATUS_FAILED: _JobStatus.ValueType  # 3
-    """Given up; what it had made was deleted again."""
+    """Given up. Of a launch, what it had made was deleted again; of an end, `error` says that nobody has ended the machine."""
 
 class JobStatus(_JobStatus, metaclass=_JobStatusEnumTypeWrapper):
     """How a job stands."""
@@ -46,7 +46,7 @@ JOB_STATUS_RUNNING: JobStatus.ValueType  # 1
 JOB_STATUS_SUCCEEDED: JobStatus.ValueType  # 2
 """Done."""
 JOB_STATUS_FAILED: JobStatus.ValueType  # 3
-"""Given up; what it had made was deleted again."""
+"""Given up. Of a launch, what it had made was deleted again; of an end, `error` says that nobody has ended the machine."""
 Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
 
 class _JobKind:
@@ -152,7 +152,7 @@ class _InstanceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Instanc
     INSTANCE_STATE_TERMINATING: _InstanceState.ValueType  # 3
     """On its way out."""
     INSTANCE_STATE_TERMINATED: _InstanceState.ValueType  # 4
-    """Gone because it was asked to go, or because its launch failed."""
+    """Gone because it was asked to go, or because its launch failed; or given up (`abandon`)."""
     INSTANCE_STATE_LOST: _InstanceState.ValueType  # 5
     """Gone by itself: taken away, or crashed."""
 
@@ -168,7 +168,7 @@ INSTANCE_STATE_ACTIVE: InstanceState.ValueType  # 2
 INSTANCE_STATE_TERMINATING: InstanceState.ValueType  # 3
 """On its way out."""
 INSTANCE_STATE_TERMINATED: InstanceState.ValueType  # 4
-"""Gone because it was asked to go, or because its launch failed."""
+"""Gone because it was asked to go, or because its launch failed; or given up (`abandon`)."""
 INSTANCE_STATE_LOST: InstanceState.ValueType  # 5
 """Gone by itself: taken away, or crashed."""
 Global___InstanceState: _TypeAlias = InstanceState  # noqa: Y015
@@ -475,8 +475,14 @@ class TerminateInstanceRequest(_message.Message):
 
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     DRAIN_TIMEOUT_FIELD_NUMBER: _builtins.int
+    ABANDON_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Which."""
+    abandon: _builtins.bool
+    """Gives the machine up where its provider is not configured any more: it counts as ended although nobody has ended it
+    there, and its job fails and says so. Never where the provider is configured. Once it is again, what is left there
+    is found and deleted.
+    """
     @_builtins.property
     def drain_timeout(self) -> _duration_pb2.Duration:
         """How long its running requests have, up to an hour. Unset: 120 s."""
@@ -486,10 +492,11 @@ class TerminateInstanceRequest(_message.Message):
         *,
         instance_id: _builtins.str = ...,
         drain_timeout: _duration_pb2.Duration | None = ...,
+        abandon: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["drain_timeout", b"drain_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain_timeout", b"drain_timeout", "instance_id", b"instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "drain_timeout", b"drain_timeout", "instance_id", b"instance_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,7 +82,8 @@ class OrchestratorServiceServicer(object):
 
     def TerminateInstance(self, request, context):
         """Asks for a machine's end: drained, out of the pool, deleted. Callers: gateway, operator. Twice: the same job.
-        Errors: NOT_FOUND.
+        Errors: INVALID_ARGUMENT, NOT_FOUND; with `abandon` CONFLICT (its provider is configured: end it there; or it has
+        ended already).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,8 @@ class OrchestratorServiceStub:
     """
     TerminateInstance: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.TerminateInstanceRequest, _orchestrator_pb2.TerminateInstanceResponse]
     """Asks for a machine's end: drained, out of the pool, deleted. Callers: gateway, operator. Twice: the same job.
-    Errors: NOT_FOUND.
+    Errors: INVALID_ARGUMENT, NOT_FOUND; with `abandon` CONFLICT (its provider is configured: end it there; or it has
+    ended already).
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.GetJobRequest, _orchestrator_pb2.GetJobResponse]
     """Returns one job with its steps. Callers: gateway, operator. Errors: NOT_FOUND."""
@@ -65,7 +66,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     TerminateInstance: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.TerminateInstanceRequest, _orchestrator_pb2.TerminateInstanceResponse]  # type: ignore[assignment]
     """Asks for a machine's end: drained, out of the pool, deleted. Callers: gateway, operator. Twice: the same job.
-    Errors: NOT_FOUND.
+    Errors: INVALID_ARGUMENT, NOT_FOUND; with `abandon` CONFLICT (its provider is configured: end it there; or it has
+    ended already).
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.GetJobRequest, _orchestrator_pb2.GetJobResponse]  # type: ignore[assignment]
     """Returns one job with its steps. Callers: gateway, operator. Errors: NOT_FOUND."""
@@ -99,7 +101,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.TerminateInstanceResponse, _abc.Awaitable[_orchestrator_pb2.TerminateInstanceResponse]]:
         """Asks for a machine's end: drained, out of the pool, deleted. Callers: gateway, operator. Twice: the same job.
-        Errors: NOT_FOUND.
+        Errors: INVALID_ARGUMENT, NOT_FOUND; with `abandon` CONFLICT (its provider is configured: end it there; or it has
+        ended already).
         """
 
     @_abc_1.abstractmethod
