@@ -101,6 +101,10 @@ class SkyPilotPool:
         with self._file(name).open("a") as file:
             file.write("taken away\n")
 
+    def leave(self, name: str) -> None:
+        with self._file(name).open("a") as file:
+            file.write("left off\n")
+
     def _file(self, name: str) -> Path:
         return self.folder / f"cl-test-aws-{name}"
 
@@ -128,6 +132,19 @@ class TestSkyPilot(ProviderSuite):
     async def test_the_price_that_is_paid_is_known(self, pool: SkyPilotPool) -> None:
         name = await launched(pool)
         assert (await pool.provider.find(name)).hourly_price_picodollars == 400_000_000_000
+
+    async def test_what_was_left_half_made_is_gone_on_with_listed_and_ended(self, pool: SkyPilotPool) -> None:
+        name = await launched(pool)
+        task = await pool.provider.task_for(pool.spec, name)
+        pool.leave(name)
+        assert await state(pool, name) == "stalled"
+        assert await names(pool) == {name}, "the sweep must find it"
+        await pool.provider.launch(name=name, task=task, join_token=TOKEN)
+        assert await state(pool, name) == "running"
+        pool.leave(name)
+        await end(pool, name)
+        await pool.provider.launch(name=name, task=task, join_token=TOKEN)
+        assert await state(pool, name) == "gone"
 
     async def test_one_clouds_sweep_leaves_anothers_machines_alone(self, pool: SkyPilotPool) -> None:
         name = await launched(pool)

@@ -1,7 +1,7 @@
 """SkyPilot's worker without SkyPilot: `python tests/fakes/skypilot_worker.py FOLDER`, a cloud that is a folder.
 
 It speaks the protocol of services/orchestrator/skypilot_worker. Each cluster is a file whose lines say what became of
-it; a machine that a test wants gone by itself is a file that ends with `taken away`.
+it; that of a machine that a test wants gone by itself ends with `taken away`, of one left half made with `left off`.
 """
 
 import json
@@ -30,7 +30,7 @@ class Cloud:
         said = self._said(params["name"])
         if method == "find":
             return self._find(said)
-        if method == "launch" and not said:
+        if method == "launch" and (not said or said[-1] == "left off"):
             self._say(params["name"], "launched with " + " ".join(sorted(params["secrets"])))
         elif method == "delete" and said and said[-1] not in ("ended", "taken away"):
             self._say(params["name"], "ended")
@@ -47,13 +47,15 @@ class Cloud:
             return {"state": "absent", "detail": "", "price_usd": 0.0}
         if said[-1].startswith("launched"):
             return {"state": "running", "detail": "it is up", "price_usd": 0.4}
+        if said[-1] == "left off":
+            return {"state": "stalled", "detail": "it was left off", "price_usd": 0.4}
         return {"state": "gone", "detail": f"it was {said[-1]}", "price_usd": 0.0}
 
     def _names(self, prefix: str) -> list[str]:
         return [
             file.name
             for file in self._folder.iterdir()
-            if file.name.startswith(prefix) and self._said(file.name)[-1].startswith("launched")
+            if file.name.startswith(prefix) and self._said(file.name)[-1].startswith(("launched", "left off"))
         ]
 
     def _said(self, name: str) -> list[str]:

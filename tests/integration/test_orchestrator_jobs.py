@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ from crosslogic_orchestrator.job_log import KEPT_LINES, JobLogStore
 from crosslogic_orchestrator.jobs import end_job, launch_job
 from crosslogic_orchestrator.launch_logs import LaunchLogs
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
-from crosslogic_orchestrator.policy import Limits
+from crosslogic_orchestrator.policy import MOST_ASKED_AGAIN, Limits
 from crosslogic_orchestrator.ports import ProviderError
 from crosslogic_orchestrator.service import OrchestratorService
 from crosslogic_orchestrator.store import PostgresStore
@@ -65,6 +65,8 @@ class Cloud:
     deleted: list[str] = field(default_factory=list)
     launched: list[str] = field(default_factory=list)
     hung: int = 0
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+    """What happens elsewhere while a machine is asked for."""
 
     async def _fail(self) -> None:
         if self.hangs:
@@ -79,6 +81,8 @@ class Cloud:
     async def launch(self, *, name: str, task: str, join_token: str) -> None:
         assert (task, join_token) != ("", "")
         await self._fail()
+        if self.meanwhile is not None:
+            await self.meanwhile()
         self.launched.append(name)
         self.there[name] = Machine(name, "running")
 
@@ -246,6 +250,91 @@ async def test_a_provider_that_asks_to_try_again_for_ever_does_not_keep_a_launch
     await world.waited(LIMITS.provision_s + 1)
     await world.work()
     assert "Come back later." in (await world.job(job)).error
+
+
+async def test_a_launch_that_its_provider_forgot_is_asked_for_again_under_its_name_and_its_time_goes_on(
+    world: World,
+) -> None:
+    job = await world.launched()
+    await world.at(job, Step.PROVISIONING)
+    began = (await world.job(job)).step_at
+    world.cloud.there.clear()
+    await world.work()
+    found = await world.job(job)
+    assert world.cloud.launched == [job.instance.id] * 2
+    assert (found.step, found.step_at, found.error, found.asked_again) == (Step.PROVISIONING, began, "", 1)
+    assert "it is asked for again" in found.steps[-1].detail
+    assert "it is asked for again" in found.logs[-1].text
+    world.registry.say(job.instance.id, "active")
+    await world.work(3)
+    assert (await world.job(job)).status == "succeeded"
+    assert len(world.cloud.launched) == 2
+
+
+async def test_a_machine_that_its_provider_left_half_made_is_gone_on_with_or_deleted(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.PROVISIONING)
+    world.cloud.there[job.instance.id] = Machine(job.instance.id, "stalled", "half made")
+    await world.work()
+    assert len(world.cloud.launched) == 2
+    world.cloud.there[job.instance.id] = Machine(job.instance.id, "stalled", "half made")
+    await world.waited(LIMITS.provision_s + 1)
+    await world.work(4)
+    assert (await world.job(job)).status == "failed"
+    assert world.cloud.there == {}
+
+
+async def test_a_provider_that_forgets_each_time_is_asked_a_few_times_and_not_in_a_loop(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.PROVISIONING)
+    for _ in range(MOST_ASKED_AGAIN + 2):
+        for _ in range(3):
+            world.cloud.there.clear()
+            await world.work()
+        await world.do("UPDATE jobs SET asked_again_at = asked_again_at - make_interval(hours => 1)")
+    failed = await world.job(job)
+    assert "forgot the launch 7 times" in failed.error
+    assert failed.status == "failed"
+    assert len(world.cloud.launched) == 1 + MOST_ASKED_AGAIN
+    assert world.cloud.there == {}
+
+
+async def test_a_provider_that_cannot_be_asked_again_now_fails_its_launch_with_its_own_words(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.PROVISIONING)
+    world.cloud.there.clear()
+    world.cloud.fails = ProviderError("Come back later.", temporary=True)
+    await world.work(MOST_ASKED_AGAIN + 2)
+    found = await world.job(job)
+    assert (found.error, found.asked_again) == ("", 0), "it was not asked: nothing was forgotten"
+    world.cloud.fails = ProviderError("No such machine type.", temporary=False)
+    await world.work()
+    assert (await world.job(job)).error == "No such machine type."
+
+
+async def test_a_launch_called_off_after_its_provider_forgot_it_is_not_asked_for_again(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.PROVISIONING)
+    world.cloud.there.clear()
+    await world.store.add_terminate(
+        end_job((await world.job(job)).instance, ids=world.ids, now=datetime.now(UTC), drain_timeout_s=30)
+    )
+    await world.work(6)
+    assert len(world.cloud.launched) == 1
+    assert world.cloud.there == {}
+
+
+async def test_whoever_was_thought_dead_while_it_asked_again_counts_for_nothing_and_nobody_asks_twice(
+    world: World,
+) -> None:
+    job = await world.launched()
+    await world.at(job, Step.PROVISIONING)
+    world.cloud.there.clear()
+    world.cloud.meanwhile = lambda: world.do("UPDATE jobs SET lease_epoch = lease_epoch + 1, lease_until = '-infinity'")
+    await world.work(3)
+    found = await world.job(job)
+    assert (found.step, found.asked_again) == (Step.PROVISIONING, 0)
+    assert len(world.cloud.launched) == 2
 
 
 async def test_a_provider_that_hangs_holds_up_its_own_jobs_and_no_others(world: World) -> None:

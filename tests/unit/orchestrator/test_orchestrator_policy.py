@@ -19,6 +19,7 @@ LIMITS = Limits(provision_s=100, load_s=50)
 ABSENT = Machine("m", "absent")
 PENDING = Machine("m", "pending", "the cloud looks for one")
 RUNNING = Machine("m", "running")
+STALLED = Machine("m", "stalled", "SkyPilot is not at it")
 GONE = Machine("m", "gone", "taken away")
 
 
@@ -110,7 +111,8 @@ def test_next_thing_to_do(made: Job, machine: Machine, seen: NodeView | None, wa
     ("made", "machine", "seen", "words"),
     [
         (job(step=Step.PROVISIONING), GONE, None, "went away while it was made. taken away"),
-        (job(step=Step.PROVISIONING), ABSENT, None, "knows of no such launch"),
+        (job(step=Step.WEIGHTS_LOADING), ABSENT, None, "knows of no such machine any more"),
+        (job(step=Step.PROVISIONING), ABSENT, node("registering"), "no such machine any more, though its agent"),
         (job(step=Step.PROVISIONING, waited_s=101), RUNNING, None, "No agent has joined from the machine within 100 s"),
         (
             job(step=Step.WEIGHTS_LOADING),
@@ -128,6 +130,66 @@ def test_launch_that_cannot_succeed_says_why(made: Job, machine: Machine, seen: 
     assert words in decision.error
 
 
+def asked_again(times: int, *, ago_s: float = 0, waited_s: float = 50) -> Job:
+    before = NOW - timedelta(seconds=ago_s) if times else None
+    return replace(job(step=Step.PROVISIONING, waited_s=waited_s), asked_again=times, asked_again_at=before)
+
+
+@pytest.mark.parametrize(("machine", "words"), [(ABSENT, "asked for again"), (STALLED, "asked to go on")])
+def test_a_launch_that_its_provider_forgot_is_asked_for_again_and_its_operator_is_told(
+    machine: Machine, words: str
+) -> None:
+    decision = decide(asked_again(0), machine)
+    assert isinstance(decision, Request)
+    assert "as when it was restarted meanwhile" in decision.again
+    assert words in decision.again
+
+
+def test_a_launch_that_its_provider_forgets_each_time_is_asked_for_ever_less_often_and_then_fails() -> None:
+    for times, rest_s in enumerate((15, 30, 60, 120, 240), start=1):
+        early = decide(asked_again(times, ago_s=rest_s - 1), ABSENT)
+        assert isinstance(early, Wait), times
+        assert early.seconds < 2, "an agent that joins meanwhile is seen at once"
+        assert isinstance(decide(asked_again(times, ago_s=rest_s), ABSENT), Request), times
+    last = decide(asked_again(policy.MOST_ASKED_AGAIN, ago_s=1), ABSENT)
+    assert isinstance(last, GiveUp)
+    assert "forgot the launch 7 times" in last.error
+
+
+@pytest.mark.parametrize("machine", [ABSENT, STALLED])
+def test_asking_again_goes_on_for_no_longer_than_the_launch_may_take(machine: Machine) -> None:
+    decision = decide(asked_again(1, ago_s=60, waited_s=101), machine)
+    assert isinstance(decision, GiveUp)
+    assert "within 100 s of when it was first asked for" in decision.error
+
+
+@pytest.mark.parametrize("step", [each for each in Step if Step.PROVISIONING <= each <= Step.ACTIVE])
+@pytest.mark.parametrize("machine", [Machine("m", "gone"), Machine("m", "failed")])
+def test_what_was_ended_or_could_not_be_made_is_never_asked_for_again(step: Step, machine: Machine) -> None:
+    for seen in (None, node("warming")):
+        assert isinstance(decide(job(step=step), machine, seen), GiveUp)
+
+
+@pytest.mark.parametrize("step", [each for each in Step if Step.PROVISIONING < each <= Step.ACTIVE])
+@pytest.mark.parametrize("machine", [ABSENT, STALLED])
+def test_no_second_machine_is_made_for_a_node_that_was_there(step: Step, machine: Machine) -> None:
+    for seen in (None, node("registering"), node("warming"), node("active"), node("dead")):
+        assert not isinstance(decide(job(step=step), machine, seen), Request)
+    assert not isinstance(decide(job(step=Step.PROVISIONING), machine, node("registering")), Request)
+
+
+def test_a_machine_whose_provider_left_off_and_whose_agent_joined_all_the_same_serves() -> None:
+    assert decide(job(step=Step.PROVISIONING), STALLED, node("active")) == Reach(Step.ACTIVE, "")
+    assert decide(job(step=Step.ACTIVE), STALLED, node("active")) == End()
+
+
+@pytest.mark.parametrize("kind", ["launch", "terminate"])
+def test_what_a_provider_left_half_made_is_deleted_and_never_asked_for_by_a_job_that_ends_it(kind: str) -> None:
+    failed = job(kind, Step.DELETING if kind == "terminate" else Step.PROVISIONING, error="no")
+    assert decide(failed, STALLED) == Delete()
+    assert not isinstance(decide(failed, ABSENT), Request | GiveUp)
+
+
 def test_failed_launch_leaves_no_machine() -> None:
     failed = job(step=Step.PROVISIONING, error="no")
     assert decide(failed, RUNNING) == Delete()
@@ -137,7 +199,7 @@ def test_failed_launch_leaves_no_machine() -> None:
 @given(
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["absent", "pending", "running", "gone"]),
+            st.sampled_from(["absent", "pending", "stalled", "running", "gone"]),
             st.sampled_from([None, "registering", "warming", "active", "draining", "dead"]),
             st.floats(0, 200),
         ),

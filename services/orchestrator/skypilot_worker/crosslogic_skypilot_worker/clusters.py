@@ -1,15 +1,20 @@
 """Clusters of one machine each: launched, looked at and ended through SkyPilot's API server.
 
-A launch and an end take minutes there, and are requests that the server keeps. What a cluster is follows from both its
-record and the newest requests that name it, so that nothing needs to be remembered here.
+A launch and an end take minutes there, and are requests that the server keeps until it is restarted. What a cluster is
+follows from both its record and the newest requests that name it, so that nothing needs to be remembered here. A server
+that was restarted has forgotten every request and does not go on with any: then its history of clusters tells one that
+was ended from one that was never made.
 """
 
+import json
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from sky.client import sdk
+from sky.server import common as api
+from sky.server.requests import payloads
 from sky.utils.common import StatusRefreshMode
 
 from crosslogic_skypilot_worker.failures import told
@@ -22,6 +27,11 @@ _LAUNCH = "sky.launch"
 _DOWN = "sky.down"
 _LIVE = ("PENDING", "RUNNING", "WAITING")
 _NEWEST = 50
+_TO_ASK_FOR = ("absent", "stalled")
+_GONE_ON_WITH = ("INIT", "UP")
+# How the events begin by which SkyPilot notes in its history that a cluster was ended, and that it could not be made.
+_ENDED = ("Cluster was terminated", "Cluster was autodowned")
+_NOT_MADE = "Provision failed"
 
 
 class Clusters:
@@ -32,13 +42,15 @@ class Clusters:
         self._asking = threading.Lock()
 
     def launch(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Asks for `{name, task, secrets}`, unless the cluster is there, or was, or was asked for."""
+        """Asks for `{name, task, secrets}`, unless the cluster is there, or was, or is asked for.
+
+        One that was left half made is the same cluster: SkyPilot finds its record and its machine, and goes on.
+        """
         name = params["name"]
         task = loaded(params["task"], params["secrets"])
         with self._asking, told():
-            if _requests(name) or _record(name) is not None:
-                return {}
-            sdk.launch(task, cluster_name=name)
+            if _state(name, _record(name), _requests(name))["state"] in _TO_ASK_FOR:
+                sdk.launch(task, cluster_name=name)
         return {}
 
     def find(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,21 +105,57 @@ def _is(request: Any, name: str) -> bool:
 
 
 def _state(name: str, record: Any | None, requests: list[Any]) -> dict[str, Any]:
-    newest = requests[0] if requests else None
-    launching = newest is not None and _is(newest, _LAUNCH)
-    if newest is not None and launching and newest.status in _LIVE:
+    if not requests:
+        return _forgotten(name) if record is None else _left(record)
+    newest = requests[0]
+    launching = _is(newest, _LAUNCH)
+    if launching and newest.status in _LIVE:
         return _machine("pending", newest.status_msg or "SkyPilot is at it", record)
     if record is None:
-        if newest is None:
-            return _machine("absent", "", None)
         return _machine("gone", _why(newest.request_id) if launching else "it was ended", None)
-    status = getattr(record["status"], "value", str(record["status"]))
-    if newest is not None and not launching and newest.status in _LIVE:
+    if not launching and newest.status in _LIVE:
         return _machine("pending", "SkyPilot is ending it", record)
+    status = _status(record)
     if status == "UP":
         return _machine("running", f"{name} is up", record)
-    why = _why(newest.request_id) if newest is not None and newest.status == "FAILED" else f"SkyPilot calls it {status}"
+    why = _why(newest.request_id) if newest.status == "FAILED" else f"SkyPilot calls it {status}"
     return _machine("failed", why, record)
+
+
+def _status(record: Any) -> str:
+    return str(getattr(record["status"], "value", record["status"]))
+
+
+def _forgotten(name: str) -> dict[str, Any]:
+    """A cluster of which there is neither a record nor a request: never asked for, forgotten, or ended before."""
+    last = [str(each["last_event"] or "") for each in _history(name)]
+    for words in last:
+        if words.startswith(_ENDED):
+            return _machine("gone", words, None)
+    if last and last[0].startswith(_NOT_MADE):
+        return _machine("gone", last[0], None)
+    return _machine("absent", "", None)
+
+
+def _left(record: Any) -> dict[str, Any]:
+    """A cluster that no request which the server knows of is about: it was restarted while it was at it, or since.
+
+    One that is UP may lack its setup: whoever knows that its agent has joined knows better.
+    """
+    last, status = str(record["last_event"] or ""), _status(record)
+    if last.startswith(_ENDED):
+        return _machine("failed", f"its end was begun and left off: {last}", record)
+    if status not in _GONE_ON_WITH:
+        return _machine("failed", f"SkyPilot calls it {status}", record)
+    return _machine("stalled", f"SkyPilot calls it {status} and is not at it", record)
+
+
+def _history(name: str) -> list[Any]:
+    """What SkyPilot keeps of clusters of that name, also of those that are gone, newest first."""
+    # As sdk.cost_report does it, which cannot be asked for one name.
+    body = payloads.CostReportBody(cluster_names=[name])
+    answer = api.make_authenticated_request("POST", "/cost_report", json=json.loads(body.model_dump_json()))
+    return list(sdk.get(api.get_request_id(answer)))
 
 
 def _machine(state: str, detail: str, record: Any | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Literal
 JobKind = Literal["launch", "terminate"]
 JobStatus = Literal["running", "succeeded", "failed"]
 InstanceState = Literal["launching", "active", "terminating", "terminated", "lost"]
-MachineState = Literal["absent", "pending", "running", "failed", "gone"]
+MachineState = Literal["absent", "pending", "stalled", "running", "failed", "gone"]
 LogSource = Literal["orchestrator", "agent", "engine"]
 NodeStatus = Literal["registering", "warming", "active", "draining", "dead"]
 
@@ -122,6 +122,10 @@ class Job:
     steps: tuple[StepRow, ...] = ()
     logs: tuple[LogLine, ...] = ()
     """What was said, oldest first: the last lines of it."""
+    asked_again: int = 0
+    """How often its provider was asked again for what it had forgotten."""
+    asked_again_at: datetime | None = None
+    """When it was last, by the database's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,8 @@ class Machine:
 
     name: str
     state: MachineState
-    """`failed`: its making went wrong, and what there is of it must be deleted."""
+    """`failed`: its making went wrong, and what there is of it must be deleted. `stalled`: there is something of it,
+    and the provider, restarted meanwhile, is not at it any more; to ask again goes on with it, an end deletes it."""
     detail: str = ""
     """In words, for people: what it waits for, or why it failed or is gone."""
     hourly_price_picodollars: int = 0

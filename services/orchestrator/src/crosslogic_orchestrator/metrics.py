@@ -16,6 +16,12 @@ class OrchestratorMetrics:
         self.step_seconds = Histogram(
             "crosslogic_job_step_seconds", "Time in a step.", ["kind", "step"], buckets=_BUCKETS_S, registry=registry
         )
+        self.asked_again = Counter(
+            "crosslogic_launches_asked_again",
+            "Launches that their provider forgot and was asked for again.",
+            ["provider"],
+            registry=registry,
+        )
         self.swept = Counter(
             "crosslogic_machines_swept", "Machines deleted that no job knew of.", ["provider"], registry=registry
         )

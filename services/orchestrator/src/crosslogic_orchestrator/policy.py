@@ -27,6 +27,9 @@ class Write:
 class Request:
     """Ask the provider for the machine."""
 
+    again: str = ""
+    """Why, where it was asked before and forgot."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drain:
@@ -70,6 +73,10 @@ Decision = Write | Request | Drain | Delete | Reach | Wait | GiveUp | End
 
 MOST_DEATHS = 3
 """Of an engine, before its machine has ever served."""
+MOST_ASKED_AGAIN = 6
+"""Of a provider that forgets its launch each time."""
+_ASK_AGAIN_S = 15.0
+"""From the first time that it was asked again to the second; each rest after it is twice as long."""
 _LOOK_S = 1.0
 _LOOK_LOADING_S = 0.5
 # What an agent says while it warms, by how its reasons begin (services/node_agent, supervisor.py).
@@ -84,7 +91,7 @@ def decide(job: Job, machine: Machine, node: NodeView | None, *, now: datetime, 
         return _terminate(job, machine, node, now=now)
     if job.error:
         return _clean_up(machine)
-    return _launch(job, machine, node, waited_s=(now - job.step_at).total_seconds(), limits=limits)
+    return _launch(job, machine, node, now=now, limits=limits)
 
 
 def needs_node(job: Job, *, now: datetime) -> bool:
@@ -111,22 +118,54 @@ _COMES_TO_NOTHING: Mapping[MachineState, str] = MappingProxyType(
     {
         "failed": "The machine could not be made.",
         "gone": "The machine went away while it was made.",
-        "absent": "Its provider knows of no such launch, as when it was restarted meanwhile: launch again.",
+        "absent": "Its provider knows of no such machine any more, though its agent has joined.",
     }
 )
+_FORGOTTEN: Mapping[MachineState, str] = MappingProxyType(
+    {
+        "absent": (
+            "Its provider knows of no such launch any more, as when it was restarted meanwhile: it is asked for again."
+        ),
+        "stalled": "Its provider left off making it, as when it was restarted meanwhile: it is asked to go on.",
+    }
+)
+"""A launch that nobody is at, and how the provider is asked again for the same machine."""
 
 
-def _launch(job: Job, machine: Machine, node: NodeView | None, *, waited_s: float, limits: Limits) -> Decision:
+def _launch(job: Job, machine: Machine, node: NodeView | None, *, now: datetime, limits: Limits) -> Decision:
+    waited_s = (now - job.step_at).total_seconds()
     if job.step == Step.VALIDATED:
         return Write()
     if job.step in (Step.TASK_WRITTEN, Step.REQUESTED):
         # A machine that is there was asked for by whoever held this job before.
         return Request() if machine.state == "absent" else Reach(Step.PROVISIONING, machine.detail)
+    if job.step == Step.PROVISIONING and node is None and machine.state in _FORGOTTEN:
+        return _ask_again(job, machine, now=now, limits=limits)
     if machine.state in _COMES_TO_NOTHING:
         return GiveUp(f"{_COMES_TO_NOTHING[machine.state]} {machine.detail}".strip())
     if node is None:
         return _not_joined(machine, waited_s=waited_s, limits=limits)
     return _joined(job, node, waited_s=waited_s, limits=limits)
+
+
+def _ask_again(job: Job, machine: Machine, *, now: datetime, limits: Limits) -> Decision:
+    """Only before an agent has joined: nobody makes a second machine for a node, whatever its provider forgot."""
+    if (now - job.step_at).total_seconds() > limits.provision_s:
+        return GiveUp(
+            "Its provider forgot the launch, as when it is restarted, and no agent has joined within "
+            f"{limits.provision_s:g} s of when it was first asked for."
+        )
+    if job.asked_again >= MOST_ASKED_AGAIN:
+        return GiveUp(
+            f"Its provider forgot the launch {job.asked_again + 1} times, as when it is restarted each time. "
+            "See what ends it there, then launch again."
+        )
+    words = _FORGOTTEN[machine.state]
+    if job.asked_again_at is not None:
+        rest_s = _ASK_AGAIN_S * 2 ** (job.asked_again - 1)
+        if (now - job.asked_again_at).total_seconds() < rest_s:
+            return Wait(_LOOK_S, words)
+    return Request(again=words)
 
 
 def _not_joined(machine: Machine, *, waited_s: float, limits: Limits) -> Decision:

@@ -17,10 +17,13 @@ class Provider(Protocol):
         """What will be asked for, as text for people and for `launch`. Never holds a secret."""
 
     async def launch(self, *, name: str, task: str, join_token: str) -> None:
-        """Asks for the machine, unless it is there, or was and is deleted."""
+        """Asks for the machine, unless it is there, or was and is deleted. One that is `stalled` is gone on with."""
 
     async def find(self, name: str) -> Machine:
-        """The machine; `absent` when it was never asked for."""
+        """The machine; `absent` when it was never asked for, or the provider forgot that it was.
+
+        One that was deleted, by whomever, is `gone`: what is absent may be asked for again.
+        """
 
     async def delete(self, name: str) -> None:
         """Asks for the machine's end. Returns before it is gone; deleting what is gone does nothing."""
@@ -96,6 +99,12 @@ class Store(Protocol):
 
     async def wait(self, job: Job, *, detail: str, progress: tuple[int, int], now: datetime, rest_s: float) -> bool:
         """Lets the job rest for `rest_s`. False: somebody else has it."""
+
+    async def asked_again(self, job: Job, *, detail: str, now: datetime, rest_s: float) -> bool:
+        """Notes that the provider was asked again, and lets the job rest for `rest_s`. Its step goes on.
+
+        False: somebody else has the job.
+        """
 
     async def give_up(self, job: Job, error: str, *, now: datetime) -> bool:
         """Notes why the launch fails; its machine is still to be deleted. False: somebody else has the job."""

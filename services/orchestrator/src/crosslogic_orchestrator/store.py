@@ -23,7 +23,7 @@ _INSTANCE: LiteralString = (
 )
 _JOB: LiteralString = (
     "j.id, j.kind, j.status, j.step, j.step_at, j.task, j.error, j.drain_timeout_s, j.created_at, j.updated_at, "
-    "j.lease_epoch, now()"
+    "j.lease_epoch, now(), j.asked_again, j.asked_again_at"
 )
 _SELECT: LiteralString = f"SELECT {_JOB}, {_INSTANCE} FROM jobs j JOIN instances i ON i.id = j.instance_id"
 # Rows of whoever holds the job: one that was taken over matches nothing.
@@ -126,24 +126,20 @@ class PostgresStore:
             )
             if cursor.rowcount != 1:
                 return False
+            await _go_on(connection, job, detail=detail, progress=progress, now=now)
+            return True
+
+    async def asked_again(self, job: Job, *, detail: str, now: datetime, rest_s: float) -> bool:
+        """See ports.Store."""
+        async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                "UPDATE job_steps s SET detail = %s, bytes_done = %s, bytes_total = %s "
-                "FROM (SELECT detail FROM job_steps WHERE job_id = %s AND step = %s FOR UPDATE) before "
-                "WHERE s.job_id = %s AND s.step = %s "
-                "AND (s.detail, s.bytes_done, s.bytes_total) IS DISTINCT FROM (%s, %s, %s) RETURNING before.detail",
-                (
-                    (said := plain(detail)),
-                    *progress,
-                    *(job.id, job.step, job.id, job.step),
-                    *(said, *progress),
-                ),
+                "UPDATE jobs SET asked_again = asked_again + 1, asked_again_at = now(), "
+                f"wake_at = {FROM_NOW}, lease_until = '-infinity' WHERE {_HELD}",
+                (rest_s, job.id, job.epoch),
             )
-            before = await cursor.fetchone()
-            if before is not None:
-                if before[0] != said:
-                    await _say(connection, job, said, now=now)
-                await connection.execute("UPDATE jobs SET updated_at = %s WHERE id = %s", (now, job.id))
-                await _tell(connection, job.id)
+            if cursor.rowcount != 1:
+                return False
+            await _go_on(connection, job, detail=detail, progress=(0, 0), now=now)
             return True
 
     async def give_up(self, job: Job, error: str, *, now: datetime) -> bool:
@@ -347,6 +343,29 @@ async def _begin_steps(connection: Connection, job: Job, step: Step, *, detail: 
         )
 
 
+async def _go_on(connection: Connection, job: Job, *, detail: str, progress: tuple[int, int], now: datetime) -> None:
+    """Writes down what is new of the step that the job is at, and says so."""
+    cursor = await connection.execute(
+        "UPDATE job_steps s SET detail = %s, bytes_done = %s, bytes_total = %s "
+        "FROM (SELECT detail FROM job_steps WHERE job_id = %s AND step = %s FOR UPDATE) before "
+        "WHERE s.job_id = %s AND s.step = %s "
+        "AND (s.detail, s.bytes_done, s.bytes_total) IS DISTINCT FROM (%s, %s, %s) RETURNING before.detail",
+        (
+            (said := plain(detail)),
+            *progress,
+            *(job.id, job.step, job.id, job.step),
+            *(said, *progress),
+        ),
+    )
+    before = await cursor.fetchone()
+    if before is None:
+        return
+    if before[0] != said:
+        await _say(connection, job, said, now=now)
+    await connection.execute("UPDATE jobs SET updated_at = %s WHERE id = %s", (now, job.id))
+    await _tell(connection, job.id)
+
+
 async def _end_steps(connection: Connection, job_id: str, *, now: datetime) -> None:
     await connection.execute("UPDATE job_steps SET ended_at = %s WHERE job_id = %s AND ended_at IS NULL", (now, job_id))
 
@@ -387,7 +406,9 @@ def _job(row: TupleRow, steps: tuple[StepRow, ...] = (), logs: tuple[LogLine, ..
         updated_at=row[9],
         epoch=row[10],
         read_at=row[11],
-        instance=_instance(row[12:]),
+        asked_again=row[12],
+        asked_again_at=row[13],
+        instance=_instance(row[14:]),
         steps=steps,
         logs=logs,
     )

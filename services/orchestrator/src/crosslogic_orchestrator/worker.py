@@ -158,8 +158,8 @@ class Worker:
             case policy.Write():
                 task = await provider.task_for(job.instance.spec, name)
                 await self._reach(job, Step.TASK_WRITTEN, task=task)
-            case policy.Request():
-                await self._request(job, provider)
+            case policy.Request(again):
+                await self._request(job, provider, again=again)
             case policy.Drain():
                 await _of_registry(self._fleet.drain(name))
                 await self._rest(job, _IDLE_S, "The node is told to drain.")
@@ -178,7 +178,7 @@ class Worker:
                     await provider.delete(name)
                 await self._end(job, machine)
 
-    async def _request(self, job: Job, provider: Provider) -> None:
+    async def _request(self, job: Job, provider: Provider, *, again: str) -> None:
         if job.step < Step.REQUESTED:
             # Noted first: whoever finds the job here knows that the provider may have been asked.
             await self._reach(job, Step.REQUESTED)
@@ -188,7 +188,12 @@ class Worker:
         if not await self._store.renew(job, lease_s=LEASE_S):
             return
         await provider.launch(name=job.instance.id, task=job.task, join_token=token)
-        await self._reach(job, Step.PROVISIONING)
+        if job.step < Step.PROVISIONING:
+            await self._reach(job, Step.PROVISIONING)
+        elif await self._store.asked_again(job, detail=again, now=self._clock.now(), rest_s=_IDLE_S):
+            # Its time goes on from when it was first asked for.
+            self._metrics.asked_again.labels(job.instance.spec.provider).inc()
+            self._log.warning("asked again", job_id=job.id, instance_id=job.instance.id, reason=again)
 
     async def _refused(self, job: Job, words: str, *, temporary: bool) -> None:
         error = policy.refused(job, words, temporary=temporary, now=job.read_at, limits=self._limits)
