@@ -20,7 +20,7 @@ from crosslogic_node_agent.events import EventError, Piece
 
 START_CREDIT_BYTES = 262_144
 PROGRESS_S = 5.0
-"""How often a gateway is told that an answer is coming of which it has nothing yet."""
+"""How often at least a gateway is told that an answer is coming of which it has nothing yet."""
 HANG_UP_S = 0.1
 """How long the engine has to close once it was told that its answer is no longer wanted."""
 
@@ -56,6 +56,8 @@ class RelayCall:
         self.output = CallOutput(call_id)
         self._first_byte_s = request.first_byte_timeout_ms / 1000
         self._idle_s = request.idle_timeout_ms / 1000
+        # A gateway that hears nothing for the first byte's time gives the node up.
+        self._progress_s = min(PROGRESS_S, self._first_byte_s / 2)
         self._request: EngineRequest | None = engine_request
         self._dialect = dialect
         self._reader: AnswerReader = dialect.reader(request, engine_request)
@@ -121,7 +123,7 @@ class RelayCall:
 
     def check_time(self, now: float) -> None:
         """Ends the call when the engine has been silent for too long; says that it goes on when it is not."""
-        if self._whole and now - self._told_at > PROGRESS_S and self._state is _State.ANSWERING:
+        if self._whole and now - self._told_at > self._progress_s and self._state is _State.ANSWERING:
             # The engine's bytes stay here until the answer is whole; without a word the gateway would give it up.
             self._told_at = now
             self._on_ready(self)
