@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestServer
@@ -105,6 +106,47 @@ def test_every_admin_operation_wants_an_administrator_and_every_v1_operation_a_k
         schemes = admin if path.startswith("/admin") else [{"apiKey": []}] if path.startswith("/v1/") else []
         for operation in item.values():
             assert operation["security"] == schemes, path
+
+
+def patterns(schema: Any) -> Iterator[str]:
+    """Every pattern in a schema."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from patterns(each)
+    elif isinstance(schema, dict):
+        for name, value in schema.items():
+            if name == "pattern" and isinstance(value, str):
+                yield value
+            else:
+                yield from patterns(value)
+
+
+def test_no_text_with_a_newline_after_it_passes_for_a_name_or_an_amount(document: dict[str, Any]) -> None:
+    asked = [kind for each in OPERATIONS for kind in (each.body, each.query) if kind is not None]
+    _, schemas = msgspec.json.schema_components(asked)
+    ours = set(patterns(schemas))
+    assert len(ours) > 10
+    for pattern in ours:
+        assert pattern.startswith("^"), pattern
+        assert pattern.endswith(r"\Z"), pattern
+    # Where `\Z` means nothing, `$` is the end.
+    assert {pattern.replace(r"\Z", "$") for pattern in ours} <= set(patterns(document))
+    assert not any(r"\Z" in pattern for pattern in patterns(document))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/admin/models/m/deployments", {"deployments": [{"region": "us-east\n"}]}),
+        ("/admin/plans", {"name": "gold\n"}),
+        ("/admin/prices", {"model": "m", "prompt_usd_per_million": "0.05\n", "completion_usd_per_million": "1"}),
+    ],
+)
+async def test_a_newline_after_a_name_is_refused_at_the_door(admin: AdminClient, path: str, body: Any) -> None:
+    method = "PUT" if path.endswith("deployments") else "POST"
+    async with admin.request(method, path, json=body) as answer:
+        assert answer.status == 400
+        assert "matching regex" in (await answer.json())["error"]["message"]
 
 
 async def first_answer(answer: ClientResponse) -> Any:

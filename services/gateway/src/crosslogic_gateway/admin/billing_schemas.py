@@ -21,13 +21,13 @@ from crosslogic_gateway.admin.schemas import (
 Ratio = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9]{1,7}(\.[0-9]{1,6}|/[1-9][0-9]{0,6})?$",
+        pattern=r"^[0-9]{1,7}(\.[0-9]{1,6}|/[1-9][0-9]{0,6})?\Z",
         description="Exact: a decimal such as `0.9`, or a fraction such as `2/3`.",
     ),
 ]
-Usd = Annotated[str, Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?$", description="Dollars, a decimal string, exact.")]
-Month = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2})?$", description="`YYYY-MM`. Empty: this month.")]
-Day = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$", description="`YYYY-MM-DD`, UTC.")]
+Usd = Annotated[str, Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?\Z", description="Dollars, a decimal string, exact.")]
+Month = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2})?\Z", description="`YYYY-MM`. Empty: this month.")]
+Day = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?\Z", description="`YYYY-MM-DD`, UTC.")]
 Short = Annotated[str, Meta(max_length=200)]
 MeterEventState = Literal["pending", "delivered", "dead"]
 
@@ -42,7 +42,7 @@ class NewPrices(Asked):
     embedding_usd_per_million: Annotated[UsdPerMillion | None, Meta(description="null: as the prompt's.")] = None
     plan: Annotated[str, Meta(max_length=100, description="Empty: plans without a price of their own.")] = ""
     category: Annotated[
-        str, Meta(pattern=r"^[a-z0-9_]{0,40}$", description="What it is billed as. Empty: as before.")
+        str, Meta(pattern=r"^[a-z0-9_]{0,40}\Z", description="What it is billed as. Empty: as before.")
     ] = ""
     discount: Ratio = "0"
     markets: Annotated[list[Short], Meta(max_length=100, description="Empty: all.")] = field(default_factory=list)
@@ -167,7 +167,7 @@ class NewCustomer(Asked):
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     email: Short = ""
-    country: Annotated[str, Meta(pattern=r"^([A-Z]{2})?$")] = ""
+    country: Annotated[str, Meta(pattern=r"^([A-Z]{2})?\Z")] = ""
     state: Short = ""
     city: Short = ""
     line1: Short = ""

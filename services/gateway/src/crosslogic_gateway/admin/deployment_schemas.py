@@ -12,7 +12,7 @@ Mode = Annotated[
     Literal["active", "dry_run", "paused"],
     Meta(description="`dry_run` writes down what it would do and does nothing; `paused` leaves machines as they are."),
 ]
-Usd = Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,12})?$", description="Dollars, a decimal number.")]
+Usd = Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,12})?\Z", description="Dollars, a decimal number.")]
 
 
 class Constraints(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

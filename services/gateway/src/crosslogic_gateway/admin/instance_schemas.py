@@ -28,7 +28,7 @@ Provider = Annotated[
 LaunchRegion = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(,[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?){0,19}$",
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(,[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?){0,19}\Z",
         max_length=200,
         description="For example `us-east`. Of a cloud up to 20 between commas: the cheapest is taken.",
     ),

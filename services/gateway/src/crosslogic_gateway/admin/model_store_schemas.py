@@ -18,7 +18,7 @@ from crosslogic_gateway.admin.schemas import (
 
 EnvironmentName = Literal["development", "staging", "production"]
 StatusName = Literal["serving", "other_version", "no_nodes", "disabled"]
-Version = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?$", description="Empty: machines bring their own weights.")]
+Version = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?\Z", description="Empty: machines bring their own weights.")]
 _MAX_MANIFEST_CHARS = 2_000_000
 
 

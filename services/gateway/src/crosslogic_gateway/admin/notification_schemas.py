@@ -29,7 +29,7 @@ Kinds = Annotated[
     ),
 ]
 SigningSecret = Annotated[
-    str, Meta(pattern=r"^(whsec_[A-Za-z0-9+/]{32,86}={0,2})?$", description="For a webhook. Empty: one is made.")
+    str, Meta(pattern=r"^(whsec_[A-Za-z0-9+/]{32,86}={0,2})?\Z", description="For a webhook. Empty: one is made.")
 ]
 Gather = Annotated[
     int,
@@ -39,7 +39,7 @@ Gather = Annotated[
         description="What happens within so many seconds after a message comes as one message, for each kind.",
     ),
 ]
-Clock = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+Clock = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z")]
 
 
 class QuietHours(Asked):

@@ -14,8 +14,8 @@ Role = Literal["admin", "developer", "read_only"]
 Description = Annotated[str, Meta(max_length=1000)]
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1, description="Tokens. null: no limit.")] | None
 PersonName = Annotated[str, Meta(max_length=200)]
-Email = Annotated[str, Meta(min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+$")]
-Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 in hexadecimal.")]
+Email = Annotated[str, Meta(min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+\Z")]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="SHA-256 in hexadecimal.")]
 
 
 class NewPlan(Asked):

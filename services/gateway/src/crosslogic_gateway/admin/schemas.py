@@ -8,10 +8,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from crosslogic_gateway.admin.money import MAX_PRICE_PICODOLLARS
 
 _MAX_U63 = 2**63 - 1
-_USD_PATTERN = r"^[0-9]{1,10}(\.[0-9]{1,30})?$"
+_USD_PATTERN = r"^[0-9]{1,10}(\.[0-9]{1,30})?\Z"
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=200)]
-Region = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="For example `us-east`.")]
+Region = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z", description="For example `us-east`.")]
 Time = Annotated[datetime, Meta(tz=True)]
 TimeText = Annotated[
     str, Meta(description="RFC 3339, for example `2026-01-31T00:00:00Z`.", extra_json_schema={"format": "date-time"})
@@ -24,7 +24,7 @@ UsdPerMillion = Annotated[
         pattern=_USD_PATTERN, description="Dollars for a million tokens, a decimal string, exact; 6 decimals at most."
     ),
 ]
-CostUsd = Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?$", description="Dollars, exact, a decimal string.")]
+CostUsd = Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?\Z", description="Dollars, exact, a decimal string.")]
 Cost = Annotated[int, Meta(description="Pico-dollars (10^-12 dollars). May exceed 2^53.")]
 NextPageToken = Annotated[
     str | None, Meta(description="Give it as `page_token` for the next page. null: the last page.")
@@ -54,7 +54,7 @@ class Deployment(Asked):
     """How a model is served in a region."""
 
     region: Annotated[
-        str, Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description="Empty: all that have no own.")
+        str, Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?\Z", description="Empty: all that have no own.")
     ] = ""
     strategy: Annotated[StrategyName, Meta(description="How the node for a request is chosen.")] = "least_load"
 

@@ -13,9 +13,9 @@ OrgName = Annotated[str, Meta(min_length=1, max_length=200)]
 EnvironmentName = Annotated[str, Meta(min_length=1, max_length=100)]
 KeyName = Annotated[str, Meta(max_length=200)]
 PlanName = Annotated[
-    str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="Name of a plan, for example `default`.")
+    str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z", description="Name of a plan, for example `default`.")
 ]
-AnyRegion = Annotated[str, Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description="Empty: anywhere.")]
+AnyRegion = Annotated[str, Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?\Z", description="Empty: anywhere.")]
 Models = Annotated[
     list[ModelName], Meta(max_length=1000, description="Catalogue names. Empty: all that are allowed above it.")
 ]
@@ -120,7 +120,9 @@ class NewEnvironment(Asked):
     region: AnyRegion = ""
     country: Annotated[
         str,
-        Meta(pattern="^([A-Z]{2})?$", description="ISO 3166-1 code. Where no `region` is named, its region is taken."),
+        Meta(
+            pattern=r"^([A-Z]{2})?\Z", description="ISO 3166-1 code. Where no `region` is named, its region is taken."
+        ),
     ] = ""
     allowed_models: Models = field(default_factory=list)
     limits: Limits = Limits()
@@ -246,7 +248,7 @@ class Key(Struct, kw_only=True):
 class CreatedKey(Key, kw_only=True):
     """A new key with its secret, which is shown this once."""
 
-    key: Annotated[str, Meta(pattern="^clsk_(live|test)_[0-9a-f]{32}$", description="The secret, shown this once.")]
+    key: Annotated[str, Meta(pattern=r"^clsk_(live|test)_[0-9a-f]{32}\Z", description="The secret, shown this once.")]
 
 
 class RotatedKey(CreatedKey, kw_only=True):

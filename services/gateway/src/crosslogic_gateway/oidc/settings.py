@@ -11,7 +11,7 @@ from crosslogic_gateway.oidc.domain import ProviderSettings
 
 MAX_PROVIDERS = 16
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,40}$")]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,40}\Z")]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 
 

@@ -31,6 +31,7 @@ def build_document(version: str) -> Json:
         if kind is not None
     ]
     _, schemas = msgspec.json.schema_components(structs, ref_template=_REF)
+    schemas = _with_json_schema_patterns(schemas)
     paths: dict[str, Json] = {path: dict(item) for path, item in PUBLIC_PATHS.items()}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas)
@@ -83,6 +84,23 @@ def make_openapi_routes(version: str) -> list[web.RouteDef]:
         return web.Response(body=body, content_type="application/json")
 
     return [web.get(DOCUMENT_PATH, handle, name="openapi")]
+
+
+def _with_json_schema_patterns(schema: Any) -> Any:
+    r"""The schemas with the end of a text as JSON Schema writes it.
+
+    Python's `$` lets a newline follow, so that ours end in `\Z`, which is no end in the regular expressions of others.
+    """
+    if isinstance(schema, list):
+        return [_with_json_schema_patterns(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: value.replace(r"\Z", "$")
+        if name == "pattern" and isinstance(value, str)
+        else _with_json_schema_patterns(value)
+        for name, value in schema.items()
+    }
 
 
 def _operation(operation: Operation[Any, Any], schemas: Json) -> Json:
