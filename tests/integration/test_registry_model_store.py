@@ -66,9 +66,15 @@ class Tries:
 
     passed: bool = True
     asked: list[str] = field(default_factory=list)
+    held: asyncio.Event | None = None
+    together: asyncio.Barrier | None = None
 
     async def generate(self, node: registry_pb2.Node, model: str) -> Smoke:
         self.asked.append(model)
+        if self.held is not None:
+            await self.held.wait()
+        if self.together is not None:
+            await self.together.wait()
         return Smoke(passed=self.passed, detail="4 tokens" if self.passed else "no answer")
 
 
@@ -241,25 +247,106 @@ async def test_clients_are_told_the_context_of_the_version_that_is_served_throug
     assert await told() == (512, least_bytes(short.facts))
 
 
-async def test_two_promotions_at_once_leave_one_version_and_its_own_context(world: World, tmp_path: Path) -> None:
+@dataclass
+class Staged:
+    """A model with one version in production and another that is proven in staging."""
+
+    name: str
+    old: str
+    new: str
+
+
+async def staged(world: World, folder: Path) -> Staged:
     name = f"m{uuid4().hex}"
-    versions = [manifest_of(tmp_path, name, seed=seed) for seed in (1, 2, 3)]
-    for manifest in versions:
+    old, new = manifest_of(folder, name), manifest_of(folder, name, seed=2)
+    for manifest in (old, new):
         await world.models.add_version(manifest.to_json())
-    await world.models.register(entry(name), "production", version=versions[0].revision, endpoint="")
+    await world.models.register(entry(name), "production", version=old.revision, endpoint="")
+    found = await world.models.register(entry(name), "staging", version=new.revision, endpoint="")
+    world.nodes.serve(found.name, new.revision)
+    return Staged(name, old.revision, new.revision)
+
+
+async def version_of(world: World, name: str) -> str | None:
+    found = await world.models._store.registration(name)
+    return found.version if found else None
+
+
+async def test_two_promotions_at_once_leave_one_version_and_the_other_is_told(world: World, tmp_path: Path) -> None:
+    model = await staged(world, tmp_path)
+    other = manifest_of(tmp_path, model.name, seed=3)
+    await world.models.add_version(other.to_json())
+    found = await world.models.register(entry(model.name), "development", version=other.revision, endpoint="")
+    world.nodes.serve(found.name, other.revision)
+    world.tries.together = asyncio.Barrier(2)
     sources: list[Environment] = ["development", "staging"]
-    for environment, manifest in zip(sources, versions[1:], strict=True):
-        found = await world.models.register(entry(name), environment, version=manifest.revision, endpoint="")
-        world.nodes.serve(found.name, manifest.revision)
-    await asyncio.gather(
-        *(world.models.promote(name, environment, "production", dry_run=False) for environment in sources)
+    answers = await asyncio.gather(
+        *(world.models.promote(model.name, each, "production", dry_run=False) for each in sources),
+        return_exceptions=True,
     )
-    now = await world.models._store.registration(name)
-    assert now is not None
-    promoted = {manifest.revision for manifest in versions[1:]}
-    assert now.version in promoted
-    # The one that came last wins; going back finds the one that came just before it.
-    assert (await world.models.roll_back(name)).version == (promoted - {now.version}).pop()
+    refused = [each for each in answers if isinstance(each, BaseException)]
+    assert len(refused) == 1
+    assert isinstance(refused[0], CodedError)
+    assert refused[0].code == ErrorCode.CONFLICT
+    assert "changed while the gates were tried" in refused[0].public
+    [promoted] = [each[0] for each in answers if not isinstance(each, BaseException)]
+    assert promoted is not None
+    assert await version_of(world, model.name) == promoted.version
+    assert (await world.models.roll_back(model.name)).version == model.old
+
+
+@pytest.mark.parametrize("meanwhile", ["promoted", "dearer", "restaged", "taken out", "staging taken out"])
+async def test_a_promotion_of_a_registry_that_was_stopped_does_not_undo_what_was_done_meanwhile(
+    world: World, tmp_path: Path, meanwhile: str
+) -> None:
+    model = await staged(world, tmp_path)
+    world.tries.held = asyncio.Event()
+    late = asyncio.create_task(world.models.promote(model.name, "staging", "production", dry_run=False))
+    while not world.tries.asked:
+        await asyncio.sleep(0.005)
+    match meanwhile:
+        case "promoted":
+            await world.models.register(entry(model.name), "production", version=model.new, endpoint="")
+            await world.models.roll_back(model.name)
+        case "dearer":
+            dearer = entry(model.name)
+            dearer.prompt_price_picodollars = 11
+            await world.models.register(dearer, "production", version=model.old, endpoint="")
+        case "restaged":
+            await world.models.register(entry(model.name), "staging", version=model.old, endpoint="")
+        case "taken out":
+            await world.models.deregister(model.name)
+        case _:
+            await world.models.deregister(f"{model.name}@staging")
+    before, told = await version_of(world, model.name), await world.models._store.entry(model.name)
+    world.tries.held.set()
+    with pytest.raises(CodedError, match="Not promoted") as refused:
+        await late
+    assert refused.value.code == ErrorCode.CONFLICT
+    assert (await version_of(world, model.name), await world.models._store.entry(model.name)) == (before, told)
+
+
+async def test_what_is_asked_again_because_its_answer_was_lost_is_done_once(world: World, tmp_path: Path) -> None:
+    model = await staged(world, tmp_path)
+    one, other = str(uuid4()), str(uuid4())
+    first, _ = await world.models.promote(model.name, "staging", "production", dry_run=False, request_id=one)
+    back = await world.models.roll_back(model.name, request_id=other)
+    assert back.version == model.old
+    # Twice would bring back the version that somebody went back from.
+    assert await world.models.roll_back(model.name, request_id=other.upper()) == back
+    world.tries.passed = False
+    again, _ = await world.models.promote(model.name, "staging", "production", dry_run=False, request_id=one)
+    assert again == back, "as it is now"
+    assert first is not None
+    assert (first.version, await version_of(world, model.name)) == (model.new, model.old)
+    another = await staged(world, tmp_path)
+    for used in (one, other):
+        with pytest.raises(CodedError, match="another model"):
+            await world.models.roll_back(another.name, request_id=used)
+        with pytest.raises(CodedError, match="another model"):
+            await world.models.promote(another.name, "staging", "production", dry_run=False, request_id=used)
+    with pytest.raises(CodedError, match="UUID"):
+        await world.models.roll_back(model.name, request_id="once")
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ async def promote(call: Call[schemas.NewPromotion, None]) -> schemas.Promotion:
         from_environment=_ENVIRONMENTS[body.from_environment],
         to_environment=_ENVIRONMENTS[body.to_environment],
         dry_run=body.dry_run,
+        request_id=call.create_request_id("promotion"),
     )
     answer = await call.rpc(_stub(call).PromoteModel, request)
     return schemas.Promotion(
@@ -115,7 +116,7 @@ async def promote(call: Call[schemas.NewPromotion, None]) -> schemas.Promotion:
 
 async def roll_back(call: Call[schemas.ModelNamed, None]) -> schemas.RegisteredModel:
     """POST /admin/registered-models/roll-back."""
-    request = pb.RollBackModelRequest(name=call.body.name)
+    request = pb.RollBackModelRequest(name=call.body.name, request_id=call.create_request_id("roll-back"))
     return _model((await call.rpc(_stub(call).RollBackModel, request)).model)
 
 

@@ -51,6 +51,17 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """Where a model is promoted to."""
+
+    name: str
+    """As clients name it there."""
+    environment: Environment
+    before: Registration | None
+    """What was there when the gates were tried."""
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """What the catalogue tells of a model that follows from its version, unless an operator said otherwise."""
 

@@ -47,6 +47,12 @@ def check_endpoint(endpoint: str) -> str:
     return endpoint
 
 
+def check_same(known: str, name: str) -> None:
+    """Raises CONFLICT where a request's id was used for another model."""
+    if known != name:
+        raise CodedError(ErrorCode.CONFLICT, "`request_id` was used for another model.", param="request_id")
+
+
 def terms_after(told: Terms, old: ModelFacts | None, new: ModelFacts) -> Terms:
     """What the catalogue tells once a model's version is another one.
 

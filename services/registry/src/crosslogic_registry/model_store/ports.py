@@ -6,7 +6,7 @@ from typing import Protocol
 from crosslogic.registry.v1 import registry_pb2
 from crosslogic_model_store.manifest import Manifest
 from crosslogic_registry.members import Member
-from crosslogic_registry.model_store.domain import Environment, Registration, Smoke, Version
+from crosslogic_registry.model_store.domain import Environment, Registration, Smoke, Target, Version
 
 
 class ModelStoreStore(Protocol):
@@ -32,6 +32,15 @@ class ModelStoreStore(Protocol):
     ) -> Registration:
         """Puts a model into an environment, with its catalogue entry, or neither."""
 
+    async def promote(self, source: Registration, target: Target, *, request_id: str) -> Registration:
+        """Brings what `source` has to `target`, or changes nothing.
+
+        Raises CONFLICT where either is not what it was: somebody has promoted, gone back or taken out meanwhile.
+        """
+
+    async def carried_out(self, request_id: str) -> str | None:
+        """The model that was promoted to, or went back, under this id. None: nothing was done under it."""
+
     async def registration(self, name: str) -> Registration | None:
         """A registered model."""
 
@@ -47,8 +56,8 @@ class ModelStoreStore(Protocol):
     async def enable(self, name: str, *, enabled: bool) -> Registration | None:
         """Offers it or no longer. None: it is not there."""
 
-    async def roll_back(self, name: str) -> Registration:
-        """Brings back the version before. Raises NOT_FOUND, CONFLICT."""
+    async def roll_back(self, name: str, *, request_id: str) -> Registration:
+        """Brings back the version before, once under an id. Raises NOT_FOUND, CONFLICT."""
 
 
 class Nodes(Protocol):

@@ -14,7 +14,7 @@ from crosslogic_model_store.manifest import check_name, check_revision, parse_ma
 from crosslogic_model_store.place import Place
 from crosslogic_model_store.presign import presigned_get
 from crosslogic_registry.model_store import policy
-from crosslogic_registry.model_store.domain import Environment, Gate, Health, Registration, Smoke, Terms, Version
+from crosslogic_registry.model_store.domain import Environment, Gate, Health, Registration, Smoke, Target, Version
 from crosslogic_registry.model_store.ports import ModelStoreStore, Nodes, SmokeTest
 from crosslogic_registry.policy import check_model
 
@@ -114,47 +114,38 @@ class ModelStore:
         return found
 
     async def promote(
-        self, model: str, source: Environment, target: Environment, *, dry_run: bool
+        self, model: str, source: Environment, target: Environment, *, dry_run: bool, request_id: str = ""
     ) -> tuple[Registration | None, Sequence[Gate]]:
-        """Brings a version, or an endpoint, to another environment. Raises NOT_FOUND, CONFLICT, INVALID_ARGUMENT."""
+        """Brings a version, or an endpoint, to another environment. Raises NOT_FOUND, CONFLICT, INVALID_ARGUMENT.
+
+        Prices and regions of the target stay what they are; a model that is new there takes those of the source. Under
+        a `request_id` that is known nothing is done again, and the gates are as they are now.
+        """
         policy.check_model_name(model)
         if source == target:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, "Both environments are the same.", param="to_environment")
+        request_id = _request_id(request_id)
         found = await self._store.registration(policy.client_name(model, source))
         if found is None:
             raise _not_registered(policy.client_name(model, source))
         there = policy.client_name(model, target)
+        before = await self._store.registration(there)
+        done = await self._store.carried_out(request_id) if request_id else None
+        if done is not None:
+            policy.check_same(done, there)
         version = await self._store.version(model, found.version) if found.version else None
         gates = policy.gates(found, version, self.health(found), await self._try(found))
-        if dry_run:
-            return await self._store.registration(there), gates
+        if dry_run or done is not None:
+            return before, gates
         policy.require(gates)
-        # Prices and regions of the target stay what they are; a model that is new there takes those of the source.
-        entry = await self._store.entry(there) or await self._store.entry(found.name)
-        if entry is None:
-            raise _not_registered(found.name)
-        if version is not None:
-            await self._follow_version(entry, version)
-        entry.name = model
-        promoted = await self.register(entry, target, version=found.version, endpoint=found.endpoint)
-        return promoted, gates
+        return await self._store.promote(found, Target(there, target, before), request_id=request_id), gates
 
-    async def _follow_version(self, entry: registry_pb2.Model, version: Version) -> None:
-        """The entry tells the context and the memory of the version that comes."""
-        registered = await self._store.registration(entry.name)
-        before = (
-            await self._store.version(registered.model, registered.version)
-            if registered is not None and registered.version
-            else None
-        )
-        told = Terms(entry.context_length, entry.vram_required_bytes)
-        old = None if before is None else before.manifest.facts
-        terms = policy.terms_after(told, old, version.manifest.facts)
-        entry.context_length, entry.vram_required_bytes = terms.context_length, terms.vram_required_bytes
+    async def roll_back(self, name: str, *, request_id: str = "") -> Registration:
+        """Brings back the version before; as it is now under a `request_id` that is known.
 
-    async def roll_back(self, name: str) -> Registration:
-        """Brings back the version before. Raises NOT_FOUND, CONFLICT."""
-        return await self._store.roll_back(name)
+        Raises NOT_FOUND, CONFLICT, INVALID_ARGUMENT.
+        """
+        return await self._store.roll_back(name, request_id=_request_id(request_id))
 
     async def page(self, after: str, limit: int) -> list[Registration]:
         """Registered models by name, after a name."""
@@ -223,6 +214,14 @@ class ModelStore:
                 ErrorCode.NOT_FOUND, f"The store has no version {version} of {model}: upload it first.", param="version"
             )
         return found
+
+
+def _request_id(text: str) -> str:
+    """A UUID as the database writes it, or nothing. Raises INVALID_ARGUMENT."""
+    try:
+        return str(UUID(text)) if text else ""
+    except ValueError:
+        raise CodedError(ErrorCode.INVALID_ARGUMENT, "`request_id` must be a UUID.", param="request_id") from None
 
 
 def _not_registered(name: str) -> CodedError:

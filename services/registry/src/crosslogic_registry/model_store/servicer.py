@@ -78,6 +78,7 @@ class ModelStoreServicer(rpc.ModelStoreServiceServicer):
             ENVIRONMENT_FROM_PB.get(request.from_environment, "production"),
             ENVIRONMENT_FROM_PB.get(request.to_environment, "production"),
             dry_run=request.dry_run,
+            request_id=request.request_id,
         )
         return pb.PromoteModelResponse(
             model=self._registered(found) if found else None,
@@ -85,7 +86,8 @@ class ModelStoreServicer(rpc.ModelStoreServiceServicer):
         )
 
     async def RollBackModel(self, request: pb.RollBackModelRequest, context: Context) -> pb.RollBackModelResponse:
-        return pb.RollBackModelResponse(model=self._registered(await self._models.roll_back(request.name)))
+        found = await self._models.roll_back(request.name, request_id=request.request_id)
+        return pb.RollBackModelResponse(model=self._registered(found))
 
     async def CheckFit(self, request: pb.CheckFitRequest, context: Context) -> pb.CheckFitResponse:
         found = await self._models.check_fit(

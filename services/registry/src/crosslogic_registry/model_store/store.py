@@ -1,6 +1,6 @@
 """All SQL of the model store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from psycopg.rows import TupleRow
@@ -9,8 +9,8 @@ from crosslogic.registry.v1 import registry_pb2
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import Connection, Pool, transaction
 from crosslogic_model_store.manifest import Manifest, parse_manifest
-from crosslogic_registry.model_store.domain import Environment, Registration, Terms, Version
-from crosslogic_registry.model_store.policy import terms_after
+from crosslogic_registry.model_store.domain import Environment, Registration, Target, Terms, Version
+from crosslogic_registry.model_store.policy import check_same, terms_after
 from crosslogic_registry.policy import MAX_MODELS
 from crosslogic_registry.store import CATALOGUE_CHANNEL
 
@@ -40,6 +40,18 @@ def _registration(row: TupleRow) -> Registration:
         endpoint=row[5],
         changed_at=row[6],
         licence=parse_manifest(bytes(row[7])).facts.licence if row[7] is not None else "",
+    )
+
+
+def _entry(row: TupleRow) -> registry_pb2.Model:
+    return registry_pb2.Model(
+        name=row[0],
+        family=row[1],
+        context_length=row[2],
+        vram_required_bytes=row[3],
+        prompt_price_picodollars=row[4],
+        completion_price_picodollars=row[5],
+        regions=row[6],
     )
 
 
@@ -123,6 +135,41 @@ class PostgresModelStore:
             await _tell(connection)
             return _registration(cast("TupleRow", await _find(connection, entry.name)))
 
+    async def promote(self, source: Registration, target: Target, *, request_id: str) -> Registration:
+        """See ports.ModelStoreStore."""
+        name = target.name
+        async with transaction(self._pool) as connection:
+            entry = await _locked_entry(connection, source.name, name)
+            await _check_unchanged(connection, {source.name: source, name: target.before})
+            if entry is None:
+                raise _changed(source.name)
+            entry.name = name
+            await _put_entry(connection, entry)
+            cursor = await connection.execute(
+                "INSERT INTO model_registrations (name, model, environment, version, endpoint) "
+                "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (name) DO UPDATE SET version = excluded.version, "
+                "endpoint = excluded.endpoint, changed_at = now() WHERE model_registrations.changed_at = %s",
+                (
+                    name,
+                    source.model,
+                    target.environment,
+                    source.version,
+                    source.endpoint,
+                    target.before.changed_at if target.before else None,
+                ),
+            )
+            if cursor.rowcount != 1:
+                raise _changed(name)
+            await _follow_version(connection, name, target.before.version if target.before else "")
+            await _note_version(connection, name, source.version, request_id=request_id)
+            await _tell(connection)
+            return _registration(cast("TupleRow", await _find(connection, name)))
+
+    async def carried_out(self, request_id: str) -> str | None:
+        """See ports.ModelStoreStore."""
+        async with transaction(self._pool) as connection:
+            return await _carried_out(connection, request_id)
+
     async def registration(self, name: str) -> Registration | None:
         """See ports.ModelStoreStore."""
         async with transaction(self._pool) as connection:
@@ -144,17 +191,7 @@ class PostgresModelStore:
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(f"SELECT {_ENTRY} FROM models WHERE name = %s", (name,))
             row = await cursor.fetchone()
-        if row is None:
-            return None
-        return registry_pb2.Model(
-            name=row[0],
-            family=row[1],
-            context_length=row[2],
-            vram_required_bytes=row[3],
-            prompt_price_picodollars=row[4],
-            completion_price_picodollars=row[5],
-            regions=row[6],
-        )
+        return None if row is None else _entry(row)
 
     async def deregister(self, name: str) -> bool:
         """See ports.ModelStoreStore. The catalogue's row stays for what refers to it, and is offered to nobody."""
@@ -177,15 +214,20 @@ class PostgresModelStore:
             await _tell(connection)
             return _registration(cast("TupleRow", await _find(connection, name)))
 
-    async def roll_back(self, name: str) -> Registration:
+    async def roll_back(self, name: str, *, request_id: str) -> Registration:
         """See ports.ModelStoreStore."""
         async with transaction(self._pool) as connection:
+            # In the order of all others: two that wait for each other would both fail.
+            await connection.execute("SELECT FROM models WHERE name = %s FOR UPDATE", (name,))
             cursor = await connection.execute(
                 "SELECT version FROM model_registrations WHERE name = %s FOR UPDATE", (name,)
             )
             row = await cursor.fetchone()
             if row is None:
                 raise CodedError(ErrorCode.NOT_FOUND, f"{name} is not registered.", param="name")
+            if request_id and (known := await _carried_out(connection, request_id)) is not None:
+                check_same(known, name)
+                return _registration(cast("TupleRow", await _find(connection, name)))
             cursor = await connection.execute(
                 "SELECT version FROM model_version_history WHERE name = %s AND version <> %s AND version <> '' "
                 "ORDER BY number DESC LIMIT 1",
@@ -198,7 +240,7 @@ class PostgresModelStore:
                 "UPDATE model_registrations SET version = %s, changed_at = now() WHERE name = %s", (before[0], name)
             )
             await _follow_version(connection, name, row[0])
-            await _note_version(connection, name, before[0])
+            await _note_version(connection, name, before[0], request_id=request_id)
             await _tell(connection)
             return _registration(cast("TupleRow", await _find(connection, name)))
 
@@ -206,6 +248,41 @@ class PostgresModelStore:
 async def _find(connection: Connection, name: str) -> TupleRow | None:
     cursor = await connection.execute(f"SELECT {_REGISTRATION} FROM {_FROM} WHERE r.name = %s", (name,))
     return await cursor.fetchone()
+
+
+async def _locked_entry(connection: Connection, source: str, target: str) -> registry_pb2.Model | None:
+    """What the catalogue tells of a model where it comes to; of one that is new there, where it comes from.
+
+    Prices and regions of the target stay what they are now, whatever they were when its gates were tried.
+    """
+    cursor = await connection.execute(
+        f"SELECT {_ENTRY} FROM models WHERE name = ANY(%s) ORDER BY name FOR UPDATE", ([source, target],)
+    )
+    entries = {row[0]: _entry(row) for row in await cursor.fetchall()}
+    return entries.get(target) or entries.get(source)
+
+
+async def _check_unchanged(connection: Connection, seen: Mapping[str, Registration | None]) -> None:
+    """Holds what was `seen` of registered models as it is. Raises CONFLICT where it is not so any more."""
+    cursor = await connection.execute(
+        "SELECT name, version, endpoint, changed_at FROM model_registrations WHERE name = ANY(%s) "
+        "ORDER BY name FOR UPDATE",
+        (sorted(seen),),
+    )
+    now = {row[0]: tuple(row[1:]) for row in await cursor.fetchall()}
+    for name, before in seen.items():
+        if now.get(name) != (None if before is None else (before.version, before.endpoint, before.changed_at)):
+            raise _changed(name)
+
+
+def _changed(name: str) -> CodedError:
+    return CodedError(ErrorCode.CONFLICT, f"Not promoted: {name} changed while the gates were tried. Promote again.")
+
+
+async def _carried_out(connection: Connection, request_id: str) -> str | None:
+    cursor = await connection.execute("SELECT name FROM model_version_history WHERE request_id = %s", (request_id,))
+    row = await cursor.fetchone()
+    return None if row is None else str(row[0])
 
 
 async def _put_entry(connection: Connection, entry: registry_pb2.Model) -> None:
@@ -256,8 +333,11 @@ async def _follow_version(connection: Connection, name: str, before: str) -> Non
     )
 
 
-async def _note_version(connection: Connection, name: str, version: str) -> None:
-    await connection.execute("INSERT INTO model_version_history (name, version) VALUES (%s, %s)", (name, version))
+async def _note_version(connection: Connection, name: str, version: str, *, request_id: str = "") -> None:
+    await connection.execute(
+        "INSERT INTO model_version_history (name, version, request_id) VALUES (%s, %s, nullif(%s, '')::uuid)",
+        (name, version, request_id),
+    )
 
 
 async def _tell(connection: Connection) -> None:

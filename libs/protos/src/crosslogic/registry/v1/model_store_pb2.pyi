@@ -643,6 +643,7 @@ class PromoteModelRequest(_message.Message):
     FROM_ENVIRONMENT_FIELD_NUMBER: _builtins.int
     TO_ENVIRONMENT_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, without an environment."""
     from_environment: Global___ModelEnvironment.ValueType
@@ -651,6 +652,10 @@ class PromoteModelRequest(_message.Message):
     """Where to."""
     dry_run: _builtins.bool
     """Look at the gates and change nothing."""
+    request_id: _builtins.str
+    """A UUID. A promotion that was carried out under it is not carried out again: the answer is the model as it is there
+    now, with its gates as they are. Empty: each request is one of its own.
+    """
     def __init__(
         self,
         *,
@@ -658,10 +663,11 @@ class PromoteModelRequest(_message.Message):
         from_environment: Global___ModelEnvironment.ValueType = ...,
         to_environment: Global___ModelEnvironment.ValueType = ...,
         dry_run: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "from_environment", b"from_environment", "model", b"model", "to_environment", b"to_environment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "from_environment", b"from_environment", "model", b"model", "request_id", b"request_id", "to_environment", b"to_environment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -704,16 +710,22 @@ class RollBackModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As clients name it."""
+    request_id: _builtins.str
+    """A UUID. What was carried out under it is not carried out again: the answer is the model as it is now. Empty: each
+    request is one of its own.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

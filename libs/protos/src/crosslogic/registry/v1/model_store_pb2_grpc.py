@@ -153,16 +153,17 @@ class ModelStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PromoteModel(self, request, context):
-        """Brings the version of one environment to another, if every gate is passed. Callers: gateway, operator. Errors:
-        NOT_FOUND, CONFLICT (a gate is not passed: named), INVALID_ARGUMENT.
+        """Brings the version of one environment to another, if every gate is passed. Callers: gateway, operator. Twice under one
+        `request_id`: once. Errors: NOT_FOUND, CONFLICT (a gate is not passed: named; or either environment changed while the
+        gates were tried), INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollBackModel(self, request, context):
-        """Brings back the version that an environment had before. Twice goes there and back. Callers: gateway, operator. Errors:
-        NOT_FOUND, CONFLICT (there was none before).
+        """Brings back the version that an environment had before. Twice goes there and back, under one `request_id` back only.
+        Callers: gateway, operator. Errors: NOT_FOUND, CONFLICT (there was none before), INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

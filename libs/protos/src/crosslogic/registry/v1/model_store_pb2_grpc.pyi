@@ -59,12 +59,13 @@ class ModelStoreServiceStub:
     SetModelEnabled: _grpc.UnaryUnaryMultiCallable[_model_store_pb2.SetModelEnabledRequest, _model_store_pb2.SetModelEnabledResponse]
     """Offers a model to clients, or no longer. Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND."""
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_model_store_pb2.PromoteModelRequest, _model_store_pb2.PromoteModelResponse]
-    """Brings the version of one environment to another, if every gate is passed. Callers: gateway, operator. Errors:
-    NOT_FOUND, CONFLICT (a gate is not passed: named), INVALID_ARGUMENT.
+    """Brings the version of one environment to another, if every gate is passed. Callers: gateway, operator. Twice under one
+    `request_id`: once. Errors: NOT_FOUND, CONFLICT (a gate is not passed: named; or either environment changed while the
+    gates were tried), INVALID_ARGUMENT.
     """
     RollBackModel: _grpc.UnaryUnaryMultiCallable[_model_store_pb2.RollBackModelRequest, _model_store_pb2.RollBackModelResponse]
-    """Brings back the version that an environment had before. Twice goes there and back. Callers: gateway, operator. Errors:
-    NOT_FOUND, CONFLICT (there was none before).
+    """Brings back the version that an environment had before. Twice goes there and back, under one `request_id` back only.
+    Callers: gateway, operator. Errors: NOT_FOUND, CONFLICT (there was none before), INVALID_ARGUMENT.
     """
     CheckFit: _grpc.UnaryUnaryMultiCallable[_model_store_pb2.CheckFitRequest, _model_store_pb2.CheckFitResponse]
     """Reckons whether the version that a model has fits on a machine. Callers: gateway, operator, orchestrator. Reads only.
@@ -104,12 +105,13 @@ class ModelStoreServiceAsyncStub(ModelStoreServiceStub):
     SetModelEnabled: _aio.UnaryUnaryMultiCallable[_model_store_pb2.SetModelEnabledRequest, _model_store_pb2.SetModelEnabledResponse]  # type: ignore[assignment]
     """Offers a model to clients, or no longer. Callers: gateway, operator. Safe to repeat. Errors: NOT_FOUND."""
     PromoteModel: _aio.UnaryUnaryMultiCallable[_model_store_pb2.PromoteModelRequest, _model_store_pb2.PromoteModelResponse]  # type: ignore[assignment]
-    """Brings the version of one environment to another, if every gate is passed. Callers: gateway, operator. Errors:
-    NOT_FOUND, CONFLICT (a gate is not passed: named), INVALID_ARGUMENT.
+    """Brings the version of one environment to another, if every gate is passed. Callers: gateway, operator. Twice under one
+    `request_id`: once. Errors: NOT_FOUND, CONFLICT (a gate is not passed: named; or either environment changed while the
+    gates were tried), INVALID_ARGUMENT.
     """
     RollBackModel: _aio.UnaryUnaryMultiCallable[_model_store_pb2.RollBackModelRequest, _model_store_pb2.RollBackModelResponse]  # type: ignore[assignment]
-    """Brings back the version that an environment had before. Twice goes there and back. Callers: gateway, operator. Errors:
-    NOT_FOUND, CONFLICT (there was none before).
+    """Brings back the version that an environment had before. Twice goes there and back, under one `request_id` back only.
+    Callers: gateway, operator. Errors: NOT_FOUND, CONFLICT (there was none before), INVALID_ARGUMENT.
     """
     CheckFit: _aio.UnaryUnaryMultiCallable[_model_store_pb2.CheckFitRequest, _model_store_pb2.CheckFitResponse]  # type: ignore[assignment]
     """Reckons whether the version that a model has fits on a machine. Callers: gateway, operator, orchestrator. Reads only.
@@ -194,8 +196,9 @@ class ModelStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_store_pb2.PromoteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_store_pb2.PromoteModelResponse, _abc.Awaitable[_model_store_pb2.PromoteModelResponse]]:
-        """Brings the version of one environment to another, if every gate is passed. Callers: gateway, operator. Errors:
-        NOT_FOUND, CONFLICT (a gate is not passed: named), INVALID_ARGUMENT.
+        """Brings the version of one environment to another, if every gate is passed. Callers: gateway, operator. Twice under one
+        `request_id`: once. Errors: NOT_FOUND, CONFLICT (a gate is not passed: named; or either environment changed while the
+        gates were tried), INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod
@@ -204,8 +207,8 @@ class ModelStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_store_pb2.RollBackModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_store_pb2.RollBackModelResponse, _abc.Awaitable[_model_store_pb2.RollBackModelResponse]]:
-        """Brings back the version that an environment had before. Twice goes there and back. Callers: gateway, operator. Errors:
-        NOT_FOUND, CONFLICT (there was none before).
+        """Brings back the version that an environment had before. Twice goes there and back, under one `request_id` back only.
+        Callers: gateway, operator. Errors: NOT_FOUND, CONFLICT (there was none before), INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod
