@@ -41,6 +41,12 @@ async def test_wishes_that_cannot_be_are_told_and_nothing_is_changed(line: Comma
     assert not [each for each in neighbours.deployments.asked if isinstance(each, pb.UpdateDeploymentRequest)]
 
 
+async def test_people_read_the_share_that_they_asked_for(line: CommandLine) -> None:
+    made = await line.run("deployments", "create", "m", "--spot-share", "0.333", "--set", "target_utilisation=0.85")
+    assert "target_utilisation=0.85" in made
+    assert "spot_share=0.333" in made
+
+
 async def test_a_deployment_that_is_not_there_has_its_own_exit_code(line: CommandLine) -> None:
     for command in (["update", "x", "--set", "max_nodes=2"], ["plan", "x"], ["explain", "x"]):
         error = await line.run("deployments", *command, fails=True)

@@ -12,6 +12,8 @@ from rich.table import Table
 Column = tuple[str, str]
 """Heading, and the path of the value: `load.running`."""
 _WIDE = 1_000
+_LARGE = 100.0
+"""From here on a number is shown to a tenth; below, by its first three digits."""
 
 
 def console() -> Console:
@@ -72,7 +74,8 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.1f}"
+        # Shares and rates are small: of 0.85, rounded to a tenth, nobody would know what was asked for.
+        return f"{value:,.1f}" if abs(value) >= _LARGE else f"{value:.3g}"
     if isinstance(value, list):
         shown = ", ".join(text_of(each) for each in value) or "-"
     elif isinstance(value, Mapping):
