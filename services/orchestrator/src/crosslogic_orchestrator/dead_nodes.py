@@ -23,6 +23,8 @@ LEAST_OF_MANY: Final = 3
 """Of so many machines and more, dead nodes on most of them are not believed."""
 
 
+UNSEEN_S: Final = 10.0
+"""So much later than it was due, a look cannot tell what nodes did meanwhile: we were stopped, or the database away."""
 HELD: Final = "fleet_silent"
 HELD_AGAIN_S: Final = 3_600.0
 """So long operators are not told again."""
@@ -70,6 +72,7 @@ class DeadNodes:
         self._dead_s = dead_s
         self._interval_s = interval_s
         self._since: dict[str, datetime] = {}
+        self._looked_at: datetime | None = None
         self._held = False
         self._log = get_logger(__name__)
 
@@ -92,6 +95,10 @@ class DeadNodes:
         alive = [each for provider in self._providers for each in await self._store.alive(provider)]
         active = {each.id: each for each in alive if each.state == "active"}
         now = self._clock.now()
+        if self._looked_at is not None and (now - self._looked_at).total_seconds() > self._interval_s + UNSEEN_S:
+            # What we know of nodes may be as old: one that has come back since would be ended.
+            self._since = {}
+        self._looked_at = now
         self._since = {each: self._since.get(each, now) for each in active if self._is_dead(each)}
         ends = overdue(self._since, active=len(active), now=now, dead_s=self._dead_s)
         if self._since and not ends:

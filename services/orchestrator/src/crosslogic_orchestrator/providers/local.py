@@ -8,16 +8,20 @@ What is known of them lies in a folder, so that an orchestrator that was killed 
                     lock        held by the agent, so that there is never a second
                     deleting    when the agent was told to end
                     ended       it is gone, and a launch that comes late must not bring it back
+
+Several orchestrators may share the folder: who gives a place or ports holds `<folder>/launching` meanwhile.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,17 +44,18 @@ class LocalSettings:
     """Settings of every agent: the registry's address, what to trust, how its engine is started. `{port}` in
     CROSSLOGIC_ENGINE_COMMAND and CROSSLOGIC_ENGINE_URL is the engine's own port."""
     max_machines: int = 16
+    """Of all orchestrators that share the folder together."""
 
 
 class LocalProvider:
     """See ports.Provider."""
 
-    def __init__(self, settings: LocalSettings, *, free_port: Callable[[], int]) -> None:
-        """`free_port` finds a port that nobody listens on."""
+    def __init__(self, settings: LocalSettings, *, free_port: Callable[[], int], turn_s: float = 10.0) -> None:
+        """`free_port` finds a port that nobody listens on; `turn_s` is how long a launch waits for another's count."""
         self._settings = settings
+        self._turn_s = turn_s
         self._free_port = free_port
         self._children: set[int] = set()
-        self._launching = asyncio.Lock()
         self._log = get_logger(__name__)
 
     async def task_for(self, spec: Spec, name: str) -> str:
@@ -62,8 +67,7 @@ class LocalProvider:
     async def launch(self, *, name: str, task: str, join_token: str) -> None:
         """See ports.Provider."""
         folder = self._settings.folder / name
-        # One at a time: two that count at once would both find room.
-        async with self._launching:
+        async with self._turn():
             if self._ended(name) or self._pid(folder) is not None:
                 return
             others = self._begun() - {name}
@@ -72,25 +76,48 @@ class LocalProvider:
                     f"There are {len(others)} machines here already, and CROSSLOGIC_LOCAL_MAX_MACHINES allows no more.",
                     temporary=False,
                 )
-            folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             (folder / "task.json").write_text(task)
             token = folder / "join_token"
             token.touch(mode=0o600)
             token.write_text(join_token)
-            await self._start(folder, json.loads(task))
+            ports = self._ports_for(folder)
+        await self._start(folder, json.loads(task), *ports)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One launch at a time, of all orchestrators that share the folder: two that count at once both find room."""
+        self._settings.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        with (self._settings.folder / "launching").open("ab") as lock:
+            try:
+                async with asyncio.timeout(self._turn_s):
+                    while not _locked(lock.fileno()):
+                        await asyncio.sleep(0.02)
+            except TimeoutError:
+                words = f"Somebody else has been launching in {self._settings.folder} for {self._turn_s:g} s."
+                raise ProviderError(words, temporary=True) from None
+            yield
 
     def _begun(self) -> set[str]:
         """Machines that run, or that somebody is about to start."""
-        if not self._settings.folder.is_dir():
-            return set()
         return {
             folder.name
-            for folder in self._settings.folder.iterdir()
+            for folder in self._folders()
             if not self._ended(folder.name) and (self._pid(folder) is not None or not (folder / "pid").exists())
         }
 
+    def _folders(self) -> list[Path]:
+        place = self._settings.folder
+        return [each for each in place.iterdir() if each.is_dir()] if place.is_dir() else []
+
     def _ports_for(self, folder: Path) -> tuple[int, int]:
-        """Two that nobody listens on and that no other machine was given: they are bound only seconds later."""
+        """Two that nobody listens on and that no other machine was given: they are bound only seconds later.
+
+        A launch that is repeated has those of the first, whose agent may be about to start.
+        """
+        known = _ports_in(folder)
+        if len(known) == 2:  # noqa: PLR2004  # an engine's and an agent's
+            return known[0], known[1]
         given = {port for name in self._begun() for port in _ports_in(self._settings.folder / name)}
 
         def another() -> int:
@@ -103,8 +130,7 @@ class LocalProvider:
         (folder / "ports").write_text(" ".join(map(str, found)))
         return found
 
-    async def _start(self, folder: Path, task: Mapping[str, str]) -> None:
-        engine_port, agent_port = self._ports_for(folder)
+    async def _start(self, folder: Path, task: Mapping[str, str], engine_port: int, agent_port: int) -> None:
         environ = {
             **self._settings.agent_environ,
             "CROSSLOGIC_LISTEN": f"127.0.0.1:{agent_port}",
@@ -119,8 +145,10 @@ class LocalProvider:
         status: int | None = None
         try:
             async with asyncio.timeout(_START_S):
-                # One that ends well found another that is about to become the agent.
+                # One that ends well found another that is about to become the agent, or that the machine was ended.
                 while not (folder / "pid").exists() and not status:
+                    if self._ended(folder.name):
+                        return
                     status = _exit_status(child) if status is None else status
                     await asyncio.sleep(0.02)
         except TimeoutError:
@@ -155,23 +183,27 @@ class LocalProvider:
         if pid is None:
             self._kill_engine(folder)
             (folder / "ended").touch()
+            late = self._pid(folder)
+            if late is not None:
+                # It became the agent between the two looks, and had not seen that the machine is ended.
+                _kill_group(late)
             shutil.rmtree(folder / "state", ignore_errors=True)
             (folder / "join_token").unlink(missing_ok=True)
             return
         told = folder / "deleting"
         if not told.exists():
             told.touch()
-            os.kill(pid, signal.SIGTERM)
+            # Another orchestrator may have ended it just now.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         elif time.time() - told.stat().st_mtime > _GRACE_S:
             self._kill_engine(folder)
-            os.killpg(pid, signal.SIGKILL)
+            _kill_group(pid)
 
     async def machines(self) -> list[Machine]:
         """See ports.Provider."""
-        if not self._settings.folder.is_dir():
-            return []
         self._bury()
-        found = [await self.find(folder.name) for folder in self._settings.folder.iterdir() if folder.is_dir()]
+        found = [await self.find(folder.name) for folder in self._folders()]
         return [machine for machine in found if machine.state == "running"]
 
     def _bury(self) -> None:
@@ -195,6 +227,20 @@ class LocalProvider:
             os.kill(int((folder / "state/engine.pid").read_text()), signal.SIGKILL)
         except (OSError, ValueError):
             return
+
+
+def _locked(file: int) -> bool:
+    """Whether the lock is ours now. It ends with the file, or with us."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _ports_in(folder: Path) -> list[int]:
