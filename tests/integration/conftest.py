@@ -1,10 +1,14 @@
-"""Real PostgreSQL and Redis: from wheels, started once a session, or those that DATABASE_URL and REDIS_URL name."""
+"""Real PostgreSQL and Redis: from wheels, started once a session, or those that DATABASE_URL and REDIS_URL name.
+
+And object storage: an S3 server of the tests, started once a session.
+"""
 
 import os
 import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,9 @@ from crosslogic_dev.postgres import drop_database, ensure_database, start_postgr
 from crosslogic_dev.processes import ProcessTable
 from crosslogic_dev.redis import start_redis
 from crosslogic_dev.run_dir import RunDir
+from crosslogic_model_store.place import Place
+from crosslogic_model_store.upload import open_client
+from tests.fakes.s3_server import s3_server
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +77,17 @@ def redis_url(redis_server: str) -> str:
     with redis.Redis.from_url(redis_server) as client:
         client.flushdb()
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def object_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def place(object_storage: Place) -> Place:
+    """An empty bucket for each test module."""
+    fresh = replace(object_storage, bucket=f"test-{uuid.uuid4().hex}")
+    open_client(fresh).create_bucket(Bucket=fresh.bucket)
+    return fresh

@@ -29,7 +29,6 @@ from crosslogic_orchestrator.scaling.records import Decided
 from crosslogic_orchestrator.scaling.store import ScalingStore
 from tests.fakes.accountant_database import ledger_store, prepare_ledger
 from tests.fakes.accountant_samples import prepared, sample_context, sample_record
-from tests.fakes.s3_server import s3_server
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = {
@@ -148,10 +147,8 @@ def command(url: str, place: dict[str, str], folder: Path, *arguments: str) -> s
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    folder = tmp_path_factory.mktemp("s3")
-    with s3_server(folder) as place:
-        yield bucket_settings(place, folder)
+def bucket(place: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return bucket_settings(place, tmp_path_factory.mktemp("s3"))
 
 
 def bucket_settings(place: Place, folder: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """`crosslogic models upload`: from a folder or a hub into object storage and the catalogue."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,16 +12,10 @@ from crosslogic_model_store.place import Place
 from tests.fakes.admin_neighbours import Neighbours
 from tests.fakes.command_line import CommandLine
 from tests.fakes.hub_server import COMMIT, FakeHub, hub_server
-from tests.fakes.s3_server import environ_of, s3_server
+from tests.fakes.s3_server import environ_of
 from tests.fakes.small_models import make_model
 
 NAME = "team/tiny-model"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as found:
-        yield found
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What was lost or spoilt in the bucket is found and mended, and what nobody ended is seen."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,11 @@ from crosslogic_model_store.stored_models import StoredModels
 from crosslogic_model_store.upload import Uploader, open_client
 from tests.fakes.admin_neighbours import Neighbours
 from tests.fakes.command_line import CommandLine
-from tests.fakes.s3_server import environ_of, s3_server
+from tests.fakes.s3_server import environ_of
 from tests.fakes.small_models import make_model
 
 MIB = 2**20
 PART_BYTES = 5 * MIB
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as found:
-        yield found
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.fetch import FetchOptions, Urls, fetch, present
 from crosslogic_model_store.local_model import read_model
 from crosslogic_model_store.manifest import Manifest, blob_key
+from crosslogic_model_store.place import Place
 from crosslogic_model_store.presign import presigned_get
 from crosslogic_model_store.upload import Uploader
 from tests.fakes.range_server import RangeServer, range_server
-from tests.fakes.s3_server import s3_server
 from tests.fakes.small_models import before_parts, make_model
 
 KIB = 1024
@@ -202,21 +202,20 @@ def test_a_fetch_can_be_stopped(stored: Stored, tmp_path: Path) -> None:
     assert present(tmp_path / "w", stored.manifest) is None
 
 
-def test_signed_addresses_open_one_models_objects_at_a_real_s3_server(tmp_path: Path) -> None:
+def test_signed_addresses_open_one_models_objects_at_a_real_s3_server(place: Place, tmp_path: Path) -> None:
     source = make_model(tmp_path / "source", weights_bytes=300 * KIB)
     local = read_model(source, "team/tiny@staging")
-    with s3_server(tmp_path) as place:
-        Uploader(place).upload(local)
+    Uploader(place).upload(local)
 
-        def urls() -> Urls:
-            now = datetime.now(UTC)
-            return {
-                file.sha256: presigned_get(place, blob_key(local.manifest.model, file.sha256), now=now, valid_s=60)
-                for file in local.manifest.files
-            }
+    def urls() -> Urls:
+        now = datetime.now(UTC)
+        return {
+            file.sha256: presigned_get(place, blob_key(local.manifest.model, file.sha256), now=now, valid_s=60)
+            for file in local.manifest.files
+        }
 
-        folder = fetch(local.manifest, root=tmp_path / "w", urls=urls, options=OPTIONS)
-        assert all((folder / f.path).read_bytes() == (source / f.path).read_bytes() for f in local.manifest.files)
+    folder = fetch(local.manifest, root=tmp_path / "w", urls=urls, options=OPTIONS)
+    assert all((folder / f.path).read_bytes() == (source / f.path).read_bytes() for f in local.manifest.files)
 
 
 _DIES_AFTER_300_KIB = f"""

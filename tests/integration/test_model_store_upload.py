@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from crosslogic_model_store.manifest import blob_key, manifest_key
 from crosslogic_model_store.place import Place
 from crosslogic_model_store.stored_models import StoredModels
 from crosslogic_model_store.upload import Uploader, open_client
-from tests.fakes.s3_server import environ_of, s3_server
+from tests.fakes.s3_server import environ_of
 from tests.fakes.small_models import before_parts, make_model
 
 MIB = 2**20
@@ -43,12 +42,6 @@ Uploader(place_from(os.environ), workers=1, least_part_bytes=5 * 2**20, on_bytes
     read_model(Path(sys.argv[1]), "killed")
 )
 """
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as found:
-        yield found
 
 
 @pytest.fixture
