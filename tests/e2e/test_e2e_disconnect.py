@@ -85,7 +85,7 @@ async def test_client_that_leaves_before_a_whole_answer_stops_the_engine_too(
     # Its client never learned the id: it is the only one that left without a stream.
 
     def records() -> list[Mapping[str, Any]]:
-        rows = suite.admin.all_of(f"/admin/usage/records?org_id={suite.org_id}&page_size=1000")
+        rows = suite.admin.all_of("/admin/usage/records", org_id=suite.org_id, page_size=1000)
         return [row for row in rows if not row["stream"]]
 
     await wait_for(lambda: bool(records()))

@@ -157,7 +157,7 @@ def test_a_node_that_is_killed_is_replaced_by_itself(checkout: Checkout) -> None
     [replacement] = checkout.machines()
     assert replacement != killed
     assert checkout.pids() == processes
-    states = {row["id"]: row["state"] for row in checkout.admin().all_of("/admin/instances?include_ended=true")}
+    states = {row["id"]: row["state"] for row in checkout.admin().all_of("/admin/instances", include_ended="true")}
     assert states == {killed: "lost", replacement: "active"}
 
 

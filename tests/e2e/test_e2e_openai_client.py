@@ -187,7 +187,7 @@ def test_embeddings_of_a_model_without_them_are_refused_as_the_client_expects(vl
 
 def test_usage_of_a_tenant_adds_up_to_its_records(simulation: Suite) -> None:
     org = {"org_id": simulation.org_id}
-    records = list(simulation.admin.all_of(f"/admin/usage/records?org_id={org['org_id']}&page_size=1000"))
+    records = list(simulation.admin.all_of("/admin/usage/records", org_id=org["org_id"], page_size=1000))
     summed = simulation.admin.must("GET", f"/admin/usage?org_id={org['org_id']}")["data"][0]
     assert summed["requests"] == len(records) > 0
     for column in ("prompt_tokens", "completion_tokens", "total_tokens", "cost_picodollars"):

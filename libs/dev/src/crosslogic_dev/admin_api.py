@@ -56,14 +56,14 @@ class AdminApi:
             raise DevError(f"The gateway refused {method} {path} with {answer.status}: {json.dumps(answer.body)}")
         return answer.body
 
-    def all_of(self, path: str) -> Iterator[Mapping[str, Any]]:
-        """Every row of a paged list."""
-        token = ""
+    def all_of(self, path: str, **query: str | int) -> Iterator[Mapping[str, Any]]:
+        """Every row of a paged list; `query` is sent for each page."""
+        asked = dict(query)
         while True:
-            page = self.must("GET", f"{path}?{urlencode({'page_token': token})}" if token else path)
+            page = self.must("GET", f"{path}?{urlencode(asked)}" if asked else path)
             yield from page["data"]
-            token = page.get("next_page_token") or ""
-            if not token:
+            asked["page_token"] = page.get("next_page_token") or ""
+            if not asked["page_token"]:
                 return
 
     def _ask(
