@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Coroutine
 from importlib.resources import files
 from typing import Any
 
+from opentelemetry import trace
+
 from crosslogic.orchestrator.v1 import deployments_pb2 as scaling_pb
 from crosslogic.orchestrator.v1 import deployments_pb2_grpc as scaling_rpc
 from crosslogic.orchestrator.v1 import notifications_pb2 as notify_pb
@@ -17,20 +19,15 @@ from crosslogic.orchestrator.v1 import orchestrator_pb2 as pb
 from crosslogic.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 from crosslogic_common.clock import SystemClock
 from crosslogic_common.grpc_server import GrpcServer, method_names, read_settings, run_service
-from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.postgres import migrate, open_pool
 from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
-from crosslogic_orchestrator.dead_nodes import DeadNodes
-from crosslogic_orchestrator.events import FleetEvents
 from crosslogic_orchestrator.fleet import RegistryFleet
-from crosslogic_orchestrator.job_log import JobLogStore
-from crosslogic_orchestrator.launch_logs import LaunchLogs
+from crosslogic_orchestrator.launch_wiring import Launching, OpenLaunching, open_launching
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
-from crosslogic_orchestrator.notify.wiring import open_notify
-from crosslogic_orchestrator.policy import Limits
+from crosslogic_orchestrator.notify.wiring import OpenNotify, open_notify
 from crosslogic_orchestrator.ports import Provider
 from crosslogic_orchestrator.providers.local import LocalProvider, LocalSettings
 from crosslogic_orchestrator.providers.skypilot_link import WorkerLink
@@ -39,14 +36,9 @@ from crosslogic_orchestrator.providers.static import StaticProvider
 from crosslogic_orchestrator.providers.static_claims import PostgresClaims
 from crosslogic_orchestrator.providers.static_wiring import static_settings
 from crosslogic_orchestrator.scaling.observing import FleetSignals
-from crosslogic_orchestrator.scaling.wiring import Scaling, open_scaling
-from crosslogic_orchestrator.service import OrchestratorService
-from crosslogic_orchestrator.servicer import OrchestratorServicer
+from crosslogic_orchestrator.scaling.wiring import OpenScaling, Scaling, open_scaling
 from crosslogic_orchestrator.settings import OrchestratorSettings
-from crosslogic_orchestrator.store import CHANNEL, SCHEMA, PostgresStore
-from crosslogic_orchestrator.sweeper import Sweeper
-from crosslogic_orchestrator.watching import JobChanges
-from crosslogic_orchestrator.worker import Worker
+from crosslogic_orchestrator.store import SCHEMA
 
 SERVICE = "crosslogic.orchestrator.v1.OrchestratorService"
 SCALING_SERVICE = "crosslogic.orchestrator.v1.DeploymentService"
@@ -72,7 +64,7 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
         await migrate(dsn, schema=SCHEMA, migrations=files("crosslogic_orchestrator.migrations"))
     metrics, clock = Metrics(), SystemClock()
     own_metrics = OrchestratorMetrics(metrics)
-    stopping, wake, urgent = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    wake, urgent = asyncio.Event(), asyncio.Event()
     signals = FleetSignals(urgent=urgent)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
@@ -80,43 +72,12 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
         channels = Channels(settings.tls)
         stack.push_async_callback(channels.close)
         pool = await stack.enter_async_context(open_pool(dsn, schema=SCHEMA, max_size=settings.pool_size))
-        store = PostgresStore(pool, dsn=dsn)
         fleet = RegistryFleet(
             channels=channels, target=settings.registry_target, changed=wake, told=signals.take, lost=signals.lost
         )
         link = WorkerLink(settings.skypilot_worker, worker_environ(settings, os.environ))
         await stack.enter_async_context(link.running())
         providers = _providers(settings, link, claims=PostgresClaims(pool), clock=clock)
-        limits = Limits(provision_s=settings.provision_s, load_s=settings.load_s)
-        changes = JobChanges(wake=wake)
-        worker = Worker(
-            store=store,
-            fleet=fleet,
-            providers=providers,
-            clock=clock,
-            limits=limits,
-            metrics=own_metrics,
-            lane=settings.workers,
-        )
-        sweeper = Sweeper(
-            store=store, providers=providers, clock=clock, metrics=own_metrics, interval_s=settings.sweep_s
-        )
-        dead_nodes = DeadNodes(
-            store=store,
-            fleet=fleet,
-            providers=providers.keys(),
-            clock=clock,
-            ids=Uuid7Source(),
-            metrics=own_metrics,
-            events=FleetEvents(pool),
-            dead_s=settings.dead_s,
-            interval_s=settings.sweep_s,
-        )
-        launch_logs = LaunchLogs(store=JobLogStore(pool, channel=CHANNEL), fleet=fleet, clock=clock)
-        service = OrchestratorService(
-            store=store, fleet=fleet, providers=providers.keys(), clock=clock, ids=Uuid7Source()
-        )
-        servicer = OrchestratorServicer(service=service, changes=changes)
         scaling = open_scaling(
             settings,
             Scaling(
@@ -134,40 +95,48 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
         notify = await stack.enter_async_context(
             open_notify(settings, pool=pool, channels=channels, clock=clock, metrics=metrics)
         )
-        server = GrpcServer(
-            listen=settings.listen,
-            tls=settings.tls,
-            rules=rules(),
-            metrics=metrics,
-            stopping=stopping,
-            tracer=tracer,
-            shutdown_grace_s=settings.shutdown_grace_s,
+        launching = open_launching(
+            settings,
+            Launching(pool=pool, fleet=fleet, providers=providers, clock=clock, metrics=own_metrics, wake=wake),
         )
-        server.add(pb, SERVICE, lambda target: rpc.add_OrchestratorServiceServicer_to_server(servicer, target))
-        server.add(
-            scaling_pb,
-            SCALING_SERVICE,
-            lambda target: scaling_rpc.add_DeploymentServiceServicer_to_server(scaling.servicer, target),
-        )
-        server.add(
-            notify_pb,
-            NOTIFY_SERVICE,
-            lambda target: notify_rpc.add_NotificationServiceServicer_to_server(notify.servicer, target),
-        )
+        server = _server(settings, metrics=metrics, tracer=tracer)
+        _add(server, launching=launching, scaling=scaling, notify=notify)
         loops = [
             *notify.loops,
+            *launching.loops,
             fleet.follow(),
             scaling.autoscaler.run(),
             scaling.autoscaler.refresh(),
-            changes.follow(store.changes()),
-            sweeper.run(),
-            dead_nodes.run(),
-            launch_logs.run(),
-            worker.run(wake=wake),
         ]
         async with _running(loops), server.serving():
             await stop.wait()
-            changes.close()
+            launching.changes.close()
+
+
+def _server(settings: OrchestratorSettings, *, metrics: Metrics, tracer: trace.Tracer | None) -> GrpcServer:
+    return GrpcServer(
+        listen=settings.listen,
+        tls=settings.tls,
+        rules=rules(),
+        metrics=metrics,
+        stopping=asyncio.Event(),
+        tracer=tracer,
+        shutdown_grace_s=settings.shutdown_grace_s,
+    )
+
+
+def _add(server: GrpcServer, *, launching: OpenLaunching, scaling: OpenScaling, notify: OpenNotify) -> None:
+    server.add(pb, SERVICE, lambda target: rpc.add_OrchestratorServiceServicer_to_server(launching.servicer, target))
+    server.add(
+        scaling_pb,
+        SCALING_SERVICE,
+        lambda target: scaling_rpc.add_DeploymentServiceServicer_to_server(scaling.servicer, target),
+    )
+    server.add(
+        notify_pb,
+        NOTIFY_SERVICE,
+        lambda target: notify_rpc.add_NotificationServiceServicer_to_server(notify.servicer, target),
+    )
 
 
 @contextlib.asynccontextmanager
