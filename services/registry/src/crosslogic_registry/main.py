@@ -19,7 +19,7 @@ from crosslogic_common.grpc_server import GrpcServer, StartError, read_settings,
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.logs import configure_logging
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.postgres import migrate, open_pool
+from crosslogic_common.postgres import Pool, migrate, open_pool
 from crosslogic_common.redis import open_redis
 from crosslogic_common.tls import Channels
 from crosslogic_common.tracing import tracing
@@ -137,17 +137,8 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         fleet, silence, gateways, redis = opened
         logs = NodeLogs(redis=redis, observations=observations)
         await stack.enter_async_context(logs.running())
-        upgrades = Upgrades(
-            store=PostgresUpgrades(pool),
-            nodes=fleet,
-            clock=SystemClock(),
-            heartbeat_s=settings.heartbeat_interval_ms / 1000,
-        )
-        relay = CommandRelay(store=PostgresCommands(pool), fleet=fleet, dsn=dsn, origin=origin)
-        commands = NodeCommands(fleet=fleet, ids=ids, ask_others=relay.ask)
-        await stack.enter_async_context(relay.running(commands.carry_out))
-        gateways.also = upgrades.observed
-        await stack.enter_async_context(upgrades.running())
+        upgrades = await _open_upgrades(stack, settings, pool, fleet, gateways)
+        commands = await _open_commands(stack, settings, pool, fleet, ids=ids, origin=origin)
         metrics.registry.register(NodeMetricsCollector(fleet))
         catalogue = Catalogue(store=store, dsn=dsn)
         await stack.enter_async_context(catalogue.running())
@@ -157,27 +148,8 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             sink=AccountantWitnesses(channels=channels, target=settings.accountant_target), observations=observations
         )
         await stack.enter_async_context(witnesses.running())
-        models = ModelStore(
-            store=PostgresModelStore(pool),
-            nodes=fleet,
-            smoke=NodeSmokeTest(channels, ids),
-            clock=SystemClock(),
-            place=_place(settings),
-            url_valid_s=settings.weights_url_s,
-        )
-        joining = Joining(
-            store=store,
-            fleet=fleet,
-            certificates=NodeCertificates(
-                ca_cert_file=settings.node_ca_cert_file,
-                ca_key_file=settings.node_ca_key_file,
-                trust_file=settings.tls_ca_file,
-                validity_s=settings.node_certificate_validity_s,
-            ),
-            clock=SystemClock(),
-            ids=ids,
-            origin=origin,
-        )
+        models = _model_store(settings, pool, fleet, smoke=NodeSmokeTest(channels, ids))
+        joining = _joining(settings, store, fleet, ids=ids, origin=origin)
         await stack.enter_async_context(Prober(silence=silence, probe=GrpcProbe(channels)).running())
         servicer = RegistryServicer(
             fleet=fleet,
@@ -262,6 +234,67 @@ async def _open_fleet(
         await stack.enter_async_context(rounds.running())
     await stack.enter_async_context(watch.running())
     return fleet, watch, gateways, redis
+
+
+async def _open_upgrades(
+    stack: contextlib.AsyncExitStack, settings: RegistrySettings, pool: Pool, fleet: Fleet, gateways: Gateways
+) -> Upgrades:
+    """Upgrades of models, which go by what gateways observe."""
+    upgrades = Upgrades(
+        store=PostgresUpgrades(pool),
+        nodes=fleet,
+        clock=SystemClock(),
+        heartbeat_s=settings.heartbeat_interval_ms / 1000,
+    )
+    gateways.also = upgrades.observed
+    await stack.enter_async_context(upgrades.running())
+    return upgrades
+
+
+async def _open_commands(
+    stack: contextlib.AsyncExitStack,
+    settings: RegistrySettings,
+    pool: Pool,
+    fleet: Fleet,
+    *,
+    ids: Uuid7Source,
+    origin: str,
+) -> NodeCommands:
+    """Commands to nodes; to one that holds its session with another replica, through that one."""
+    dsn = settings.database_url.reveal()
+    relay = CommandRelay(store=PostgresCommands(pool), fleet=fleet, dsn=dsn, origin=origin)
+    commands = NodeCommands(fleet=fleet, ids=ids, ask_others=relay.ask)
+    await stack.enter_async_context(relay.running(commands.carry_out))
+    return commands
+
+
+def _model_store(settings: RegistrySettings, pool: Pool, fleet: Fleet, *, smoke: NodeSmokeTest) -> ModelStore:
+    return ModelStore(
+        store=PostgresModelStore(pool),
+        nodes=fleet,
+        smoke=smoke,
+        clock=SystemClock(),
+        place=_place(settings),
+        url_valid_s=settings.weights_url_s,
+    )
+
+
+def _joining(
+    settings: RegistrySettings, store: PostgresStore, fleet: Fleet, *, ids: Uuid7Source, origin: str
+) -> Joining:
+    return Joining(
+        store=store,
+        fleet=fleet,
+        certificates=NodeCertificates(
+            ca_cert_file=settings.node_ca_cert_file,
+            ca_key_file=settings.node_ca_key_file,
+            trust_file=settings.tls_ca_file,
+            validity_s=settings.node_certificate_validity_s,
+        ),
+        clock=SystemClock(),
+        ids=ids,
+        origin=origin,
+    )
 
 
 def _servers(
