@@ -3,7 +3,8 @@
 The orchestrator, PostgreSQL, SkyPilot's API server and its worker are killed at random, and started again.
 
 A machine of the fake runs nothing: a real agent is started for it here, with a token of the operator's, and ends with
-the machine. One launch of three asks for a place that has nothing to give.
+the machine. One launch of three asks for a place that has nothing to give; all others must serve, whoever was killed in
+the middle of them.
 """
 
 import argparse
@@ -36,6 +37,8 @@ PAUSES_S = (5.0, 40.0)
 LOOK_S = 3.0
 END_WITHIN_S = 900.0
 LIVE = ("pending", "running", "stopping", "stopped")
+ASKED_AGAIN = "as when it was restarted meanwhile"
+"""What a job's log says of a launch that SkyPilot forgot."""
 
 
 @dataclass(slots=True)
@@ -43,7 +46,9 @@ class Outcome:
     """What came of it."""
 
     launches: int = 0
+    with_a_place: int = 0
     active: int = 0
+    forgotten: int = 0
     failed: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     killed: dict[str, int] = field(default_factory=dict)
@@ -168,7 +173,7 @@ class Jobs:
         body = {
             "model_name": self._suite.model_name,
             "provider": "aws",
-            "region": "us" if number % 3 == 2 else "us-east",
+            "region": "us-east" if has_a_place(number) else "us",
             "instance_type": "A10G:1",
         }
         return dict(await asyncio.to_thread(self._suite.admin.must, "POST", "/admin/instances/launch", body))
@@ -180,6 +185,11 @@ class Jobs:
             await asyncio.sleep(2.0)
             job = await self.ask("GET", f"/admin/instances/{job['id']}")
         return job
+
+
+def has_a_place(number: int) -> bool:
+    """Whether there is anything to give where this launch asks."""
+    return number % 3 != 2
 
 
 async def run_trial(suite: Suite, world: SkyPilotWorld, folder: Path, *, launches: int, seed: int) -> Outcome:
@@ -207,7 +217,9 @@ async def run_trial(suite: Suite, world: SkyPilotWorld, folder: Path, *, launche
             raise result
     await machines.look()
     machines.end()
+    outcome.with_a_place = sum(map(has_a_place, range(launches)))
     outcome.active = len(active)
+    outcome.forgotten = sum(any(ASKED_AGAIN in line["text"] for line in job["logs"]) for job in ends)
     outcome.failed = sum(job["status"] == "failed" for job in ends)
     outcome.errors = dict(Counter(str(job["error"])[:160] for job in ends if job["status"] == "failed"))
     outcome.not_ended = sum(job["status"] == "running" for job in (*ends, *over))
@@ -266,7 +278,7 @@ def suite_on(world: SkyPilotWorld, folder: Path) -> Iterator[Suite]:
 
 
 def main() -> int:
-    """Exit status 1 when a machine was made twice or left, a job did not end, or no machine served."""
+    """Exit status 1 when a machine was made twice or left, a job did not end, or one that has a place did not serve."""
     parser = argparse.ArgumentParser(prog="make trial-skypilot", description=__doc__)
     parser.add_argument("--launches", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
@@ -283,7 +295,8 @@ def main() -> int:
         finally:
             world.stop()
     print(json.dumps(asdict(outcome), indent=2))
-    return 1 if outcome.launched_twice or outcome.leaked or outcome.not_ended or not outcome.active else 0
+    lost = outcome.with_a_place - outcome.active
+    return 1 if outcome.launched_twice or outcome.leaked or outcome.not_ended or lost else 0
 
 
 if __name__ == "__main__":

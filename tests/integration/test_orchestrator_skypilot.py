@@ -107,6 +107,13 @@ async def test_spot_is_tried_first_and_what_is_launched_once_is_found_listed_and
     assert ".aws/credentials" not in asked_for_the_machine(world), "whoever holds a machine would hold the account"
     assert await asyncio.to_thread(world.rights_of_machines) == []
 
+    # Its server forgets what it was at. Whoever asks again has it go on with the same machine.
+    await asyncio.to_thread(world.restart_server)
+    assert (await found()).state == "stalled"
+    assert [each.name for each in await patiently(provider.machines)] == ["one"], "the sweep must find it"
+    await launch()
+    assert (await found()).state == "pending"
+
     async with asyncio.timeout(WAIT_S):
         while (await found()).state != "gone":
             await patiently(lambda: provider.delete("one"))
@@ -115,6 +122,9 @@ async def test_spot_is_tried_first_and_what_is_launched_once_is_found_listed_and
     await launch()
     assert (await found()).state == "gone", "a launch that came late brought it back"
     assert await patiently(provider.machines) == []
+    assert any(each.startswith("Cluster was terminated") for each in events(world)), (
+        "by these words a restarted server tells what was ended from what it forgot"
+    )
 
 
 def places_of_the_secret(world: SkyPilotWorld) -> list[str]:
@@ -131,6 +141,12 @@ def asked_for_the_machine(world: SkyPilotWorld) -> str:
         ((text,),) = known.execute("SELECT yaml FROM cluster_yaml").fetchall()
     assert "setup_commands" in text
     return str(text)
+
+
+def events(world: SkyPilotWorld) -> list[str]:
+    """What SkyPilot notes of clusters for good, as its history of them tells."""
+    with contextlib.closing(sqlite3.connect(world.home / ".sky/state.db")) as known:
+        return [str(row[0]) for row in known.execute("SELECT reason FROM cluster_events")]
 
 
 def read(file: Path) -> bytes:
