@@ -5,7 +5,6 @@ corrupted streams, bills that differ, how long streams stood still for a death a
 the machine was in use: a machine that is full adds stalls of its own (`calm_gap`).
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -20,6 +19,7 @@ from crosslogic_dev.suite import Suite
 from tests.chaos.checker import check_bills, check_books
 from tests.chaos.clients import Asked, Client
 from tests.chaos.stalls import Percentiles, Stall, percentiles, stalls
+from tests.chaos.trial_options import trial_and_seed
 from tests.chaos.world import World, chaos_suite
 
 BACK_AFTER_S = 2.0
@@ -166,13 +166,7 @@ async def _come_back(world: World, number: int) -> None:
 
 def main() -> int:
     """Exit status 1 when a client noticed or a bill is wrong."""
-    parser = argparse.ArgumentParser(prog="make trial-nodes", description=__doc__)
-    for name, default in asdict(Trial()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    parser.add_argument("--seed", type=int, default=0)
-    options = vars(parser.parse_args())
-    seed = options.pop("seed")
-    trial = Trial(**options)
+    trial, seed = trial_and_seed(Trial(), prog="make trial-nodes", about=__doc__)
     with chaos_suite(nodes=trial.nodes, step_ms=trial.step_ms) as suite:
         outcome = asyncio.run(run_trial(suite, trial, seed=seed))
     print(json.dumps(asdict(outcome), indent=2))

@@ -7,7 +7,6 @@ away until its successor runs. Nodes get SIGTERM with streams under way. A proce
 has failed.
 """
 
-import argparse
 import asyncio
 import json
 import random
@@ -25,6 +24,7 @@ from crosslogic_dev.suite import Suite
 from crosslogic_dev.topology import SERVICES
 from tests.chaos.checker import check_bills, check_books
 from tests.chaos.clients import Asked, Client
+from tests.chaos.trial_options import trial_and_seed
 from tests.chaos.world import World, chaos_suite
 from tests.fakes.tcp_balancer import TcpBalancer
 
@@ -204,13 +204,7 @@ def _wait_ready(target: str) -> None:
 
 def main() -> int:
     """Exit status 1 when a client noticed."""
-    parser = argparse.ArgumentParser(prog="make trial-rolling", description=__doc__)
-    for name, default in asdict(Trial()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    parser.add_argument("--seed", type=int, default=0)
-    options = vars(parser.parse_args())
-    seed = options.pop("seed")
-    trial = Trial(**options)
+    trial, seed = trial_and_seed(Trial(), prog="make trial-rolling", about=__doc__)
     with chaos_suite(nodes=trial.nodes, step_ms=trial.step_ms) as suite:
         outcome = asyncio.run(run_trial(suite, trial, everything(trial.nodes), seed=seed))
     print(json.dumps(asdict(outcome), indent=2))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from tests.fakes.connections import Connections
 from tests.fakes.test_ca import CertificateMaker
 
 KEY = "sk-upstream-0123456789abcdef"
@@ -58,7 +59,7 @@ class StrictOpenAi:
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
-    _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    _open: Connections = field(default_factory=Connections)
 
     @property
     def ca_file(self) -> Path:
@@ -83,23 +84,13 @@ class StrictOpenAi:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._open.cut()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self.connections += 1
-        try:
+        async with self._open.one(writer):
             while await self._one(reader, writer):
                 pass
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")

@@ -1,10 +1,12 @@
 """A TCP proxy that can go silent: what a stopped process or a lost route looks like from the other side."""
 
 import asyncio
-import contextlib
+import functools
 import random
 from dataclasses import dataclass
 from typing import Final, Literal, Self
+
+from tests.fakes.connections import Connections, forward
 
 READ_BYTES: Final = 65_536
 SLOW_READ_S: Final = 0.05
@@ -40,7 +42,7 @@ class TcpProxy:
         self._to = (host, port)
         self._talking = asyncio.Event()
         self._talking.set()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections = Connections()
         self.port = 0
         self.weather: dict[Literal["onward", "back"], Weather] = {"onward": CALM, "back": CALM}
         self.passed_bytes = 0
@@ -66,9 +68,7 @@ class TcpProxy:
 
     async def cut(self) -> None:
         """Ends the connections there are."""
-        for task in tuple(self._connections):
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._connections.cut()
 
     def refuse(self) -> None:
         """Accepts no more."""
@@ -79,25 +79,15 @@ class TcpProxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        onward: asyncio.StreamWriter | None = None
-        try:
+        async with self._connections.one(writer):
             await self._talking.wait()
-            back, onward = await asyncio.open_connection(*self._to)
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._pump(reader, onward, "onward"))
-                both.create_task(self._pump(back, writer, "back"))
-        except (OSError, asyncio.CancelledError, ExceptionGroup):
-            pass
-        finally:
-            self._connections.discard(task)
-            for end in (writer, onward):
-                if end is not None:
-                    end.close()
-                    with contextlib.suppress(OSError, asyncio.CancelledError):
-                        await end.wait_closed()
+            await forward(
+                reader,
+                writer,
+                self._to,
+                onward=functools.partial(self._pump, way="onward"),
+                back=functools.partial(self._pump, way="back"),
+            )
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Literal["onward", "back"]
@@ -108,7 +98,6 @@ class TcpProxy:
             self.passed_bytes += len(data)
             writer.write(data)
             await writer.drain()
-        writer.close()
 
     def _read_bytes(self, way: Literal["onward", "back"]) -> int:
         rate = self.weather[way].bytes_per_s
