@@ -54,7 +54,7 @@ test: venv ## everything a fresh machine can check; what needs no running servic
 	@$(MAKE) --jobs=2 pytest checks
 
 .PHONY: checks
-checks: lint types imports security protos-check engine ## all that is no test, and what the tests of the engine need
+checks: lint engine types imports security protos-check ## all that is no test, and what the tests of the engine need
 
 .PHONY: engine
 engine: venv ## the environment of the engine, unless it is there
