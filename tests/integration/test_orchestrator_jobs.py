@@ -26,6 +26,7 @@ from crosslogic_orchestrator.domain import (
     Spec,
     Step,
 )
+from crosslogic_orchestrator.ends_store import EndsStore
 from crosslogic_orchestrator.job_log import KEPT_LINES, JobLogStore
 from crosslogic_orchestrator.jobs import end_job, launch_job
 from crosslogic_orchestrator.launch_logs import LaunchLogs
@@ -160,7 +161,12 @@ class World:
         self.cloud, self.other, self.registry = Cloud(), Cloud(), Registry()
         self.worker = self.replica()
         self.service = OrchestratorService(
-            store=self.store, fleet=self.registry, providers=("cloud", "other"), clock=Clock(), ids=self.ids
+            store=self.store,
+            ends=EndsStore(pool),
+            fleet=self.registry,
+            providers=("cloud", "other"),
+            clock=Clock(),
+            ids=self.ids,
         )
 
     def replica(self, off: timedelta = timedelta()) -> Worker:

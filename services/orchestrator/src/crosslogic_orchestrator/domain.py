@@ -108,7 +108,7 @@ class Job:
     status: JobStatus
     step: Step
     step_at: datetime
-    """When its current step began, by the database's clock: those of replicas differ, and jump."""
+    """When its current step began, or its launch failed, by the database's clock: replicas' differ, and jump."""
     read_at: datetime
     """When it was read, by the same clock."""
     task: str
@@ -126,6 +126,20 @@ class Job:
     """How often its provider was asked again for what it had forgotten."""
     asked_again_at: datetime | None = None
     """When it was last, by the database's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class LateEnd:
+    """A machine whose end does not come about."""
+
+    instance_id: str
+    provider: str
+    region: str
+    model: str
+    since: datetime
+    """Since when nothing but its end is waited for."""
+    words: str
+    """What its provider said last."""
 
 
 @dataclass(frozen=True, slots=True)

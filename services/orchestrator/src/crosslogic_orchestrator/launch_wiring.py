@@ -9,9 +9,11 @@ from crosslogic_common.clock import Clock
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.postgres import Pool
 from crosslogic_orchestrator.dead_nodes import DeadNodes
+from crosslogic_orchestrator.ends_store import EndsStore
 from crosslogic_orchestrator.events import FleetEvents
 from crosslogic_orchestrator.fleet import RegistryFleet
 from crosslogic_orchestrator.job_log import JobLogStore
+from crosslogic_orchestrator.late_ends import LateEnds
 from crosslogic_orchestrator.launch_logs import LaunchLogs
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.policy import Limits
@@ -81,7 +83,13 @@ def open_launching(settings: OrchestratorSettings, parts: Launching) -> OpenLaun
         interval_s=settings.sweep_s,
     )
     launch_logs = LaunchLogs(store=JobLogStore(parts.pool, channel=CHANNEL), fleet=parts.fleet, clock=parts.clock)
-    service = OrchestratorService(store=store, fleet=parts.fleet, providers=kinds, clock=parts.clock, ids=ids)
+    ends = EndsStore(parts.pool)
+    late_ends = LateEnds(
+        ends=ends, providers=kinds, clock=parts.clock, metrics=parts.metrics, interval_s=settings.sweep_s
+    )
+    service = OrchestratorService(
+        store=store, ends=ends, fleet=parts.fleet, providers=kinds, clock=parts.clock, ids=ids
+    )
     return OpenLaunching(
         OrchestratorServicer(service=service, changes=changes),
         changes,
@@ -89,6 +97,7 @@ def open_launching(settings: OrchestratorSettings, parts: Launching) -> OpenLaun
             changes.follow(store.changes()),
             sweeper.run(),
             dead_nodes.run(),
+            late_ends.run(),
             launch_logs.run(),
             worker.run(wake=parts.wake),
         ],

@@ -29,6 +29,12 @@ class OrchestratorMetrics:
         self.given_up = Counter(
             "crosslogic_machines_given_up", "Machines ended for a dead node.", ["provider"], registry=registry
         )
+        self.not_ended = Gauge(
+            "crosslogic_machines_not_ended",
+            "Machines whose end has not come about for 15 minutes.",
+            ["provider"],
+            registry=registry,
+        )
         self.dead_nodes_held = Gauge(
             "crosslogic_dead_nodes_held",
             "Machines that look dead and are not ended, because most of the fleet does.",

@@ -1,10 +1,10 @@
 """What the orchestrator needs of the world."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from crosslogic_orchestrator.domain import Instance, Job, LogLine, Machine, NodeView, Spec, Step
+from crosslogic_orchestrator.domain import Instance, Job, LateEnd, LogLine, Machine, NodeView, Spec, Step
 
 
 class Provider(Protocol):
@@ -135,3 +135,28 @@ class Store(Protocol):
 
     def changes(self) -> AsyncIterator[str | None]:
         """Ids of jobs that changed, for ever. None: some may have been missed."""
+
+
+class Ends(Protocol):
+    """Ends that do not come about, of whichever provider. Every method raises UNAVAILABLE while the store is away."""
+
+    async def alive(self) -> Mapping[str, int]:
+        """How many machines are not ended, by provider."""
+
+    async def late(self, *, late_s: float) -> Mapping[str, int]:
+        """How many machines' ends have not come about for `late_s`, by provider."""
+
+    async def untold(self, *, late_s: float) -> list[LateEnd]:
+        """Some of these that nobody was told of yet, oldest first."""
+
+    async def tell(self, end: LateEnd, text: str, *, now: datetime) -> bool:
+        """Notes an event, the only one of its kind for the machine. False: there is one already."""
+
+    async def end_of(self, instance_id: str) -> str:
+        """The job of a machine's end. Empty: nobody has asked for it."""
+
+    async def abandon(self, job: Job, words: str, *, now: datetime) -> str:
+        """Counts a machine as ended whom nobody ends, with an event that says so in `words`. The job of its end.
+
+        That is `job`, or the one that is there already, which fails with `words`; one that is over stays as it is.
+        """

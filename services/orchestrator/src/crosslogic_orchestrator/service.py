@@ -10,7 +10,7 @@ from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.paging import page_limit, unwrap, wrap
 from crosslogic_orchestrator.domain import Instance, Job, Spec
 from crosslogic_orchestrator.jobs import end_job, launch_job
-from crosslogic_orchestrator.ports import Fleet, Store
+from crosslogic_orchestrator.ports import Ends, Fleet, Store
 
 MAX_DRAIN_S = 3_600.0
 MAX_TEXT = 200
@@ -20,10 +20,11 @@ class OrchestratorService:
     """Takes requests; the workers carry them out."""
 
     def __init__(
-        self, *, store: Store, fleet: Fleet, providers: Collection[str], clock: Clock, ids: Uuid7Source
+        self, *, store: Store, ends: Ends, fleet: Fleet, providers: Collection[str], clock: Clock, ids: Uuid7Source
     ) -> None:
         """`providers` are the names that a spec may give."""
         self._store = store
+        self._ends = ends
         self._fleet = fleet
         self._providers = providers
         self._clock = clock
@@ -66,6 +67,31 @@ class OrchestratorService:
         job = end_job(instance, ids=self._ids, now=self._clock.now(), drain_timeout_s=drain_timeout_s)
         return await self._store.add_terminate(job)
 
+    async def abandon(self, instance_id: str) -> Job:
+        """Gives up a machine whose provider is not configured: nobody ends it. The job of its end.
+
+        Twice: the same job. One that ended before keeps the job of its end as it is. Raises NOT_FOUND, CONFLICT.
+        """
+        instance = await self.instance(instance_id)
+        end_id = await self._ends.end_of(instance.id)
+        end = await self.job(end_id) if end_id else None
+        if end is not None and end.status != "running":
+            return end
+        provider = instance.spec.provider
+        if end is None and instance.ended_at is not None:
+            raise CodedError(
+                ErrorCode.CONFLICT, f"The machine is {instance.state} already: there is nothing to give up."
+            )
+        if provider in self._providers:
+            raise CodedError(
+                ErrorCode.CONFLICT,
+                f"The provider {provider} is configured, and can end the machine: terminate it without `abandon`. That "
+                "is tried until it is gone; the job says what stands in its way.",
+                param="abandon",
+            )
+        job = end_job(instance, ids=self._ids, now=self._clock.now(), drain_timeout_s=0.0)
+        return await self.job(await self._ends.abandon(job, _abandoned(instance), now=job.created_at))
+
     async def job(self, job_id: str) -> Job:
         """A job with its steps. Raises NOT_FOUND."""
         job = await self._store.job(job_id)
@@ -104,6 +130,15 @@ class OrchestratorService:
                 f"`instance_type` must have at most {MAX_TEXT} printable characters.",
                 param="instance_type",
             )
+
+
+def _abandoned(instance: Instance) -> str:
+    spec = instance.spec
+    return (
+        f"It was given up on request: nobody has ended it at {spec.provider}, which is not configured. Look there, in "
+        f"{spec.region}, for what has {instance.id} in its name, and delete it: it may be paid for until then. Its "
+        f"node, while it runs, goes on serving: `crosslogic nodes drain {instance.id}`."
+    )
 
 
 def _uuid(text: str, name: str) -> str:

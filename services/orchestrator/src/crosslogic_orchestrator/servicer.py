@@ -55,6 +55,8 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
     async def TerminateInstance(
         self, request: pb.TerminateInstanceRequest, context: Context
     ) -> pb.TerminateInstanceResponse:
+        if request.abandon:
+            return pb.TerminateInstanceResponse(job=_job(await self._service.abandon(request.instance_id)))
         drain_s = DEFAULT_DRAIN_S
         if request.HasField("drain_timeout"):
             drain_s = request.drain_timeout.seconds + request.drain_timeout.nanos / 1e9

@@ -147,7 +147,8 @@ class PostgresStore:
         error = plain(error)
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                "UPDATE jobs SET error = %s, updated_at = %s, wake_at = now(), lease_until = '-infinity' "
+                "UPDATE jobs SET error = %s, step_at = now(), updated_at = %s, wake_at = now(), "
+                "lease_until = '-infinity' "
                 f"WHERE {_HELD} AND error = ''",
                 (error, now, job.id, job.epoch),
             )
@@ -163,6 +164,9 @@ class PostgresStore:
         """See ports.Store."""
         failed = bool(job.error)
         async with transaction(self._pool) as connection:
+            if job.kind == "terminate":
+                # As whoever asks for the end once more: with the job first, each would wait for the other.
+                await lock_instance(connection, job.instance.id)
             cursor = await connection.execute(
                 "UPDATE jobs SET status = %s, updated_at = %s, lease_until = '-infinity' " + f"WHERE {_HELD}",
                 ("failed" if failed else "succeeded", now, job.id, job.epoch),
@@ -289,6 +293,11 @@ async def insert_launch(
         ),
     )
     await _insert_job(connection, job, request_id)
+
+
+async def lock_instance(connection: Connection, instance_id: str) -> None:
+    """Keeps a machine as it is until the caller's transaction is over. After its launch, before its end."""
+    await connection.execute("SELECT 1 FROM instances WHERE id = %s FOR NO KEY UPDATE", (instance_id,))
 
 
 async def insert_end(connection: Connection, job: Job) -> None:

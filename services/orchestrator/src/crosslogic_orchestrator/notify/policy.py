@@ -12,6 +12,8 @@ KINDS: Mapping[str, Severity] = MappingProxyType(
         "node_lost": Severity.CRITICAL,
         "launch_failed": Severity.CRITICAL,
         "fleet_silent": Severity.CRITICAL,
+        "machine_not_ended": Severity.CRITICAL,
+        "machine_abandoned": Severity.WARNING,
         "scale_held": Severity.WARNING,
         "replacement_requested": Severity.WARNING,
         "scale_up": Severity.INFO,

@@ -23,11 +23,13 @@ _MAX_TEXT = 1_000
 _FULL_PERCENT = 100
 _EARLY_PERCENT = 80
 _PICODOLLARS = 10**12
-_ONCE_A_MACHINE = frozenset({"node_lost", "launch_failed"})
+_ONCE_A_MACHINE = frozenset({"node_lost", "launch_failed", "machine_not_ended", "machine_abandoned"})
 _FLEET_TITLES = {
     "node_lost": "A machine was lost",
     "launch_failed": "A launch failed",
     "fleet_silent": "Most machines look dead",
+    "machine_not_ended": "A machine does not end",
+    "machine_abandoned": "A machine was given up",
     "scale_up": "A machine was asked for",
     "scale_down": "A machine ends",
     "scale_held": "Machines are needed and not launched",

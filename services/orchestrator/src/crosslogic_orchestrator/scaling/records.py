@@ -10,7 +10,8 @@ from crosslogic_orchestrator.scaling.domain import Constraints, Deployment, Hist
 from crosslogic_orchestrator.scaling.placement import Lived
 
 EventKind = str
-"""`scale_up`, `scale_down`, `replacement_requested`, `scale_held`, `launch_failed`, `node_lost` or `fleet_silent`."""
+"""`scale_up`, `scale_down`, `replacement_requested`, `scale_held`, `launch_failed`, `node_lost`, `fleet_silent`,
+`machine_not_ended` or `machine_abandoned`."""
 
 
 @dataclass(frozen=True, slots=True)
