@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ from crosslogic_node_agent.assembly import AnswerTemplates
 from crosslogic_node_agent.domain import EngineAddress
 from crosslogic_node_agent.engine_api import EngineApi
 from crosslogic_node_agent.engine_connection import EnginePool
-from tests.fakes.engine_server import RunningEngine, sim_engine, vllm_engine
+from tests.fakes.engine_server import RunningEngine, sim_engine
 from tests.fakes.node_agent_bench import MODEL, Bench, bench
 
 CHAT, COMPLETIONS = pb.ENGINE_API_CHAT_COMPLETIONS, pb.ENGINE_API_COMPLETIONS
@@ -31,9 +30,10 @@ BODIES: dict[int, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", params=["sim", "vllm"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
-    folder: Path = tmp_path_factory.mktemp("engine")
-    make = vllm_engine(folder=folder) if request.param == "vllm" else sim_engine("--step-ms", "2", folder=folder)
-    with make as running:
+    if request.param == "vllm":
+        yield request.getfixturevalue("real_vllm")
+        return
+    with sim_engine("--step-ms", "2", folder=tmp_path_factory.mktemp("engine")) as running:
         yield running
 
 
