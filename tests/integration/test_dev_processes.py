@@ -21,7 +21,7 @@ from crosslogic_dev.processes import RUN_DIR_MARK, ProcessSpec, ProcessTable, st
 from crosslogic_dev.run_dir import RunDir
 from crosslogic_dev.status import machine_statuses, missing_machines, statuses
 from crosslogic_dev.stores import given_server
-from crosslogic_dev.teardown import take_down
+from crosslogic_dev.teardown import end_at_once, take_down
 from crosslogic_dev.waiting import wait_until
 
 SLEEPER = (sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)")
@@ -92,6 +92,19 @@ def test_children_of_a_killed_process_are_found_and_stopped(run_dir: RunDir) -> 
     os.kill(pid, signal.SIGKILL)
     take_down(run_dir, lambda _: None)
     assert wait_until(lambda: started_at(child) is None, timeout_s=5)
+
+
+def test_a_suite_of_a_test_is_gone_at_once_also_what_would_not_end_and_what_it_left(run_dir: RunDir) -> None:
+    orphan = "import subprocess, sys; c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+    pid = start(run_dir, "engine-1", (sys.executable, "-c", f"{orphan} print('up', c.pid, flush=True)"))
+    child = int(run_dir.log_file("engine-1").read_text().split()[1])
+    stubborn = start(run_dir, "gateway", STUBBORN)
+    assert wait_until(lambda: started_at(pid) is None, timeout_s=20)
+    assert started_at(child) is not None
+    begin = time.monotonic()
+    end_at_once(run_dir, ProcessTable(run_dir))
+    assert time.monotonic() - begin < 15, "somebody was asked and waited for"
+    assert [started_at(each) for each in (child, stubborn)] == [None, None]
 
 
 def test_make_down_finds_what_no_file_tells_of(run_dir: RunDir) -> None:

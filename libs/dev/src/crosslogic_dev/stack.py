@@ -30,7 +30,7 @@ from crosslogic_dev.progress import Progress
 from crosslogic_dev.run_dir import RunDir, write_private
 from crosslogic_dev.seeding import seed
 from crosslogic_dev.stores import given_server, open_stores
-from crosslogic_dev.teardown import take_down
+from crosslogic_dev.teardown import end_at_once, take_down
 from crosslogic_dev.topology import GATEWAY, SERVICES, Topology
 from crosslogic_dev.waiting import wait_until
 
@@ -97,6 +97,14 @@ class Stack:
     def stop_all(self) -> None:
         """Stops every process that was started here or that has a pid file."""
         take_down(self._run_dir, self._progress, table=self.table)
+
+    def end_at_once(self) -> None:
+        """The same without asking anybody, for a suite whose requests and data are of no more use."""
+        # vLLM leaves shared memory behind when it is killed.
+        if self._wishes.engine == "vllm":
+            self.stop_all()
+        else:
+            end_at_once(self._run_dir, self.table)
 
     def start_store(self, name: str, plan: Plan) -> None:
         """Starts PostgreSQL or Redis again, with its data."""

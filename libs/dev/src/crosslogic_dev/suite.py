@@ -89,9 +89,9 @@ class Suite:
         self.close()
 
     def close(self) -> None:
-        """Stops every process and removes the folder."""
+        """Ends every process and removes the folder."""
         if self._folder is not None:
-            self._the_stack.stop_all()
+            self._the_stack.end_at_once()
             self._folder.cleanup()
             self._folder = None
 

@@ -3,12 +3,14 @@
 import fcntl
 import signal
 
+from crosslogic_dev import postgres
 from crosslogic_dev.deployment import end_deployment
 from crosslogic_dev.failure import DevError
 from crosslogic_dev.machines import stop_machines
 from crosslogic_dev.processes import ProcessTable, kill_left
 from crosslogic_dev.progress import Progress
 from crosslogic_dev.run_dir import RunDir
+from crosslogic_dev.waiting import wait_until
 
 # A service has CROSSLOGIC_SHUTDOWN_GRACE_S (20 s unless set) to finish what runs.
 _GRACE_S = 30.0
@@ -29,6 +31,18 @@ def take_down(run_dir: RunDir, progress: Progress, *, table: ProcessTable | None
         except BlockingIOError:
             raise DevError("Another `make up` or `make down` is at work here: wait for it.") from None
         return _stop_all(table or ProcessTable(run_dir), progress, run_dir)
+
+
+def end_at_once(run_dir: RunDir, table: ProcessTable) -> None:
+    """Kills every process of a run folder that nobody needs any more. Raises DevError when one cannot be killed.
+
+    Machines of the orchestrator and PostgreSQL are asked first: what they leave when they are killed outlives them.
+    """
+    table.stop([name for name in table.names() if name != postgres.NAME], number=signal.SIGKILL)
+    stop_machines(run_dir, grace_s=_GRACE_S)
+    table.stop([postgres.NAME], number=signal.SIGINT, grace_s=_GRACE_S)
+    if not wait_until(lambda: kill_left(run_dir) == 0, timeout_s=_GRACE_S):
+        raise DevError(f"Processes of {run_dir.path} cannot be killed: do they belong to another user?")
 
 
 def _stop_all(table: ProcessTable, progress: Progress, run_dir: RunDir) -> int:
