@@ -7,6 +7,7 @@ from crosslogic_gateway.main import main
 
 class _NoTicket(FreeTicket):
     headers = ""
+    undecided = None
 
 
 async def _admit(_self: Admission, **_asked: object) -> _NoTicket:

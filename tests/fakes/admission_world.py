@@ -88,6 +88,7 @@ async def admit(
     max_tokens: int = 20,
     text: str = "hello there",
     turn: Turn = NO_WAIT,
+    early: bool = False,
 ) -> HeldTicket:
     raw = b'{"model":"m","messages":[{"role":"user","content":"%b"}],"max_tokens":%d}' % (text.encode(), max_tokens)
     return await worker.admission.admit(
@@ -98,4 +99,5 @@ async def admit(
         raw=raw,
         api="/v1/chat/completions",
         turn=turn,
+        early=early,
     )

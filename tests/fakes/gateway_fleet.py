@@ -29,6 +29,7 @@ from crosslogic_gateway.http import RECEIVED_AT, REQUEST_ID, SHOWN_REQUEST_ID, e
 from crosslogic_gateway.prices import Prices
 from crosslogic_gateway.relay import RelayPool, Timeouts
 from crosslogic_gateway.serving_metrics import ServingMetrics
+from crosslogic_gateway.shedding.overload import Decide
 
 CHAT = Api("/v1/chat/completions", pb.ENGINE_API_CHAT_COMPLETIONS)
 OPENING = b'{"id":"x"}'
@@ -162,6 +163,8 @@ class Fleet:
     url: str
     client: aiohttp.ClientSession
     registry: CollectorRegistry
+    decide: Decide | None = None
+    """How the admission of the next requests ends. None: they are let in already."""
 
     async def post(self, *, stream: bool) -> aiohttp.ClientResponse:
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
@@ -203,6 +206,7 @@ async def fleet(
         hedged_models=hedged_models,
     )
     numbers = itertools.count(1)
+    played_fleet: list[Fleet] = []
 
     async def handle(request: web.Request) -> web.StreamResponse:
         request[RECEIVED_AT] = asyncio.get_running_loop().time()
@@ -210,8 +214,9 @@ async def fleet(
         raw = await request.read()
         principal = Principal("org", "environment", "key", "", None, "salt", None)
         model = Model("m", "f", 4096, 3, 5, frozenset(), 0)
+        job = Job(request, CHAT, principal, model, parse_body(1, raw), raw, FreeTicket(), decide=played_fleet[0].decide)
         try:
-            return await attempts.run(Job(request, CHAT, principal, model, parse_body(1, raw), raw, FreeTicket()))
+            return await attempts.run(job)
         except CodedError as error:
             return error_response(request, error)
 
@@ -221,7 +226,8 @@ async def fleet(
     async with relays.running():
         await server.start_server()
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
-            yield Fleet(played, picks, kept, attempts, str(server.make_url("/")), client, registry)
+            played_fleet.append(Fleet(played, picks, kept, attempts, str(server.make_url("/")), client, registry))
+            yield played_fleet[0]
         await server.close()
 
 

@@ -99,7 +99,7 @@ class Attempts:
     async def run(self, job: Job) -> web.StreamResponse:
         """Answers the request. Raises CodedError for what is refused or fails before the first byte."""
         received_at = job.request[RECEIVED_AT]
-        run = Run(job, received_at, self._now_us(), received_at + self._policy.window_s)
+        run = Run(job, received_at, self._now_us(), received_at + self._policy.window_s, undecided=job.decide)
         self._budget.asked(received_at)
         try:
             attempt = await self._reach(run)
@@ -123,6 +123,7 @@ class Attempts:
             try:
                 route = await self._pick(run, unreached)
             except CodedError as error:
+                await self._decided(run)
                 if not waits:
                     self._serving.failed(run.job.model.name, "no_node")
                 if error.code is not ErrorCode.NO_CAPACITY or waits >= MAX_ATTEMPTS:
@@ -131,11 +132,13 @@ class Attempts:
                 route = await self._unpicked(run, unreached, refused, error)
             try:
                 attempt = self._open(run, route)
+                await self._decided(run)
                 if len(run.tried) == 1 and run.job.body.stream and self._hedging.wanted(run.job.model.name):
                     return await self._hedged(run, attempt)
                 await self._head(run, attempt)
                 return attempt
             except FailedAttempt as failed:
+                await self._decided(run)
                 self._may_go_on(run, route, failed)
                 if failed.failure is Failure.REFUSED:
                     refused = failed.error
@@ -143,6 +146,20 @@ class Attempts:
                     if len(unreached) >= MAX_UNREACHED:
                         raise failed.error from None
                     unreached.append(route)
+
+    async def _decided(self, run: Run) -> None:
+        """Returns once the request is let in; a node may have it already. Raises its refusal: then the node is told."""
+        decide, run.undecided = run.undecided, None
+        if decide is None:
+            return
+        try:
+            await decide()
+        except BaseException:
+            if run.attempt is not None:
+                run.attempt.link.supersede(run.attempt.call_id)
+                # Should the node be done already, its witness would bill what nobody was let in for.
+                self._settlement.record(run, common_pb.OUTCOME_FAILED)
+            raise
 
     async def _unpicked(self, run: Run, unreached: list[Route], refused: CodedError | None, error: CodedError) -> Route:
         """A node where none could be picked. Raises `error`, or what a node said that refused: it knows when it can."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -9,6 +10,7 @@ from crosslogic.node_agent.v1 import node_agent_pb2 as agent_pb
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_gateway.abuse.watch import AbuseWatch
 from crosslogic_gateway.admission.admission import Admission
+from crosslogic_gateway.admission.held_ticket import HeldTicket
 from crosslogic_gateway.admission.refusals import RefusedError
 from crosslogic_gateway.admission.ticket import Ticket
 from crosslogic_gateway.attempts import Api, Attempts, Job
@@ -20,7 +22,7 @@ from crosslogic_gateway.keys import KeyCache
 from crosslogic_gateway.networks import check_network
 from crosslogic_gateway.request_metrics import AuthMetrics
 from crosslogic_gateway.running import Running, end_cut
-from crosslogic_gateway.shedding.overload import Claim, MeteredTicket, Overload
+from crosslogic_gateway.shedding.overload import Claim, Decide, MeteredTicket, Overload
 from crosslogic_gateway.usage_outbox import UsageOutbox
 
 APIS: tuple[Api, ...] = (
@@ -110,10 +112,10 @@ class Inference:
         model = self._catalogue.require(body.model, principal)
         check_against_model(body, model)
         claim = await self._overload.claim(request.headers, principal, model, body)
-        ticket = await self._admitted(request, api, claim, principal, model, body, raw)
+        ticket, decide = await self._admitted(request, api, claim, principal, model, body, raw)
         try:
-            await self._overload.enter(claim, model, body, len(raw))
-            job = Job(request, api, claim.principal, model, body, raw, ticket, claim.reserved)
+            await self._overload.enter(claim, model, body, len(raw), decide)
+            job = Job(request, api, claim.principal, model, body, raw, ticket, claim.reserved, decide)
             return await self._attempts.run(job)
         finally:
             self._overload.leave(claim)
@@ -129,8 +131,11 @@ class Inference:
         model: Model,
         body: InferenceBody,
         raw: bytes,
-    ) -> Ticket:
-        """What admission holds for the request. Raises RefusedError."""
+    ) -> tuple[Ticket, Decide | None]:
+        """What admission holds for the request, and where it is still being asked, how to wait for its word.
+
+        Raises RefusedError.
+        """
         try:
             ticket = await self._admission.admit(
                 request_id=request[REQUEST_ID],
@@ -141,6 +146,7 @@ class Inference:
                 api=api.path,
                 reserved=claim.reserved,
                 turn=claim.turn,
+                early=not claim.reserved,
             )
         except RefusedError as refused:
             claim.used(0)
@@ -151,8 +157,19 @@ class Inference:
         except BaseException:
             claim.used(0)
             raise
+        if ticket.undecided is not None:
+            return ticket, partial(self._decide, request, ticket)
         request[RATE_LIMITS] = ticket.headers
-        return MeteredTicket(ticket, claim) if claim.reserved else ticket
+        return MeteredTicket(ticket, claim) if claim.reserved else ticket, None
+
+    async def _decide(self, request: web.Request, ticket: HeldTicket) -> None:
+        """Returns once the request is let in. Raises RefusedError."""
+        try:
+            await self._admission.decide(ticket)
+        except RefusedError as refused:
+            request[RATE_LIMITS] = refused.headers
+            raise
+        request[RATE_LIMITS] = ticket.headers
 
     async def _body(self, request: web.Request) -> bytes:
         """The request's body. One that trickles in is given up: it would hold its connection for ever."""

@@ -11,6 +11,7 @@ from crosslogic_gateway.domain import Model, Principal, Route
 from crosslogic_gateway.prices import Rate
 from crosslogic_gateway.relay import NodeLink
 from crosslogic_gateway.resumption import Relayed
+from crosslogic_gateway.shedding.overload import Decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Job:
     """What admission holds for it; settled where its usage record is made."""
     reserved: bool = False
     """It is within its organisation's reserved capacity: it must not wait at a node."""
+    decide: Decide | None = None
+    """Where admission is still being asked: it must have let the request in before the client is told anything."""
 
 
 @dataclass(slots=True)
@@ -75,3 +78,5 @@ class Run:
     http_status: int = 0
     first_byte_at: float = 0.0
     recorded: bool = False
+    undecided: Decide | None = None
+    """The job's `decide`, until it was called."""

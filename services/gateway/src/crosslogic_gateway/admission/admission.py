@@ -3,14 +3,13 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from crosslogic_gateway.admission.budget_alerts import BudgetAlerts
 from crosslogic_gateway.admission.cap_notices import CapNotices
 from crosslogic_gateway.admission.demand import Demand, demand_of
 from crosslogic_gateway.admission.estimate import TokenEstimates
 from crosslogic_gateway.admission.global_stock import GlobalStock
-from crosslogic_gateway.admission.held_ticket import HeldTicket
+from crosslogic_gateway.admission.held_ticket import HeldTicket, Undecided
 from crosslogic_gateway.admission.limits import CONCURRENCY, Kind, Spec, make_spec, nanodollars
 from crosslogic_gateway.admission.local import LocalLimits
 from crosslogic_gateway.admission.local_budgets import LocalBudgets
@@ -25,6 +24,7 @@ from crosslogic_gateway.admission.refusals import (
     too_large,
 )
 from crosslogic_gateway.admission.seeding import Seeding
+from crosslogic_gateway.admission.view import KNOWN_FOR_S, View
 from crosslogic_gateway.body import InferenceBody
 from crosslogic_gateway.domain import HardBudget, Model, Principal
 from crosslogic_gateway.prices import Prices, Rate
@@ -37,27 +37,8 @@ MAX_OWED = 10_000
 PLACE_WAIT_S = 0.03
 """How long a request waits, once, for a place that another may be about to free."""
 PRICES_FOR_S = 1.0
-KNOWN_FOR_S = 60.0
-"""How long what Redis last counted says something."""
 NO_WAIT = Turn()
 KnownBudgets = Callable[[Principal], tuple[HardBudget, ...]]
-
-
-@dataclass(slots=True)
-class View:
-    """What is kept for one key."""
-
-    principal: Principal
-    budgets: tuple[HardBudget, ...]
-    spec: Spec
-    headers: HeaderLines
-    totals: Sequence[int] | None = None
-    """As of the last answer: two numbers, then one a counter."""
-    totals_at: float = 0.0
-    lines: str = ""
-    """The headers that tell of them."""
-    growth: Sequence[int] | None = None
-    """The answer before: what others use between two of this worker's requests."""
 
 
 def no_budgets(_: Principal) -> tuple[HardBudget, ...]:
@@ -122,11 +103,13 @@ class Admission:
         api: str,
         reserved: bool = False,
         turn: Turn = NO_WAIT,
+        early: bool = False,
     ) -> HeldTicket:
         """Lets a request in and holds what it may use. Raises RefusedError and what `demand_of` raises.
 
         A `reserved` one, within its organisation's reserved capacity, is not held to the whole service's limits. Others
-        wait for their `turn` at these.
+        wait for their `turn` at these. With `early` the ticket may come `undecided`, while Redis is asked: call
+        `decide` before the client is told anything.
         """
         view = self._view(principal)
         ticket = self._ticket(request_id, view, principal, model, body, raw, api)
@@ -134,13 +117,37 @@ class Admission:
             if self._turns is not None and not reserved:
                 tokens = ticket.prompt_tokens + ticket.completion_tokens
                 ticket.global_at = await self._turns.take(principal.org_id, tokens, turn)
-            await self._hold(ticket, view)
+            if early and self._pipe.idle and self._has_room(ticket, view):
+                asked = self._pipe.ask(view.spec.org_id, view.spec, self._admission_of(ticket, forced=False))
+                ticket.undecided = Undecided(view, asked)
+            else:
+                await self._hold(ticket, view)
         except RefusedError as refused:
-            self._metrics.refused(refused.layer, refused.reason)
-            if self._global is not None and not reserved and refused.layer != "global":
-                self._global.put_back(ticket.prompt_tokens + ticket.completion_tokens)
+            self._refused(ticket, refused, reserved=reserved)
             raise
         return ticket
+
+    async def decide(self, ticket: HeldTicket) -> None:
+        """Returns once an `undecided` ticket's request is let in. Raises RefusedError: then it holds nothing."""
+        undecided = ticket.undecided
+        if undecided is None:
+            return
+        try:
+            await self._hold(ticket, undecided.view, undecided.answer)
+        except RefusedError as refused:
+            undecided.view.crowded = True
+            ticket.void()
+            self._refused(ticket, refused, reserved=False)
+            raise
+        except BaseException:
+            ticket.void()
+            raise
+        ticket.undecided = None
+
+    def _refused(self, ticket: HeldTicket, refused: RefusedError, *, reserved: bool) -> None:
+        self._metrics.refused(refused.layer, refused.reason)
+        if self._global is not None and not reserved and refused.layer != "global":
+            self._global.put_back(ticket.prompt_tokens + ticket.completion_tokens)
 
     def _budget_passed(self, org_id: str, budget: HardBudget, percent: int) -> None:
         self._metrics.budget_passed(percent)
@@ -149,6 +156,9 @@ class Admission:
 
     def ended(self, ticket: HeldTicket, prompt_tokens: int, completion_tokens: int, cost_picodollars: int) -> None:
         """Takes back what a request did not use; learns from what it did."""
+        if ticket.undecided is not None:
+            self._abandoned(ticket, ticket.undecided)
+            return
         self._live.pop(ticket.id, None)
         spec = ticket.spec
         if ticket.prompt is not None and prompt_tokens:
@@ -170,6 +180,20 @@ class Admission:
         if spec.holds:
             settled = (SETTLE, ticket.id, prompt_tokens, completion_tokens, nanodollars(cost_picodollars))
             self._pipe.tell(spec.org_id, None, lambda _: settled)
+
+    def _abandoned(self, ticket: HeldTicket, undecided: Undecided) -> None:
+        """A request ended while Redis was still asked: Redis may let it in although nobody waits any more."""
+        if not undecided.answer.cancel():
+            # That Redis went away is no news to anybody.
+            undecided.answer.exception()
+        if self._global is not None:
+            self._global.give_back(ticket.prompt_tokens + ticket.completion_tokens, ticket.global_at)
+        self._tell_unused(ticket)
+
+    def _tell_unused(self, ticket: HeldTicket) -> None:
+        if ticket.spec.holds:
+            ticket_id = ticket.id
+            self._pipe.tell(ticket.spec.org_id, None, lambda _: (SETTLE, ticket_id, 0, 0, 0))
 
     def live_orgs(self) -> set[str]:
         """Organisations whose requests hold something."""
@@ -246,13 +270,21 @@ class Admission:
             self._ceilings[key] = found
         return found
 
-    async def _hold(self, ticket: HeldTicket, view: View) -> None:
+    def _has_room(self, ticket: HeldTicket, view: View) -> bool:
+        return view.has_room(
+            self._loop.time(),
+            tokens=ticket.prompt_tokens + ticket.completion_tokens,
+            nanodollars=nanodollars(ticket.cost_picodollars),
+        )
+
+    async def _hold(self, ticket: HeldTicket, view: View, asked: asyncio.Future[Result] | None = None) -> None:
+        """`asked` is Redis' answer where it was asked already."""
         spec = view.spec
         if not spec.counters and not spec.budgets:
             return
         make = self._admission_of(ticket, forced=False)
         try:
-            result = await self._ask(ticket, make)
+            result = await self._ask(ticket, make, asked)
             if result[0] == NOT_SEEDED:
                 if not await self._seeding.seed(spec):
                     await self._hold_locally(ticket, view)
@@ -279,20 +311,21 @@ class Admission:
         """Takes what Redis counts now. All that it let in under one spec in one call is told the same, once."""
         view.growth, view.totals, view.totals_at = view.totals, totals, self._loop.time()
         view.lines = view.headers.lines(totals, first=2)
+        view.crowded = False
         spec = view.spec
         for budget, used in zip(spec.budgets, totals[2 + len(spec.counters) :], strict=True):
             self._alerts.seen(spec.org_id, budget, used)
 
-    async def _ask(self, ticket: HeldTicket, make: Callable[[int], Operation]) -> Result:
+    async def _ask(
+        self, ticket: HeldTicket, make: Callable[[int], Operation], asked: asyncio.Future[Result] | None = None
+    ) -> Result:
         spec = ticket.spec
-        was_up = self._pipe.up
+        was_up = asked is not None or self._pipe.up
         try:
-            return await self._pipe.ask(spec.org_id, spec, make)
+            return await (self._pipe.ask(spec.org_id, spec, make) if asked is None else asked)
         except asyncio.CancelledError:
             # Redis may let it in although nobody waits any more.
-            if spec.holds:
-                ticket_id = ticket.id
-                self._pipe.tell(spec.org_id, None, lambda _: (SETTLE, ticket_id, 0, 0, 0))
+            self._tell_unused(ticket)
             raise
         except RedisAway:
             ticket.unsure = was_up and spec.holds

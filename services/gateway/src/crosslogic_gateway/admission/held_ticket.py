@@ -1,10 +1,22 @@
 """The ticket of a request that holds something."""
 
+import asyncio
+from dataclasses import dataclass
 from typing import Protocol
 
 from crosslogic_gateway.admission.estimate import Estimate
 from crosslogic_gateway.admission.limits import Spec
 from crosslogic_gateway.admission.local import Held
+from crosslogic_gateway.admission.pipe import Result
+from crosslogic_gateway.admission.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """A request that goes on while Redis is asked."""
+
+    view: View
+    answer: asyncio.Future[Result]
 
 
 class Settles(Protocol):
@@ -30,6 +42,7 @@ class HeldTicket:
         "local",
         "prompt",
         "spec",
+        "undecided",
         "unsure",
     )
 
@@ -59,6 +72,8 @@ class HeldTicket:
         """When the batch of the whole service's limits was taken that it came from. 0: from none."""
         self.unsure = False
         """Redis was asked and did not answer in time: it may hold this too."""
+        self.undecided: Undecided | None = None
+        """Redis was asked and has not answered yet: see `Admission.decide`. None: the request is let in."""
         self._settles = settles
         self._done = False
 
@@ -76,6 +91,10 @@ class HeldTicket:
         if not self._done:
             self._done = True
             self._settles.ended(self, prompt_tokens, completion_tokens, cost_picodollars)
+
+    def void(self) -> None:
+        """It was refused: there is nothing to give back."""
+        self._done = True
 
     def release(self) -> None:
         """The request ended and used nothing."""

@@ -146,6 +146,11 @@ class ScriptPipe:
         """Whether Redis answers in time, as far as is known."""
         return self._link is not None
 
+    @property
+    def idle(self) -> bool:
+        """Whether Redis is there and nobody waits for an answer of its."""
+        return self._link is not None and not self._in_flight and not self._asked
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keeps the connection for as long as the block lasts."""

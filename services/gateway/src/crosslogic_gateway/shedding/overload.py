@@ -1,6 +1,6 @@
 """What a request passes between admission and the nodes: its reserved capacity, else its turn."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from crosslogic_common.errors import CodedError, ErrorCode
@@ -24,6 +24,8 @@ OVERAGE_MARK = "/overage"
 ASSUMED_TOKENS = 256
 """Taken of a request that does not say how much it wants: for its place in the queue only."""
 _BYTES_A_TOKEN = 4
+Decide = Callable[[], Awaitable[None]]
+"""Waits for a request's admission. Raises its refusal."""
 
 
 @dataclass(slots=True, eq=False)
@@ -127,14 +129,23 @@ class Overload:
         self._gate.refused[claim.turn.rank] += 1
         self._yielding.refused(claim.turn.rank, self._gate.now())
 
-    async def enter(self, claim: Claim, model: Model, body: InferenceBody, raw_size: int) -> None:
-        """Returns once the request may go on. Raises OVERLOADED."""
+    async def enter(
+        self, claim: Claim, model: Model, body: InferenceBody, raw_size: int, decide: Decide | None = None
+    ) -> None:
+        """Returns once the request may go on. Before it waits, `decide` is called.
+
+        Raises OVERLOADED, and what `decide` raises.
+        """
         principal = claim.principal
         tokens = (body.max_tokens or ASSUMED_TOKENS) * body.choices * body.inputs + raw_size // _BYTES_A_TOKEN
         asked = Asked(
             model.name, principal.region, principal.org_id, claim.turn.rank, tokens, claim.turn.timeout_s, claim.units
         )
-        claim.passed = self._gate.try_enter(asked) or await self._gate.enter(asked)
+        claim.passed = self._gate.try_enter(asked)
+        if claim.passed is None:
+            if decide is not None:
+                await decide()
+            claim.passed = await self._gate.enter(asked)
 
     def leave(self, claim: Claim) -> None:
         """The request ended, or went nowhere."""
