@@ -9,6 +9,7 @@ import redis
 
 from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic_common.errors import ErrorCode
+from crosslogic_gateway.admission.held_ticket import HeldTicket
 from crosslogic_gateway.admission.refusals import RefusedError, overloaded
 from crosslogic_gateway.domain import HardBudget, Limits
 from tests.fakes.admission_script import principal
@@ -16,20 +17,24 @@ from tests.fakes.admission_world import FakeLedger, admit, workers
 from tests.fakes.gateway_fleet import Fleet, fleet
 
 
+def _goes_early(ticket: HeldTicket) -> bool:
+    return ticket.undecided is not None
+
+
 async def test_a_request_goes_on_early_where_most_of_every_limit_is_free(redis_url: str) -> None:
     who = principal(key=Limits(requests_per_minute=10), org=Limits(tokens_per_minute=10_000, concurrency=9))
     async with workers(redis_url, 1) as (worker,):
-        assert (await admit(worker, who, "unknown", early=True)).undecided is None, "nothing is known of it yet"
+        assert not _goes_early(await admit(worker, who, "unknown", early=True)), "nothing is known of it yet"
         ticket = await admit(worker, who, "known", early=True)
-        assert ticket.undecided is not None
+        assert _goes_early(ticket)
         await worker.admission.decide(ticket)
-        assert ticket.undecided is None
+        assert not _goes_early(ticket)
         assert "x-ratelimit-remaining-requests: 8" in ticket.headers
         large = await admit(worker, who, "large", max_tokens=6_000, early=True)
         assert large.undecided is None, "it would take more than half of the tokens"
         for number in range(2):
             await worker.admission.decide(await admit(worker, who, f"s{number}", early=True))
-        assert (await admit(worker, who, "sixth", early=True)).undecided is None, "half of the requests are used"
+        assert not _goes_early(await admit(worker, who, "sixth", early=True)), "half of the requests are used"
 
 
 async def test_one_goes_on_early_at_a_time_so_that_a_burst_is_never_wrong_twice(redis_url: str) -> None:
@@ -37,7 +42,7 @@ async def test_one_goes_on_early_at_a_time_so_that_a_burst_is_never_wrong_twice(
     async with workers(redis_url, 1) as (worker,):
         await admit(worker, who, "first")
         tickets = await asyncio.gather(*(admit(worker, who, f"r{number}", early=True) for number in range(5)))
-        assert [ticket.undecided is not None for ticket in tickets] == [True, False, False, False, False]
+        assert [_goes_early(ticket) for ticket in tickets] == [True, False, False, False, False]
         await worker.admission.decide(tickets[0])
         assert "remaining-requests: 994" in tickets[0].headers
 
@@ -50,7 +55,7 @@ async def test_a_refusal_that_was_not_foreseen_holds_nothing_and_is_the_last_of_
         (await admit(one, who, "first")).release()
         theirs = [await admit(other, who, f"theirs {number}") for number in range(4)]
         mine = await admit(one, who, "mine", early=True)
-        assert mine.undecided is not None, "what the other worker let in is not known here"
+        assert _goes_early(mine), "what the other worker let in is not known here"
         with pytest.raises(RefusedError, match="4 under way"):
             await one.admission.decide(mine)
         mine.release()
@@ -59,9 +64,9 @@ async def test_a_refusal_that_was_not_foreseen_holds_nothing_and_is_the_last_of_
         for ticket in theirs:
             ticket.release()
         await other.pipe.flushed(5)
-        assert (await admit(one, who, "room again", early=True)).undecided is None
+        assert not _goes_early(await admit(one, who, "room again", early=True))
         later = await admit(one, who, "later", early=True)
-        assert later.undecided is not None
+        assert _goes_early(later)
         later.release()
 
 
@@ -71,7 +76,7 @@ async def test_what_ends_before_redis_answered_gives_back_what_redis_let_in(redi
         first = await admit(worker, who, "first")
         for name in ("left at once", "left later"):
             early = await admit(worker, who, name, early=True)
-            assert early.undecided is not None
+            assert _goes_early(early)
             if name == "left later":
                 await worker.pipe.flushed(5)
             early.release()
@@ -97,9 +102,9 @@ async def test_a_budget_that_is_half_spent_lets_nobody_go_on_early(redis_url: st
     async with workers(redis_url, 1, ledger=ledger) as (worker,):
         who = principal(budgets=(budget,))
         await admit(worker, who, "first", max_tokens=100)
-        assert (await admit(worker, who, "cheap", max_tokens=100, early=True)).undecided is not None
+        assert _goes_early(await admit(worker, who, "cheap", max_tokens=100, early=True))
         await worker.pipe.flushed(5)
-        assert (await admit(worker, who, "dear", max_tokens=2_000, early=True)).undecided is None
+        assert not _goes_early(await admit(worker, who, "dear", max_tokens=2_000, early=True))
 
 
 async def _refuse() -> None:

@@ -26,6 +26,11 @@ def repeated_messages(serialised: list[bytes], field: int = 1) -> bytes:
     return b"".join(parts)
 
 
+def numbered_message(number: int, serialised: bytes) -> bytes:
+    """A message of a number (field 1) and the message `serialised` (field 2)."""
+    return b"".join((b"\x08", varint(number), b"\x12", varint(len(serialised)), serialised))
+
+
 def repeated_calls(calls: list[tuple[int, bytes]]) -> bytes:
     """The `*StreamRequest` of a batched stream: field 1 repeats calls of `id` (field 1) and a message (field 2)."""
     parts: list[bytes] = []

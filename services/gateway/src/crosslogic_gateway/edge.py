@@ -66,6 +66,7 @@ class Edge:
         self._access_log = access_log
         self._metrics = metrics
         self._traces = traces
+        self._loop = asyncio.get_running_loop()
         self._log = get_logger(__name__)
 
     @property
@@ -87,13 +88,14 @@ class Edge:
             return response
         finally:
             found.end(request, status)
-            elapsed_s = asyncio.get_running_loop().time() - request[RECEIVED_AT]
+            elapsed_s = self._loop.time() - request[RECEIVED_AT]
             self._metrics.exemplify(request, elapsed_s, found.trace_id)
 
     @web.middleware
     async def _envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Request id, security headers, access log, metrics, and recovery from whatever goes wrong inside."""
-        started = asyncio.get_running_loop().time()
+        now = self._loop.time
+        started = now()
         request_id = self._ids.next_text()
         request[REQUEST_ID] = request_id
         request[SHOWN_REQUEST_ID] = shown_request_id(request.headers.get("X-Request-ID"), request_id)
@@ -108,7 +110,7 @@ class Edge:
                 response.headers.update(answer_headers(request, response.headers.get("Content-Type", "text/plain")))
             return response
         finally:
-            elapsed_s = asyncio.get_running_loop().time() - started
+            elapsed_s = now() - started
             self._metrics.observe(request, status, elapsed_s, body_bytes(request, response))
             self._access_log.write(
                 time.time(), request.method, request.path, status, elapsed_s, request_id, self.client_address(request)

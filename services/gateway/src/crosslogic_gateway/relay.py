@@ -11,7 +11,7 @@ from crosslogic_common.batched import BatchLink
 from crosslogic_common.batched.link import HURRY_AFTER_S, BidiStream
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
-from crosslogic_common.wire import repeated_messages
+from crosslogic_common.wire import numbered_message, repeated_messages
 from crosslogic_gateway.answers import Answer, StreamedAnswer
 from crosslogic_gateway.domain import Route
 
@@ -39,6 +39,7 @@ class NodeLink:
     def __init__(self, *, route: Route, open_relay: OpenRelay) -> None:
         """`open_relay` opens the gRPC stream to the node at the route's address."""
         self.route = route
+        self._loop = asyncio.get_running_loop()
         self._calls: dict[int, Answer] = {}
         self._next_call_id = 1
         self._link: BatchLink[bytes, bytes, agent_pb.RelayResponse] = BatchLink(
@@ -81,7 +82,8 @@ class NodeLink:
             raise CodedError(ErrorCode.UNAVAILABLE, private=down.private or down.public)
         call_id = self._next_call_id
         self._next_call_id = call_id + 1
-        self._link.send(agent_pb.RelayRequestFrame(call_id=call_id, open=request).SerializeToString())
+        # A RelayRequestFrame. Made by protobuf, the request would be copied into it first, body and all.
+        self._link.send(numbered_message(call_id, request.SerializeToString()))
         self._calls[call_id] = answer
         answer.credit = partial(self._credit, call_id)
         return call_id
@@ -120,7 +122,7 @@ class NodeLink:
 
     def _on_message(self, message: agent_pb.RelayResponse) -> None:
         calls = self._calls
-        now = self.last_heard_at = asyncio.get_running_loop().time()
+        now = self.last_heard_at = self._loop.time()
         touched: dict[int, Answer] = {}
         for frame in message.frames:
             call_id = frame.call_id
@@ -190,6 +192,7 @@ class RelayPool:
     ) -> None:
         """A link without calls for `unused_after_s` is closed."""
         self._open_relay = open_relay
+        self._loop = asyncio.get_running_loop()
         self._link_type = link_type
         self._timeouts = timeouts
         self._unused_after_s = unused_after_s
@@ -202,7 +205,7 @@ class RelayPool:
         link = self._links.get(route.node_id)
         if link is None or link.route.address != route.address:
             link = self._start(route)
-        link.last_used_at = asyncio.get_running_loop().time()
+        link.last_used_at = self._loop.time()
         return link
 
     def heard(self) -> list[tuple[str, float]]:

@@ -20,6 +20,7 @@ class Running:
     def __init__(self) -> None:
         self._principals: dict[asyncio.Task[object], Principal] = {}
         self._cut: set[asyncio.Task[object]] = set()
+        self._loop = asyncio.get_running_loop()
         self.cut_total = 0
         """Requests ended in the middle since the start."""
 
@@ -29,7 +30,7 @@ class Running:
 
     def begin(self, principal: Principal) -> "asyncio.Task[object]":
         """The calling task serves a request. It must call `end` with what this returns."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101  # a handler runs in a task
         self._principals[task] = principal
         return task

@@ -32,6 +32,7 @@ class Settlement:
     def __init__(self, *, usage: UsageOutbox, serving: ServingMetrics) -> None:
         self._usage = usage
         self._serving = serving
+        self._loop = asyncio.get_running_loop()
         self._settling: set[asyncio.Task[None]] = set()
         self._log = get_logger(__name__)
 
@@ -41,7 +42,7 @@ class Settlement:
         if run.recorded or attempt is None:
             return
         run.recorded = True
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         usage = attempt.answer.usage()
         self._serving.ended(run, usage.prompt_tokens + usage.completion_tokens)
         rest = accountant_pb.UsageRecord(
@@ -75,7 +76,7 @@ class Settlement:
             return
         if attempt.answer.head.cancelled():
             # The handler was waiting for it. What the engine answers still decides what is recorded.
-            attempt.answer.head = asyncio.get_running_loop().create_future()
+            attempt.answer.head = self._loop.create_future()
         attempt.link.cancel(attempt.call_id)
         run.job.ticket.keep()
         task = asyncio.create_task(self._settle_abandoned(run, attempt), name="settle abandoned")

@@ -35,6 +35,7 @@ class BatchedCaller(Generic[Req, Res, Out, In]):
         At most `max_in_flight` calls at a time.
         """
         self._name = name
+        self._loop = asyncio.get_running_loop()
         self._decode = decode
         self._max_in_flight = max_in_flight
         self._pending: dict[int, asyncio.Future[Res]] = {}
@@ -86,7 +87,7 @@ class BatchedCaller(Generic[Req, Res, Out, In]):
             raise CodedError(ErrorCode.OVERLOADED, private=f"{self._name}: {len(pending)} calls in flight")
         call_id = self._next_id
         self._next_id = call_id + 1
-        future: asyncio.Future[Res] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Res] = self._loop.create_future()
         pending[call_id] = future
         try:
             self._link.send((call_id, request))

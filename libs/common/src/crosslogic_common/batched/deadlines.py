@@ -17,19 +17,19 @@ class DeadlineSweeper(Generic[Key]):
     def __init__(self, *, expired: Callable[[Key], None], tick_s: float = 0.02) -> None:
         """`expired` is called once a key, from the event loop; it must not raise."""
         self._expired = expired
+        self._loop = asyncio.get_running_loop()
         self._tick_s = tick_s
         self._buckets: dict[int, list[Key]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, key: Key, timeout_s: float) -> None:
         """Calls `expired(key)` `timeout_s` seconds from now, up to one tick late."""
-        loop = asyncio.get_running_loop()
-        bucket = int((loop.time() + timeout_s) / self._tick_s) + 1
+        bucket = int((self._loop.time() + timeout_s) / self._tick_s) + 1
         keys = self._buckets.get(bucket)
         if keys is None:
             self._buckets[bucket] = [key]
             if self._timer is None:
-                self._timer = loop.call_later(self._tick_s, self._sweep)
+                self._timer = self._loop.call_later(self._tick_s, self._sweep)
         else:
             keys.append(key)
 
@@ -41,9 +41,8 @@ class DeadlineSweeper(Generic[Key]):
             self._timer = None
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        now_bucket = int(loop.time() / self._tick_s)
+        now_bucket = int(self._loop.time() / self._tick_s)
         for bucket in sorted(due for due in self._buckets if due <= now_bucket):
             for key in self._buckets.pop(bucket):
                 self._expired(key)
-        self._timer = loop.call_later(self._tick_s, self._sweep) if self._buckets else None
+        self._timer = self._loop.call_later(self._tick_s, self._sweep) if self._buckets else None

@@ -118,6 +118,7 @@ class ScriptPipe:
         )
         self._config_word = b"$%d\r\n%b\r\n" % (len(config), config)
         self._config = config
+        self._loop = asyncio.get_running_loop()
         self._link: RedisLink | None = None
         self._shards: Shards | None = None
         self._shard_links: list[RedisLink] = []
@@ -184,7 +185,7 @@ class ScriptPipe:
 
     def ask(self, tag: str, spec: Spec | None, make: MakeOperation) -> asyncio.Future[Result]:
         """Sends an operation whose result is wanted. Fails with RedisAway."""
-        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Result] = self._loop.create_future()
         if self._link is None:
             answer.set_exception(RedisAway("Redis is away"))
             return answer
@@ -217,14 +218,13 @@ class ScriptPipe:
         """Sees to it that what has gathered is sent."""
         if self._flush_due:
             return
-        loop = asyncio.get_running_loop()
         if self._asked:
             # Not at once: what else this turn of the loop has to say goes along.
             self._flush_due = True
-            loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         elif self._told is None:
             # Nobody waits for settlements: they go along with the next request, or by themselves a little later.
-            self._told = loop.call_later(TOLD_S, self._flush)
+            self._told = self._loop.call_later(TOLD_S, self._flush)
 
     def _flush(self) -> None:
         self._flush_due = self._asked = False
@@ -240,7 +240,7 @@ class ScriptPipe:
         self._more = []
         self._waiting = OrderedDict()
         self._in_flight = len(batches)
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         self._timer = loop.call_later(self._budget_s, self._overdue, loop.time() + self._budget_s, link)
         if self._shards is None:
             self._send(link, batches)

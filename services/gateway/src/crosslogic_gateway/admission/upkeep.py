@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 
 from crosslogic_common.errors import CodedError
 from crosslogic_common.logs import get_logger
-from crosslogic_gateway.admission.admission import KNOWN_FOR_S, Admission
+from crosslogic_gateway.admission.admission import Admission
 from crosslogic_gateway.admission.limits import LAYERS, nanodollars
 from crosslogic_gateway.admission.local import Share
 from crosslogic_gateway.admission.metrics import AdmissionMetrics
 from crosslogic_gateway.admission.pipe import REAPED, RENEW, SETTLE, MakeOperation, Operation, ScriptPipe
 from crosslogic_gateway.admission.ports import Ledger
 from crosslogic_gateway.admission.redis_link import RedisAway
+from crosslogic_gateway.admission.view import KNOWN_FOR_S
 
 RENEW_S = 2.0
 """Four chances before a lease ends."""
