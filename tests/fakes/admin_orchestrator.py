@@ -13,6 +13,9 @@ from tests.fakes.admin_stub import FakeStub, rpc_error
 NOW = Timestamp(seconds=1_790_000_000)
 JOB_ID = str(UUID(int=7))
 INSTANCE_ID = str(UUID(int=8))
+"""Of a provider that is not configured any more."""
+CONFIGURED_ID = str(UUID(int=9))
+"""Of one that is, and ends it."""
 
 
 def job(*steps: int, status: int = pb.JOB_STATUS_RUNNING, kind: int = pb.JOB_KIND_LAUNCH) -> pb.Job:
@@ -44,8 +47,13 @@ class FakeOrchestrator(FakeStub):
         return pb.LaunchInstanceResponse(job=job(pb.JOB_STEP_VALIDATED))
 
     def TerminateInstance(self, request: Any) -> Any:
+        if request.abandon and request.instance_id == CONFIGURED_ID:
+            raise CodedError(ErrorCode.CONFLICT, "Terminate it without `abandon`.", param="abandon")
         _known(request.instance_id, INSTANCE_ID)
-        return pb.TerminateInstanceResponse(job=job(pb.JOB_STEP_DRAINING, kind=pb.JOB_KIND_TERMINATE))
+        ending = job(pb.JOB_STEP_DRAINING, kind=pb.JOB_KIND_TERMINATE)
+        if request.abandon:
+            ending.status, ending.error = pb.JOB_STATUS_FAILED, "[b]nobody has ended it[/b] at azure"
+        return pb.TerminateInstanceResponse(job=ending)
 
     def GetJob(self, request: Any) -> Any:
         _known(request.job_id, JOB_ID)

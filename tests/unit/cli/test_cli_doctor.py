@@ -21,6 +21,13 @@ from crosslogic_cli.findings import Finding
 from crosslogic_dev.certificates import DevelopmentCa
 from crosslogic_dev.ports import free_port
 
+ENDING: Any = {
+    "kind": "terminate",
+    "instance_id": "i1",
+    "status": "running",
+    "error": "",
+    "steps": [{"start_time": "2025-11-21T12:00:00Z", "detail": "There is no provider azure any more"}],
+}
 NODE = {"id": "n1", "status": "active", "status_reason": "", "agent_version": "0.1.0"}
 
 
@@ -119,6 +126,21 @@ def test_dead_engine() -> None:
     assert "out of memory" in the_one(gateway_checks.check_nodes([NODE, node]), "engine").what
 
 
+def test_machine_that_does_not_end() -> None:
+    begun = datetime(2025, 11, 21, 12, tzinfo=UTC)
+    launching, over = {**ENDING, "kind": "launch"}, {**ENDING, "status": "failed"}
+    failing = {**launching, "error": "No agent has joined."}
+    for job, late in ((ENDING, True), (failing, True), (launching, False), (over, False)):
+        (found,) = gateway_checks.check_ends([job], now=begun + timedelta(minutes=16))
+        assert (found.verdict == "worth a look") is late
+        (found,) = gateway_checks.check_ends([job], now=begun + timedelta(minutes=14))
+        assert found.verdict == "well"
+    one = the_one(gateway_checks.check_ends([ENDING], now=begun + timedelta(hours=2)), "machines")
+    assert "i1" in one.what
+    assert "There is no provider azure any more" in one.what
+    assert "terminate i1 --abandon" in one.fix
+
+
 def test_version_skew() -> None:
     nodes = [NODE, {**NODE, "agent_version": "0.0.9"}]
     assert "0.0.9" in the_one(gateway_checks.check_versions("0.1.0", nodes), "versions").what
@@ -172,12 +194,18 @@ def test_all_of_it_against_a_gateway_that_is_half_well(tmp_path: Path) -> None:
         "/health": (200, {}),
         "/ready": (200, {"catalogue": True, "degraded": ["scheduler"]}),
         "/admin/nodes": (200, {"data": [NODE], "next_page_token": None}),
+        "/admin/instances": (
+            200,
+            {"data": [{"state": "terminating", "job_id": "j1"}, {"state": "active", "job_id": "j2"}]},
+        ),
+        "/admin/instances/j1": (200, ENDING),
         "/openapi.json": (200, {"info": {"version": "0.1.0"}}),
     }
     with served(answers) as base:
         found = examination(base, tmp_path)
     assert {each.check for each in found if each.verdict == "well"} >= {"clock", "token", "nodes", "versions", "port"}
     assert "scheduler is away" in the_one(found, "gateway").what
+    assert "i1" in the_one(found, "machines").what
     assert {each.check for each in found if each.verdict == "not checked"} == {
         "certificates",
         "redis",

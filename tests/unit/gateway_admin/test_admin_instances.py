@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestServer
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from tests.fakes.admin_neighbours import TOKEN, AdminClient, Neighbours
-from tests.fakes.admin_orchestrator import INSTANCE_ID, JOB_ID
+from tests.fakes.admin_orchestrator import CONFIGURED_ID, INSTANCE_ID, JOB_ID
 from tests.fakes.admin_stub import rpc_error
 
 LAUNCH = {"model_name": "m", "provider": "local", "region": "us-east", "use_spot": True}
@@ -65,6 +65,19 @@ async def test_machines_and_their_end(admin: AdminClient, neighbours: Neighbours
     assert neighbours.orchestrator.asked[-1].drain_timeout.nanos == 500_000_000
 
 
+async def test_a_machine_is_given_up_only_where_that_is_asked_for(admin: AdminClient, neighbours: Neighbours) -> None:
+    path = f"/admin/instances/{INSTANCE_ID}/terminate"
+    for body, abandon in ((None, False), ({}, False), ({"abandon": False}, False), ({"abandon": True}, True)):
+        async with admin.post(path, json=body) as answer:
+            assert answer.status == 202
+            job = await answer.json()
+        assert neighbours.orchestrator.asked[-1].abandon is abandon
+        assert ("nobody has ended it" in job["error"]) is abandon
+        audited = [entry for entry in neighbours.identity.asked if getattr(entry, "action", "") == "terminateInstance"]
+        assert audited[-1].object_id == INSTANCE_ID
+        assert ('"abandon":true' in audited[-1].after_json) is abandon, "the audit log does not say who gave it up"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "word"),
     [
@@ -78,6 +91,8 @@ async def test_machines_and_their_end(admin: AdminClient, neighbours: Neighbours
             for region in ("", "../../etc", "us-east,", "us-east,,x", "us east", "x" * 201)
         ),
         ("POST", f"/admin/instances/{INSTANCE_ID}/terminate", {"drain_timeout_s": -1}, 400, "drain_timeout_s"),
+        ("POST", f"/admin/instances/{INSTANCE_ID}/terminate", {"abandon": "yes"}, 400, "abandon"),
+        ("POST", f"/admin/instances/{CONFIGURED_ID}/terminate", {"abandon": True}, 409, "without `abandon`"),
     ],
 )
 async def test_bad_requests_say_what_to_change(

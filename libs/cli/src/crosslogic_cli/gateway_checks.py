@@ -1,13 +1,15 @@
 """Checks of what the gateway and the fleet say of themselves."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from crosslogic_admin.client import InstanceJob
 from crosslogic_cli.findings import Finding, broken, doubtful, well
 
 _MOST_SKEW_S = 5.0
+_LATE_END = timedelta(minutes=15)
 
 _DEGRADED = {
     "scheduler": "the scheduler is away: requests go where they last went",
@@ -79,6 +81,26 @@ def check_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[Finding]:
             broken("nodes", f"no node is active: {states}", "wait for those that warm, resume those that drain")
         )
     return found or [well("nodes", f"{len(active)} of {len(living)} nodes are active")]
+
+
+def check_ends(jobs: Sequence[InstanceJob], *, now: datetime | None = None) -> list[Finding]:
+    """Machines whose end does not come about; `jobs` are the newest of machines that end or are launched."""
+    found = []
+    for job in jobs:
+        step = job["steps"][-1]
+        since = datetime.fromisoformat(step["start_time"])
+        ending = job["kind"] == "terminate" or job["error"]
+        if job["status"] != "running" or not ending or (now or datetime.now(UTC)) - since < _LATE_END:
+            continue
+        found.append(
+            doubtful(
+                "machines",
+                f"the end of {job['instance_id']} is tried since {since:%Y-%m-%d %H:%M} UTC: {step['detail']}",
+                "see to what its provider says; where that is not configured any more, end the machine there and then "
+                f"`crosslogic instances terminate {job['instance_id']} --abandon`",
+            )
+        )
+    return found or [well("machines", "none was to end and does not")]
 
 
 def check_versions(gateway: str, nodes: Sequence[Mapping[str, Any]]) -> Finding:

@@ -17,6 +17,7 @@ from crosslogic_cli.failure import CliError
 from crosslogic_cli.findings import Finding, broken, unchecked, well
 from crosslogic_cli.output import console, show_json, text_of
 
+_MOST_JOBS = 50
 _STYLES = {"well": "green", "worth a look": "yellow", "broken": "red", "not checked": "dim"}
 
 
@@ -84,12 +85,22 @@ def _fleet(client: Client) -> list[Finding]:
         if "token" in said.lower():
             return [broken("token", said, "set CROSSLOGIC_ADMIN_TOKEN to the gateway's own (its ADMIN_TOKEN_FILE)")]
         return [broken("registry", said, "start the registry, and look at its log")]
-    found = [well("token", "the admin token is taken"), *gateway_checks.check_nodes(nodes)]
+    found = [well("token", "the admin token is taken"), *gateway_checks.check_nodes(nodes), *_ends(client)]
     try:
         version = str(client.get("/openapi.json").json()["info"]["version"])
     except (ValueError, KeyError, CliError):
         return [*found, unchecked("versions", "the gateway does not tell its version")]
     return [*found, gateway_checks.check_versions(version, nodes)]
+
+
+def _ends(client: Client) -> list[Finding]:
+    try:
+        page = client.admin.list_instances(page_size=1_000)
+        there = [each["job_id"] for each in page["data"] if each["state"] in ("launching", "terminating")]
+        # Oldest first: those that are to end for longest.
+        return gateway_checks.check_ends([client.admin.get_instance_job(job) for job in there[::-1][:_MOST_JOBS]])
+    except (CliError, AdminError, UnreachableError) as error:
+        return [unchecked("machines", error.message if isinstance(error, AdminError) else str(error))]
 
 
 def _show(found: list[Finding]) -> None:

@@ -190,12 +190,29 @@ def terminate(
     instance: str,
     drain_timeout_s: Annotated[float, typer.Option(help="seconds that its running requests have")] = 120.0,
     wait: Annotated[bool, typer.Option(help="follow it until it is gone")] = True,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="give it up: its provider is not configured, and nobody ends it there")
+    ] = False,
 ) -> None:
     """End a machine: drained, out of the pool, deleted."""
+    if abandon:
+        _abandon(context, instance)
+        return
     confirm(context, f"The machine {instance} ends for good.")
     with client_of(context) as client:
         job = client.admin.terminate_instance(instance, {"drain_timeout_s": drain_timeout_s})
     _follow(context, job, wait=wait)
+
+
+def _abandon(context: typer.Context, instance: str) -> None:
+    """Its job fails, for nobody has ended the machine; whoever asked for just that is told what to look for."""
+    confirm(context, f"The machine {instance} counts as ended, and nobody ends it at its provider: is it gone there?")
+    with client_of(context) as client:
+        job = client.admin.terminate_instance(instance, {"abandon": True})
+    if config_of(context).as_json:
+        show_json(job)
+    else:
+        console().print(Text(job["error"] or f"The machine {instance} has ended already.", style="yellow"))
 
 
 @instances.command("follow")

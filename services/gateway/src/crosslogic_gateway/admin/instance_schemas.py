@@ -52,6 +52,13 @@ class InstanceEnd(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True)
     drain_timeout_s: Annotated[
         float, Meta(ge=0, le=3600, description="Seconds that its running requests have before they go on elsewhere.")
     ] = 120.0
+    abandon: Annotated[
+        bool,
+        Meta(
+            description="Give it up where its provider is not configured any more: it counts as ended although nobody "
+            "has ended it there. Its job fails and says so. 409 where the provider is configured."
+        ),
+    ] = False
 
 
 class InstancesQuery(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

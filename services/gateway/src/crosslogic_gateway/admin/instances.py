@@ -43,7 +43,7 @@ async def terminate_instance(call: Call[schemas.InstanceEnd, None]) -> schemas.I
     """POST /admin/instances/{id}/terminate."""
     drain = Duration()
     drain.FromMilliseconds(round(call.body.drain_timeout_s * 1000))
-    request = pb.TerminateInstanceRequest(instance_id=call.path["id"], drain_timeout=drain)
+    request = pb.TerminateInstanceRequest(instance_id=call.path["id"], drain_timeout=drain, abandon=call.body.abandon)
     return _job((await call.rpc(_orchestrator(call).TerminateInstance, request)).job)
 
 

@@ -23,9 +23,9 @@ Kinds = Annotated[
     list[Annotated[str, Meta(min_length=1, max_length=50)]],
     Meta(
         max_length=50,
-        description="Which events: node_lost, launch_failed, fleet_silent, scale_held, replacement_requested, "
-        "scale_up, scale_down, budget_threshold, budget_exhausted, payment_failed, org_suspended, org_resumed, "
-        "notification_dead. Empty: all.",
+        description="Which events: node_lost, launch_failed, fleet_silent, machine_not_ended, machine_abandoned, "
+        "scale_held, replacement_requested, scale_up, scale_down, budget_threshold, budget_exhausted, payment_failed, "
+        "org_suspended, org_resumed, notification_dead. Empty: all.",
     ),
 ]
 SigningSecret = Annotated[
