@@ -145,6 +145,14 @@ trial-rolling: venv ## every process is replaced twice under 100 requests/s; 4 m
 trial-skypilot: venv ## launches through SkyPilot's API server on a fake cloud, everything killed at random (LAUNCHES=6 TRIAL_ARGS="--seed 1")
 	@$(run) tests.chaos.trial_skypilot --launches "$(or $(LAUNCHES),6)" $(TRIAL_ARGS)
 
+.PHONY: trial-fleet
+trial-fleet: venv ## two orchestrators launch, each killed and stopped past its leases in turn; 3 minutes (TRIAL_ARGS="--launches 18 --seed 5")
+	@$(run) tests.chaos.trial_fleet $(TRIAL_ARGS)
+
+.PHONY: trial-stops
+trial-stops: venv ## the registry stopped at each step of a launch, and killed in mid-promotion; 9 minutes (TRIAL_ARGS="--parts promotions")
+	@$(run) tests.chaos.trial_stops $(TRIAL_ARGS)
+
 .PHONY: storm
 storm: venv ## requests over dying processes: does everybody count the same? (REQUESTS=5000 SEED=1 STORM_ARGS="--seconds 60")
 	@$(run) tests.storm --requests "$(or $(REQUESTS),5000)" --seed "$(or $(SEED),1)" $(STORM_ARGS)

@@ -20,12 +20,14 @@ from crosslogic_dev.ports import free_port
 from crosslogic_dev.suite import Suite
 from crosslogic_orchestrator.providers.local import LocalProvider, LocalSettings
 from tests.e2e.conftest import simulated
+from tests.fakes.local_machines import agents_here
 
 LAUNCHES = int(os.environ.get("CROSSLOGIC_TEST_LAUNCHES", "6"))
 ROOM = max(4, LAUNCHES - 2)
 """Fewer than are asked for: the rest must fail, and say why."""
-KILLED = ["orchestrator", "registry", "postgres", "orchestrator"]
-"""One after the other. The provider `local` is a part of the orchestrator and dies with it."""
+SECOND = "orchestrator-2"
+KILLED = ["orchestrator", "registry", SECOND, "postgres"]
+"""One after the other. The provider `local` is a part of each orchestrator and dies with it."""
 STEPS = [
     "validated",
     "task_written",
@@ -76,22 +78,6 @@ async def wait_for(check: Callable[[], bool], *, timeout_s: float) -> None:
             await asyncio.sleep(0.2)
 
 
-def agents(suite: Suite) -> dict[str, list[int]]:
-    """Processes of agents by the machine that they are: read from the system, not from what the provider notes."""
-    found: dict[str, list[int]] = {}
-    here = f"{suite.run_dir.machines}/"
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-            environ = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        state = next((each for each in environ if each.startswith(b"CROSSLOGIC_STATE_DIR=")), b"").decode()
-        if b"crosslogic_node_agent" in command and here in state:
-            found.setdefault(state.partition(here)[2].partition("/")[0], []).append(int(folder.name))
-    return found
-
-
 async def test_steps_of_a_launch_are_seen_as_they_happen_and_the_machine_serves(suite: Suite) -> None:
     job = launch(suite)
     headers = {"X-Admin-Token": suite.admin.token}
@@ -112,7 +98,7 @@ async def test_steps_of_a_launch_are_seen_as_they_happen_and_the_machine_serves(
     end = terminate(suite, job["instance_id"])
     await wait_for(lambda: ended(suite, end["id"]), timeout_s=60)
     assert [step["step"] for step in job_of(suite, end["id"])["steps"]] == ["draining", "deleting", "terminated"]
-    assert job["instance_id"] not in agents(suite)
+    assert job["instance_id"] not in agents_here(suite)
 
 
 async def test_machine_that_nobody_knows_of_is_deleted_and_one_that_vanishes_is_lost(suite: Suite) -> None:
@@ -122,10 +108,10 @@ async def test_machine_that_nobody_knows_of_is_deleted_and_one_that_vanishes_is_
     stray = str(uuid.uuid4())
     provider = LocalProvider(LocalSettings(folder=suite.run_dir.machines, agent_environ=environ), free_port=free_port)
     await provider.launch(name=stray, task=json.dumps({"model": "m", "region": "local"}), join_token="cljt_none")
-    await wait_for(lambda: not agents(suite).get(stray), timeout_s=30)
-    assert kept["instance_id"] in agents(suite), "it deleted a machine that it knows of"
+    await wait_for(lambda: not agents_here(suite).get(stray), timeout_s=30)
+    assert kept["instance_id"] in agents_here(suite), "it deleted a machine that it knows of"
 
-    for pid in agents(suite)[kept["instance_id"]]:
+    for pid in agents_here(suite)[kept["instance_id"]]:
         os.kill(pid, signal.SIGKILL)
 
     def state() -> str:
@@ -137,12 +123,14 @@ async def test_machine_that_nobody_knows_of_is_deleted_and_one_that_vanishes_is_
 
 async def test_jobs_end_in_a_true_state_whoever_is_killed_and_no_machine_is_left_or_made_twice(suite: Suite) -> None:
     dice = random.Random(7)
+    own = {name: f"127.0.0.1:{free_port()}" for name in ("CROSSLOGIC_LISTEN", "CROSSLOGIC_METRICS_LISTEN")}
+    suite.start_beside("orchestrator", SECOND, **own)
     called_off = launch(suite)
     terminate(suite, called_off["instance_id"])
     jobs = [called_off, *(launch(suite) for _ in range(LAUNCHES - 1))]
     for number in range(4 + LAUNCHES // 10):
         await asyncio.sleep(dice.uniform(0.05, 0.6))
-        most = max((len(pids) for pids in agents(suite).values()), default=0)
+        most = max((len(pids) for pids in agents_here(suite).values()), default=0)
         assert most <= 1, "a machine was launched twice"
         await asyncio.to_thread(suite.restart, KILLED[number % len(KILLED)])
     for job in jobs:
@@ -155,8 +143,8 @@ async def test_jobs_end_in_a_true_state_whoever_is_killed_and_no_machine_is_left
     assert all("allows no more" in error for error in errors), errors
     # The one that was called off may have held its place while the last of the others asked for theirs.
     assert len(active) in (ROOM - 1, ROOM)
-    await wait_for(lambda: agents(suite).keys() == active, timeout_s=60)
-    assert {len(pids) for pids in agents(suite).values()} == {1}
+    await wait_for(lambda: agents_here(suite).keys() == active, timeout_s=60)
+    assert {len(pids) for pids in agents_here(suite).values()} == {1}
     listed = {each["id"]: each["state"] for each in suite.admin.must("GET", "/admin/instances")["data"]}
     assert listed == dict.fromkeys(active, "active")
 
@@ -164,7 +152,7 @@ async def test_jobs_end_in_a_true_state_whoever_is_killed_and_no_machine_is_left
     suite.restart("orchestrator")
     for end in ends:
         await wait_for(lambda end=end: ended(suite, end), timeout_s=60 + 3 * LAUNCHES)  # type: ignore[misc]
-    assert agents(suite) == {}
+    assert agents_here(suite) == {}
 
 
 def _environ_of(suite: Suite, name: str) -> dict[str, str]:
