@@ -127,10 +127,11 @@ class World:
             until = time.monotonic() + timeout_s
             well_since = time.monotonic()
             while time.monotonic() - well_since < STEADY_S:
-                missing = wanted - _active(client, self.suite)
+                told = _told(client, self.suite)
+                missing = wanted - {node.facts.address for node in told if _takes_requests(node)}
                 if missing or not self._engines_answer():
                     well_since = time.monotonic()
-                assert time.monotonic() < until, f"not back after {timeout_s:.0f} s: {missing or 'an engine'}"
+                assert time.monotonic() < until, f"not back after {timeout_s:.0f} s: {missing or 'an engine'}, {told}"
                 time.sleep(0.05)
 
     def _engines_answer(self) -> bool:
@@ -172,9 +173,13 @@ class World:
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
-def _active(client: Any, suite: Suite) -> set[str]:
+def _told(client: Any, suite: Suite) -> list[registry_pb2.Node]:
+    """All nodes, as the registry knows them. None while it is away."""
     try:
-        nodes = client.nodes(suite.target("registry"))
+        return list(client.nodes(suite.target("registry")))
     except grpc.RpcError:
-        return set()
-    return {node.facts.address for node in nodes if node.status == registry_pb2.NODE_STATUS_ACTIVE and node.reachable}
+        return []
+
+
+def _takes_requests(node: registry_pb2.Node) -> bool:
+    return node.status == registry_pb2.NODE_STATUS_ACTIVE and node.reachable

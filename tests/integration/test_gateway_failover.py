@@ -110,6 +110,22 @@ async def test_a_whole_answer_that_breaks_begins_anew_and_is_billed_once() -> No
         assert record.context.node_id == "node-2"
 
 
+async def test_a_whole_answer_takes_as_long_as_its_node_says_that_it_goes_on_also_after_another_was_lost() -> None:
+    timeouts = Timeouts(first_byte_s=1.0, idle_s=1.0, stall_s=5.0, slack_s=0.0, whole_s=77.0)
+    async with fleet(timeouts=timeouts, policy=FailoverPolicy(window_s=0.5)) as world:
+        asked = asyncio.create_task(_answered(world, stream=False))
+        first, second, _ = world.nodes
+        call_id, opened = await first.call()
+        assert opened.whole_timeout_ms == 77_000
+        first.fail(call_id, ErrorCode.ENGINE_UNAVAILABLE)
+        call_id, _ = await second.call()
+        for _ in range(7):
+            await asyncio.sleep(0.2)
+            second.say(call_id)
+        second.answer(call_id, 200, b"{}")
+        assert (await asked)[0] == 200
+
+
 async def test_a_stream_goes_on_where_it_broke_and_what_the_first_node_says_later_is_not_heard() -> None:
     async with fleet(timeouts=SHORT) as world:
         first, second, _ = world.nodes
@@ -332,7 +348,7 @@ def test_traffic_of_long_ago_allows_no_retry_though_none_was_asked_for_since() -
 
 async def test_time_that_a_client_may_wait_is_over_and_no_further_node_is_asked() -> None:
     async with fleet(policy=FailoverPolicy(window_s=0.1)) as world:
-        asked = asyncio.create_task(_answered(world, stream=False))
+        asked = asyncio.create_task(_answered(world, stream=True))
         first, second, _ = world.nodes
         call_id, _ = await first.call()
         first.fail(call_id, ErrorCode.ENGINE_UNAVAILABLE)

@@ -106,6 +106,7 @@ def test_the_shape_of_a_batch_is_known_for_its_running_counts(prompt: Any, n: An
         {"request_id": "a b"},
         {"first_byte_timeout_ms": 0},
         {"idle_timeout_ms": 600_001},
+        {"whole_timeout_ms": 600_001},
     ],
 )
 def test_an_open_outside_the_contract_is_refused(fields: dict[str, Any]) -> None:

@@ -87,6 +87,7 @@ class Attempts:
         self._hinter = Hinter()
         self._first_byte_timeout_ms = round(timeouts.first_byte_s * 1000)
         self._idle_timeout_ms = round(timeouts.idle_s * 1000)
+        self._whole_timeout_ms = round(timeouts.whole_s * 1000)
         self._policy = policy or FailoverPolicy()
         self._cold_starts = cold_starts
         self._loop = asyncio.get_running_loop()
@@ -250,6 +251,7 @@ class Attempts:
             sealed_context=self._sealer.seal(context, aad=route.node_id.encode()),
             first_byte_timeout_ms=self._first_byte_timeout_ms,
             idle_timeout_ms=self._idle_timeout_ms,
+            whole_timeout_ms=0 if body.stream else self._whole_timeout_ms,
             # A node learns no tenant's name but that of its own organisation.
             org_id=job.principal.org_id if route.org_id else "",
             resume=None if run.relayed is None else run.relayed.resume(job.model.context_length),
@@ -297,7 +299,8 @@ class Attempts:
         """Returns once the engine has answered. Raises FailedAttempt with what it or its node said instead."""
         answer = attempt.answer
         try:
-            if len(run.tried) == 1:
+            if len(run.tried) == 1 or not run.job.body.stream:
+                # The head of a whole answer comes with its end: that the node says it goes on is enough.
                 await answer.head
             else:
                 async with asyncio.timeout_at(run.deadline):

@@ -31,6 +31,8 @@ class Timeouts:
     """While the client takes nothing."""
     slack_s: float = 1.0
     """What a node that keeps the same limits may be late by."""
+    whole_s: float = 600.0
+    """Until an answer that the engine sends whole; meanwhile its node says that it goes on."""
 
 
 class NodeLink:

@@ -187,6 +187,12 @@ class GatewaySettings(Settings):
         parse=number(0.1, 600),
         doc="seconds until an engine's first byte",
     )
+    whole_timeout_s: float = setting(
+        "CROSSLOGIC_WHOLE_TIMEOUT_S",
+        default="600",
+        parse=number(0.1, 600),
+        doc="seconds until an answer that an engine sends whole, as it does with tools and log probabilities",
+    )
     idle_timeout_s: float = setting(
         "CROSSLOGIC_IDLE_TIMEOUT_S", default="60", parse=number(0.1, 600), doc="seconds between bytes of a stream"
     )

@@ -92,7 +92,12 @@ async def serve(settings: GatewaySettings, metrics_listen: str, stop: asyncio.Ev
             clock=clock,
         )
         await stack.enter_async_context(picker.running())
-        timeouts = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.stall_timeout_s)
+        timeouts = Timeouts(
+            settings.first_byte_timeout_s,
+            settings.idle_timeout_s,
+            settings.stall_timeout_s,
+            whole_s=settings.whole_timeout_s,
+        )
         relays = await stack.enter_async_context(
             running_relays(
                 settings,

@@ -119,6 +119,10 @@ def check_open(request: pb.RelayOpen) -> None:
     ):
         if not 1 <= value <= MAX_TIMEOUT_MS:
             raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` must be 1 to {MAX_TIMEOUT_MS}.", param=name)
+    if request.whole_timeout_ms > MAX_TIMEOUT_MS:
+        raise CodedError(
+            ErrorCode.INVALID_ARGUMENT, f"`whole_timeout_ms` must be 0 to {MAX_TIMEOUT_MS}.", param="whole_timeout_ms"
+        )
 
 
 def build_request(request: pb.RelayOpen, *, engine_model: str, templates: Templates | None = None) -> EngineRequest:

@@ -15,7 +15,7 @@ from crosslogic_node_agent.call_trace import CallTrace
 from crosslogic_node_agent.dialect import Dialect
 from crosslogic_node_agent.domain import Ending, TokenCount
 from crosslogic_node_agent.engine_connection import EngineConnection, EnginePool
-from crosslogic_node_agent.engine_request import EngineRequest
+from crosslogic_node_agent.engine_request import COUNTED_APIS, EngineRequest
 from crosslogic_node_agent.events import EventError, Piece
 
 START_CREDIT_BYTES = 262_144
@@ -54,10 +54,10 @@ class RelayCall:
         self.call_id = call_id
         self.sealed_context = request.sealed_context
         self.output = CallOutput(call_id)
-        self._first_byte_s = request.first_byte_timeout_ms / 1000
+        self._first_byte_s = _first_byte_ms(request, engine_request) / 1000
         self._idle_s = request.idle_timeout_ms / 1000
         # A gateway that hears nothing for the first byte's time gives the node up.
-        self._progress_s = min(PROGRESS_S, self._first_byte_s / 2)
+        self._progress_s = min(PROGRESS_S, request.first_byte_timeout_ms / 2000)
         self._request: EngineRequest | None = engine_request
         self._dialect = dialect
         self._reader: AnswerReader = dialect.reader(request, engine_request)
@@ -123,8 +123,8 @@ class RelayCall:
 
     def check_time(self, now: float) -> None:
         """Ends the call when the engine has been silent for too long; says that it goes on when it is not."""
-        if self._whole and now - self._told_at > self._progress_s and self._state is _State.ANSWERING:
-            # The engine's bytes stay here until the answer is whole; without a word the gateway would give it up.
+        if self._whole and now - self._told_at > self._progress_s and self._state in (_State.WAITING, _State.ANSWERING):
+            # The answer stays here until it is whole; without a word the gateway would give it up.
             self._told_at = now
             self._on_ready(self)
         if self._state in (_State.CONNECTING, _State.WAITING):
@@ -298,3 +298,10 @@ class RelayCall:
         self._on_ended(self, count, ending)
         self.output.close(count, ending, error)
         self._on_ready(self)
+
+
+def _first_byte_ms(request: pb.RelayOpen, engine_request: EngineRequest) -> int:
+    streamed = request.stream or engine_request.template is not None
+    if streamed or request.api not in COUNTED_APIS:
+        return request.first_byte_timeout_ms
+    return request.whole_timeout_ms or request.first_byte_timeout_ms

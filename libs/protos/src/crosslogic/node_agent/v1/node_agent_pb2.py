@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from crosslogic.common.v1 import common_pb2 as crosslogic_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)crosslogic/node_agent/v1/node_agent.proto\x12\x18\x63rosslogic.node_agent.v1\x1a!crosslogic/common/v1/common.proto\"K\n\x0cRelayRequest\x12;\n\x06\x66rames\x18\x01 \x03(\x0b\x32+.crosslogic.node_agent.v1.RelayRequestFrame\"M\n\rTunnelRequest\x12<\n\x06\x66rames\x18\x01 \x03(\x0b\x32,.crosslogic.node_agent.v1.RelayResponseFrame\"M\n\x0eTunnelResponse\x12;\n\x06\x66rames\x18\x01 \x03(\x0b\x32+.crosslogic.node_agent.v1.RelayRequestFrame\"\xa0\x01\n\x11RelayRequestFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x33\n\x04open\x18\x02 \x01(\x0b\x32#.crosslogic.node_agent.v1.RelayOpenH\x00\x12\x10\n\x06\x63\x61ncel\x18\x03 \x01(\x08H\x00\x12\x16\n\x0c\x63redit_bytes\x18\x04 \x01(\rH\x00\x12\x13\n\tsupersede\x18\x05 \x01(\x08H\x00\x42\x06\n\x04kind\"\x9d\x03\n\tRelayOpen\x12\x30\n\x03\x61pi\x18\x01 \x01(\x0e\x32#.crosslogic.node_agent.v1.EngineApi\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06stream\x18\x04 \x01(\x08\x12\x15\n\rinclude_usage\x18\x05 \x01(\x08\x12\x18\n\x10\x63ontinuous_usage\x18\x06 \x01(\x08\x12\x18\n\x10return_token_ids\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x16\n\x0esealed_context\x18\n \x01(\x0c\x12\x1d\n\x15\x66irst_byte_timeout_ms\x18\x0b \x01(\r\x12\x17\n\x0fidle_timeout_ms\x18\x0c \x01(\r\x12\x0e\n\x06org_id\x18\r \x01(\t\x12\x35\n\x06resume\x18\x0e \x01(\x0b\x32%.crosslogic.node_agent.v1.RelayResume\x12\x12\n\nmax_tokens\x18\x0f \x01(\r\x12\x13\n\x0btraceparent\x18\x10 \x01(\t\"\x96\x01\n\x0bRelayResume\x12\x16\n\x0estream_opening\x18\x01 \x01(\x0c\x12\x12\n\nprompt_ids\x18\x02 \x01(\x0c\x12\x11\n\ttoken_ids\x18\x03 \x01(\x0c\x12\x18\n\x10unsettled_tokens\x18\x04 \x01(\r\x12\x16\n\x0eunsettled_text\x18\x05 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\"M\n\rRelayResponse\x12<\n\x06\x66rames\x18\x01 \x03(\x0b\x32,.crosslogic.node_agent.v1.RelayResponseFrame\"\x9f\x02\n\x12RelayResponseFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x31\n\x04head\x18\x02 \x01(\x0b\x32#.crosslogic.node_agent.v1.RelayHead\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\x12\x15\n\ttoken_ids\x18\x05 \x03(\rB\x02\x18\x01\x12/\n\x03\x65nd\x18\x06 \x01(\x0b\x32\".crosslogic.node_agent.v1.RelayEnd\x12\x0b\n\x03ids\x18\x07 \x01(\x0c\x12\x18\n\x10unsettled_tokens\x18\x08 \x01(\r\x12\x16\n\x0eunsettled_text\x18\t \x01(\t\x12\x15\n\rcannot_resume\x18\n \x01(\x08\"{\n\tRelayHead\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12\x1c\n\x10prompt_token_ids\x18\x03 \x03(\rB\x02\x18\x01\x12\x12\n\nprompt_ids\x18\x04 \x01(\x0c\x12\x16\n\x0estream_opening\x18\x05 \x01(\x0c\"\x9b\x01\n\x08RelayEnd\x12.\n\x07outcome\x18\x01 \x01(\x0e\x32\x1d.crosslogic.common.v1.Outcome\x12/\n\x05usage\x18\x02 \x01(\x0b\x32 .crosslogic.common.v1.TokenUsage\x12.\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1f.crosslogic.common.v1.CallError\"A\n\x0cInferRequest\x12\x31\n\x04open\x18\x01 \x01(\x0b\x32#.crosslogic.node_agent.v1.RelayOpen\"\x81\x01\n\rInferResponse\x12\x31\n\x04head\x18\x01 \x01(\x0b\x32#.crosslogic.node_agent.v1.RelayHead\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12/\n\x03\x65nd\x18\x03 \x01(\x0b\x32\".crosslogic.node_agent.v1.RelayEnd*\xb2\x01\n\tEngineApi\x12\x1a\n\x16\x45NGINE_API_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45NGINE_API_CHAT_COMPLETIONS\x10\x01\x12\x1a\n\x16\x45NGINE_API_COMPLETIONS\x10\x02\x12\x19\n\x15\x45NGINE_API_EMBEDDINGS\x10\x03\x12\x18\n\x14\x45NGINE_API_RESPONSES\x10\x04\x12\x17\n\x13\x45NGINE_API_MESSAGES\x10\x05\x32\xca\x01\n\x10NodeAgentService\x12\\\n\x05Relay\x12&.crosslogic.node_agent.v1.RelayRequest\x1a\'.crosslogic.node_agent.v1.RelayResponse(\x01\x30\x01\x12X\n\x05Infer\x12&.crosslogic.node_agent.v1.InferRequest\x1a\'.crosslogic.node_agent.v1.InferResponse2p\n\rTunnelService\x12_\n\x06Tunnel\x12\'.crosslogic.node_agent.v1.TunnelRequest\x1a(.crosslogic.node_agent.v1.TunnelResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)crosslogic/node_agent/v1/node_agent.proto\x12\x18\x63rosslogic.node_agent.v1\x1a!crosslogic/common/v1/common.proto\"K\n\x0cRelayRequest\x12;\n\x06\x66rames\x18\x01 \x03(\x0b\x32+.crosslogic.node_agent.v1.RelayRequestFrame\"M\n\rTunnelRequest\x12<\n\x06\x66rames\x18\x01 \x03(\x0b\x32,.crosslogic.node_agent.v1.RelayResponseFrame\"M\n\x0eTunnelResponse\x12;\n\x06\x66rames\x18\x01 \x03(\x0b\x32+.crosslogic.node_agent.v1.RelayRequestFrame\"\xa0\x01\n\x11RelayRequestFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x33\n\x04open\x18\x02 \x01(\x0b\x32#.crosslogic.node_agent.v1.RelayOpenH\x00\x12\x10\n\x06\x63\x61ncel\x18\x03 \x01(\x08H\x00\x12\x16\n\x0c\x63redit_bytes\x18\x04 \x01(\rH\x00\x12\x13\n\tsupersede\x18\x05 \x01(\x08H\x00\x42\x06\n\x04kind\"\xb7\x03\n\tRelayOpen\x12\x30\n\x03\x61pi\x18\x01 \x01(\x0e\x32#.crosslogic.node_agent.v1.EngineApi\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06stream\x18\x04 \x01(\x08\x12\x15\n\rinclude_usage\x18\x05 \x01(\x08\x12\x18\n\x10\x63ontinuous_usage\x18\x06 \x01(\x08\x12\x18\n\x10return_token_ids\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x16\n\x0esealed_context\x18\n \x01(\x0c\x12\x1d\n\x15\x66irst_byte_timeout_ms\x18\x0b \x01(\r\x12\x17\n\x0fidle_timeout_ms\x18\x0c \x01(\r\x12\x0e\n\x06org_id\x18\r \x01(\t\x12\x35\n\x06resume\x18\x0e \x01(\x0b\x32%.crosslogic.node_agent.v1.RelayResume\x12\x12\n\nmax_tokens\x18\x0f \x01(\r\x12\x13\n\x0btraceparent\x18\x10 \x01(\t\x12\x18\n\x10whole_timeout_ms\x18\x11 \x01(\r\"\x96\x01\n\x0bRelayResume\x12\x16\n\x0estream_opening\x18\x01 \x01(\x0c\x12\x12\n\nprompt_ids\x18\x02 \x01(\x0c\x12\x11\n\ttoken_ids\x18\x03 \x01(\x0c\x12\x18\n\x10unsettled_tokens\x18\x04 \x01(\r\x12\x16\n\x0eunsettled_text\x18\x05 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\"M\n\rRelayResponse\x12<\n\x06\x66rames\x18\x01 \x03(\x0b\x32,.crosslogic.node_agent.v1.RelayResponseFrame\"\x9f\x02\n\x12RelayResponseFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x31\n\x04head\x18\x02 \x01(\x0b\x32#.crosslogic.node_agent.v1.RelayHead\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\x12\x15\n\ttoken_ids\x18\x05 \x03(\rB\x02\x18\x01\x12/\n\x03\x65nd\x18\x06 \x01(\x0b\x32\".crosslogic.node_agent.v1.RelayEnd\x12\x0b\n\x03ids\x18\x07 \x01(\x0c\x12\x18\n\x10unsettled_tokens\x18\x08 \x01(\r\x12\x16\n\x0eunsettled_text\x18\t \x01(\t\x12\x15\n\rcannot_resume\x18\n \x01(\x08\"{\n\tRelayHead\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12\x1c\n\x10prompt_token_ids\x18\x03 \x03(\rB\x02\x18\x01\x12\x12\n\nprompt_ids\x18\x04 \x01(\x0c\x12\x16\n\x0estream_opening\x18\x05 \x01(\x0c\"\x9b\x01\n\x08RelayEnd\x12.\n\x07outcome\x18\x01 \x01(\x0e\x32\x1d.crosslogic.common.v1.Outcome\x12/\n\x05usage\x18\x02 \x01(\x0b\x32 .crosslogic.common.v1.TokenUsage\x12.\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1f.crosslogic.common.v1.CallError\"A\n\x0cInferRequest\x12\x31\n\x04open\x18\x01 \x01(\x0b\x32#.crosslogic.node_agent.v1.RelayOpen\"\x81\x01\n\rInferResponse\x12\x31\n\x04head\x18\x01 \x01(\x0b\x32#.crosslogic.node_agent.v1.RelayHead\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12/\n\x03\x65nd\x18\x03 \x01(\x0b\x32\".crosslogic.node_agent.v1.RelayEnd*\xb2\x01\n\tEngineApi\x12\x1a\n\x16\x45NGINE_API_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45NGINE_API_CHAT_COMPLETIONS\x10\x01\x12\x1a\n\x16\x45NGINE_API_COMPLETIONS\x10\x02\x12\x19\n\x15\x45NGINE_API_EMBEDDINGS\x10\x03\x12\x18\n\x14\x45NGINE_API_RESPONSES\x10\x04\x12\x17\n\x13\x45NGINE_API_MESSAGES\x10\x05\x32\xca\x01\n\x10NodeAgentService\x12\\\n\x05Relay\x12&.crosslogic.node_agent.v1.RelayRequest\x1a\'.crosslogic.node_agent.v1.RelayResponse(\x01\x30\x01\x12X\n\x05Infer\x12&.crosslogic.node_agent.v1.InferRequest\x1a\'.crosslogic.node_agent.v1.InferResponse2p\n\rTunnelService\x12_\n\x06Tunnel\x12\'.crosslogic.node_agent.v1.TunnelRequest\x1a(.crosslogic.node_agent.v1.TunnelResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELAYRESPONSEFRAME'].fields_by_name['token_ids']._serialized_options = b'\030\001'
   _globals['_RELAYHEAD'].fields_by_name['prompt_token_ids']._loaded_options = None
   _globals['_RELAYHEAD'].fields_by_name['prompt_token_ids']._serialized_options = b'\030\001'
-  _globals['_ENGINEAPI']._serialized_start=1925
-  _globals['_ENGINEAPI']._serialized_end=2103
+  _globals['_ENGINEAPI']._serialized_start=1951
+  _globals['_ENGINEAPI']._serialized_end=2129
   _globals['_RELAYREQUEST']._serialized_start=106
   _globals['_RELAYREQUEST']._serialized_end=181
   _globals['_TUNNELREQUEST']._serialized_start=183
@@ -47,23 +47,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELAYREQUESTFRAME']._serialized_start=342
   _globals['_RELAYREQUESTFRAME']._serialized_end=502
   _globals['_RELAYOPEN']._serialized_start=505
-  _globals['_RELAYOPEN']._serialized_end=918
-  _globals['_RELAYRESUME']._serialized_start=921
-  _globals['_RELAYRESUME']._serialized_end=1071
-  _globals['_RELAYRESPONSE']._serialized_start=1073
-  _globals['_RELAYRESPONSE']._serialized_end=1150
-  _globals['_RELAYRESPONSEFRAME']._serialized_start=1153
-  _globals['_RELAYRESPONSEFRAME']._serialized_end=1440
-  _globals['_RELAYHEAD']._serialized_start=1442
-  _globals['_RELAYHEAD']._serialized_end=1565
-  _globals['_RELAYEND']._serialized_start=1568
-  _globals['_RELAYEND']._serialized_end=1723
-  _globals['_INFERREQUEST']._serialized_start=1725
-  _globals['_INFERREQUEST']._serialized_end=1790
-  _globals['_INFERRESPONSE']._serialized_start=1793
-  _globals['_INFERRESPONSE']._serialized_end=1922
-  _globals['_NODEAGENTSERVICE']._serialized_start=2106
-  _globals['_NODEAGENTSERVICE']._serialized_end=2308
-  _globals['_TUNNELSERVICE']._serialized_start=2310
-  _globals['_TUNNELSERVICE']._serialized_end=2422
+  _globals['_RELAYOPEN']._serialized_end=944
+  _globals['_RELAYRESUME']._serialized_start=947
+  _globals['_RELAYRESUME']._serialized_end=1097
+  _globals['_RELAYRESPONSE']._serialized_start=1099
+  _globals['_RELAYRESPONSE']._serialized_end=1176
+  _globals['_RELAYRESPONSEFRAME']._serialized_start=1179
+  _globals['_RELAYRESPONSEFRAME']._serialized_end=1466
+  _globals['_RELAYHEAD']._serialized_start=1468
+  _globals['_RELAYHEAD']._serialized_end=1591
+  _globals['_RELAYEND']._serialized_start=1594
+  _globals['_RELAYEND']._serialized_end=1749
+  _globals['_INFERREQUEST']._serialized_start=1751
+  _globals['_INFERREQUEST']._serialized_end=1816
+  _globals['_INFERRESPONSE']._serialized_start=1819
+  _globals['_INFERRESPONSE']._serialized_end=1948
+  _globals['_NODEAGENTSERVICE']._serialized_start=2132
+  _globals['_NODEAGENTSERVICE']._serialized_end=2334
+  _globals['_TUNNELSERVICE']._serialized_start=2336
+  _globals['_TUNNELSERVICE']._serialized_end=2448
 # @@protoc_insertion_point(module_scope)

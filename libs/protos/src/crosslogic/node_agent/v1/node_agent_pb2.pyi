@@ -199,6 +199,7 @@ class RelayOpen(_message.Message):
     RESUME_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    WHOLE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     api: Global___EngineApi.ValueType
     """Which API of the engine."""
     body: _builtins.bytes
@@ -235,6 +236,11 @@ class RelayOpen(_message.Message):
     """The span that this call belongs to, as W3C Trace Context writes it: 55 bytes, `00-`, trace id, `-`, span id, `-01`. The
     engine is told its own. Empty: the request is not traced. What is not of this form is ignored.
     """
+    whole_timeout_ms: _builtins.int
+    """In place of `first_byte_timeout_ms` for a generated answer that the engine itself sends whole, and so says nothing before
+    its end: without `stream`, where the agent does not put the answer together from a stream (tools, log probabilities,
+    several choices, short answers). 1 to 600,000. 0: `first_byte_timeout_ms` counts.
+    """
     @_builtins.property
     def resume(self) -> Global___RelayResume:
         """The beginning of this stream, sent by a node that is lost: go on from there. Only with `stream`."""
@@ -258,10 +264,11 @@ class RelayOpen(_message.Message):
         resume: Global___RelayResume | None = ...,
         max_tokens: _builtins.int = ...,
         traceparent: _builtins.str = ...,
+        whole_timeout_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resume", b"resume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "body", b"body", "cache_salt", b"cache_salt", "continuous_usage", b"continuous_usage", "first_byte_timeout_ms", b"first_byte_timeout_ms", "idle_timeout_ms", b"idle_timeout_ms", "include_usage", b"include_usage", "max_tokens", b"max_tokens", "model", b"model", "org_id", b"org_id", "request_id", b"request_id", "resume", b"resume", "return_token_ids", b"return_token_ids", "sealed_context", b"sealed_context", "stream", b"stream", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "body", b"body", "cache_salt", b"cache_salt", "continuous_usage", b"continuous_usage", "first_byte_timeout_ms", b"first_byte_timeout_ms", "idle_timeout_ms", b"idle_timeout_ms", "include_usage", b"include_usage", "max_tokens", b"max_tokens", "model", b"model", "org_id", b"org_id", "request_id", b"request_id", "resume", b"resume", "return_token_ids", b"return_token_ids", "sealed_context", b"sealed_context", "stream", b"stream", "traceparent", b"traceparent", "whole_timeout_ms", b"whole_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
