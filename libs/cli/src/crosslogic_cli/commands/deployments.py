@@ -24,7 +24,9 @@ _DEPLOYMENT = (
     ("min", "wishes.min_nodes"),
     ("max", "wishes.max_nodes"),
     ("wanted", "decision.desired"),
-    ("there", "decision.kept"),
+    # Of the last decision that changed anything, not of now: that is what `plan` asks for.
+    ("were there", "decision.kept"),
+    ("decided", "decision.time"),
     ("spot share", "wishes.spot_share"),
     ("$/h at most", "wishes.max_usd_per_hour"),
 )
