@@ -1,4 +1,7 @@
-"""Whole suites as real processes. A simulated one a module, a real vLLM once a session."""
+"""Whole suites as real processes: a simulated one and one with real vLLM a session.
+
+A module that needs other settings, or leaves a suite otherwise than it found it, has a `suite` of its own.
+"""
 
 import json
 import os
@@ -32,10 +35,15 @@ def simulated(*, nodes: int = 1, step_ms: int = 10, settings: dict[str, dict[str
     )
 
 
-@pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
+@pytest.fixture(scope="session")
+def simulation() -> Iterator[Suite]:
     with simulated() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def suite(simulation: Suite) -> Suite:
+    return simulation
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +70,4 @@ def vllm(weights: Place) -> Iterator[Suite]:
     machine = {"CROSSLOGIC_WEIGHTS_SOURCE": "store", "CROSSLOGIC_ENGINE_COMMAND": json.dumps(command)}
     settings = {"registry": environ_of(weights), "machine": machine}
     with Suite(engine="vllm", nodes=2, root=ROOT, settings=settings) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def simulation() -> Iterator[Suite]:
-    """A simulated suite under a name of its own, for modules whose `suite` is sometimes another."""
-    with simulated() as running:
         yield running
