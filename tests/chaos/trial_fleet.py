@@ -206,7 +206,7 @@ async def heard(told: Receiver, outcome: Outcome) -> None:
     """Counts what operators were told of. Messages come a moment after their events."""
     until = time.monotonic() + END_WITHIN_S
     while True:
-        messages = {each.headers["webhook-id"]: json.loads(each.body)["count"] for each in told.got}
+        messages = {each.headers["webhook-id"]: json.loads(each.body)["data"]["count"] for each in told.got}
         outcome.told, outcome.told_again = sum(messages.values()), len(told.got) - len(messages)
         if outcome.told >= outcome.events or time.monotonic() > until:
             return
