@@ -146,10 +146,12 @@ class LocalProvider:
         try:
             async with asyncio.timeout(_START_S):
                 # One that ends well found another that is about to become the agent, or that the machine was ended.
-                while not (folder / "pid").exists() and not status:
+                while self._pid(folder) != child and not status:
                     if self._ended(folder.name):
                         return
                     status = _exit_status(child) if status is None else status
+                    if status is not None and (folder / "pid").exists():
+                        break
                     await asyncio.sleep(0.02)
         except TimeoutError:
             pass
