@@ -11,10 +11,19 @@ from crosslogic.common.v1 import common_pb2 as common_pb
 from crosslogic_common.errors import ErrorCode
 from crosslogic_gateway.admission.held_ticket import HeldTicket
 from crosslogic_gateway.admission.refusals import RefusedError, overloaded
-from crosslogic_gateway.domain import HardBudget, Limits
+from crosslogic_gateway.admission.wiring import RunningAdmission
+from crosslogic_gateway.domain import HardBudget, Limits, Principal
 from tests.fakes.admission_script import principal
 from tests.fakes.admission_world import FakeLedger, admit, workers
 from tests.fakes.gateway_fleet import Fleet, fleet
+
+
+async def early(worker: RunningAdmission, who: Principal, request_id: str, *, max_tokens: int = 20) -> HeldTicket:
+    """A ticket that is asked for while nobody else asks Redis."""
+    async with asyncio.timeout(30):
+        while not worker.pipe.idle:
+            await asyncio.sleep(0.001)
+    return await admit(worker, who, request_id, max_tokens=max_tokens, early=True)
 
 
 def _goes_early(ticket: HeldTicket) -> bool:
@@ -24,27 +33,28 @@ def _goes_early(ticket: HeldTicket) -> bool:
 async def test_a_request_goes_on_early_where_most_of_every_limit_is_free(redis_url: str) -> None:
     who = principal(key=Limits(requests_per_minute=10), org=Limits(tokens_per_minute=10_000, concurrency=9))
     async with workers(redis_url, 1) as (worker,):
-        assert not _goes_early(await admit(worker, who, "unknown", early=True)), "nothing is known of it yet"
-        ticket = await admit(worker, who, "known", early=True)
+        assert not _goes_early(await early(worker, who, "unknown")), "nothing is known of it yet"
+        ticket = await early(worker, who, "known")
         assert _goes_early(ticket)
         await worker.admission.decide(ticket)
         assert not _goes_early(ticket)
         assert "x-ratelimit-remaining-requests: 8" in ticket.headers
-        large = await admit(worker, who, "large", max_tokens=6_000, early=True)
+        large = await early(worker, who, "large", max_tokens=6_000)
         assert large.undecided is None, "it would take more than half of the tokens"
         for number in range(2):
-            await worker.admission.decide(await admit(worker, who, f"s{number}", early=True))
-        assert not _goes_early(await admit(worker, who, "sixth", early=True)), "half of the requests are used"
+            await worker.admission.decide(await early(worker, who, f"s{number}"))
+        assert not _goes_early(await early(worker, who, "sixth")), "half of the requests are used"
 
 
 async def test_one_goes_on_early_at_a_time_so_that_a_burst_is_never_wrong_twice(redis_url: str) -> None:
     who = principal(key=Limits(requests_per_minute=1_000))
     async with workers(redis_url, 1) as (worker,):
         await admit(worker, who, "first")
-        tickets = await asyncio.gather(*(admit(worker, who, f"r{number}", early=True) for number in range(5)))
-        assert [_goes_early(ticket) for ticket in tickets] == [True, False, False, False, False]
-        await worker.admission.decide(tickets[0])
-        assert "remaining-requests: 994" in tickets[0].headers
+        ahead = await early(worker, who, "ahead")
+        others = await asyncio.gather(*(admit(worker, who, f"r{number}", early=True) for number in range(5)))
+        assert (_goes_early(ahead), [_goes_early(ticket) for ticket in others]) == (True, [False] * 5)
+        await worker.admission.decide(ahead)
+        assert "remaining-requests: 998" in ahead.headers
 
 
 async def test_a_refusal_that_was_not_foreseen_holds_nothing_and_is_the_last_of_its_kind(
@@ -54,7 +64,7 @@ async def test_a_refusal_that_was_not_foreseen_holds_nothing_and_is_the_last_of_
     async with workers(redis_url, 2) as (one, other):
         (await admit(one, who, "first")).release()
         theirs = [await admit(other, who, f"theirs {number}") for number in range(4)]
-        mine = await admit(one, who, "mine", early=True)
+        mine = await early(one, who, "mine")
         assert _goes_early(mine), "what the other worker let in is not known here"
         with pytest.raises(RefusedError, match="4 under way"):
             await one.admission.decide(mine)
@@ -64,8 +74,8 @@ async def test_a_refusal_that_was_not_foreseen_holds_nothing_and_is_the_last_of_
         for ticket in theirs:
             ticket.release()
         await other.pipe.flushed(5)
-        assert not _goes_early(await admit(one, who, "room again", early=True))
-        later = await admit(one, who, "later", early=True)
+        assert not _goes_early(await early(one, who, "room again"))
+        later = await early(one, who, "later")
         assert _goes_early(later)
         later.release()
 
@@ -75,13 +85,13 @@ async def test_what_ends_before_redis_answered_gives_back_what_redis_let_in(redi
     async with workers(redis_url, 1) as (worker,):
         first = await admit(worker, who, "first")
         for name in ("left at once", "left later"):
-            early = await admit(worker, who, name, early=True)
-            assert _goes_early(early)
+            left = await early(worker, who, name)
+            assert _goes_early(left)
             if name == "left later":
                 await worker.pipe.flushed(5)
-            early.release()
+            left.release()
             await worker.pipe.flushed(5)
-        deciding = await admit(worker, who, "client left", early=True)
+        deciding = await early(worker, who, "client left")
         task = asyncio.create_task(worker.admission.decide(deciding))
         await asyncio.sleep(0)
         task.cancel()
@@ -102,9 +112,9 @@ async def test_a_budget_that_is_half_spent_lets_nobody_go_on_early(redis_url: st
     async with workers(redis_url, 1, ledger=ledger) as (worker,):
         who = principal(budgets=(budget,))
         await admit(worker, who, "first", max_tokens=100)
-        assert _goes_early(await admit(worker, who, "cheap", max_tokens=100, early=True))
+        assert _goes_early(await early(worker, who, "cheap", max_tokens=100))
         await worker.pipe.flushed(5)
-        assert not _goes_early(await admit(worker, who, "dear", max_tokens=2_000, early=True))
+        assert not _goes_early(await early(worker, who, "dear", max_tokens=2_000))
 
 
 async def _refuse() -> None:

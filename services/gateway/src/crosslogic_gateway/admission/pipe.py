@@ -41,6 +41,8 @@ PROBE_S = 0.2
 CONNECT_TIMEOUT_S = 0.25
 TOLD_S = 0.002
 """How long settlements wait for a request to go along with."""
+QUIET_S = 0.003
+"""Where requests follow each other more closely, they share messages: one that goes ahead would cost one of its own."""
 MAX_UNSENT = 100_000
 """Settlements kept while Redis is away; beyond it the oldest are left to leases and windows."""
 MAX_OPERATIONS = 512
@@ -127,6 +129,7 @@ class ScriptPipe:
         self._in_flight = 0
         self._flush_due = False
         self._asked = False
+        self._asked_at = 0.0
         self._told: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._down = asyncio.Event()
@@ -149,8 +152,13 @@ class ScriptPipe:
 
     @property
     def idle(self) -> bool:
-        """Whether Redis is there and nobody waits for an answer of its."""
-        return self._link is not None and not self._in_flight and not self._asked
+        """Whether Redis is there, nobody waits for an answer of its, and nobody did in the last milliseconds."""
+        return (
+            self._link is not None
+            and not self._in_flight
+            and not self._asked
+            and self._loop.time() - self._asked_at >= QUIET_S
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -227,6 +235,8 @@ class ScriptPipe:
             self._told = self._loop.call_later(TOLD_S, self._flush)
 
     def _flush(self) -> None:
+        if self._asked:
+            self._asked_at = self._loop.time()
         self._flush_due = self._asked = False
         if self._told is not None:
             self._told.cancel()
