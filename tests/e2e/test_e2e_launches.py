@@ -26,8 +26,11 @@ LAUNCHES = int(os.environ.get("CROSSLOGIC_TEST_LAUNCHES", "6"))
 ROOM = max(4, LAUNCHES - 2)
 """Fewer than are asked for: the rest must fail, and say why."""
 SECOND = "orchestrator-2"
-KILLED = ["orchestrator", "registry", SECOND, "postgres"]
-"""One after the other. The provider `local` is a part of each orchestrator and dies with it."""
+KILLED = ["registry", SECOND, "postgres", "orchestrator"]
+"""One after the other; what answers for jobs comes last, and is waited for.
+
+The provider `local` is a part of each orchestrator and dies with it.
+"""
 STEPS = [
     "validated",
     "task_written",
