@@ -66,7 +66,6 @@ class World:
         return DeadNodes(
             store=self.store,
             fleet=self.fleet,  # type: ignore[arg-type]  # nothing else is asked
-            providers=("aws", "local"),
             clock=self.clock,
             ids=self.ids,
             metrics=OrchestratorMetrics(self.metrics),
@@ -149,6 +148,16 @@ async def test_a_machine_whose_node_died_is_ended_once_after_its_time_and_operat
     here = Machine(dead, "running")
     assert decide(job, here, world.fleet.node(dead), now=world.clock.now(), limits=Limits()) == Reach(Step.DELETING)
     assert await world.store.claim(lease_s=30) is None
+
+
+async def test_a_dead_node_of_a_provider_that_is_not_configured_any_more_is_not_kept_for_ever(world: World) -> None:
+    dead, *_ = await world.machines(3)
+    async with transaction(world.pool) as connection:
+        await connection.execute("UPDATE instances SET provider = 'removed' WHERE id = %s", (dead,))
+    world.fleet.say("dead", dead)
+    await world.look()
+    await world.wait(DEAD_S + 1)
+    assert (await world.states())[dead] == "terminating", "its end does not come about, and somebody is told of that"
 
 
 async def test_a_node_that_speaks_again_keeps_its_machine(world: World) -> None:

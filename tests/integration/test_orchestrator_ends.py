@@ -6,21 +6,24 @@ from datetime import UTC, datetime
 from importlib.resources import files
 
 import pytest
+import structlog.testing
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.metrics import Metrics
 from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
-from crosslogic_orchestrator.domain import Instance, Job, Spec
+from crosslogic_orchestrator.domain import Instance, Job, Spec, Step
 from crosslogic_orchestrator.ends_store import EndsStore
 from crosslogic_orchestrator.jobs import end_job, launch_job
 from crosslogic_orchestrator.late_ends import LATE_S, LateEnds
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.notify.sources import fleet_event
+from crosslogic_orchestrator.policy import Limits
 from crosslogic_orchestrator.scaling.records import EventRow
 from crosslogic_orchestrator.scaling.store import ScalingStore
 from crosslogic_orchestrator.service import OrchestratorService
 from crosslogic_orchestrator.store import PostgresStore
+from crosslogic_orchestrator.worker import Worker
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 WORDS = "AWS says: the request limit is exceeded."
@@ -203,6 +206,15 @@ async def test_machines_of_a_provider_that_is_not_configured_are_shown_and_what_
     assert world.shown() == {"aws": 0, "azure": 0}, "the alert would go on for ever"
 
 
+async def test_the_log_names_a_provider_that_was_taken_out_of_the_settings_at_once_and_once(world: World) -> None:
+    await world.machine("aws")
+    await world.machine("azure")
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            await world.replicas[0].count_once()
+    assert [(each["provider"], each["machines"]) for each in logs] == [("azure", 1)]
+
+
 async def test_ends_that_waited_for_an_orchestrator_have_their_time_before_anybody_is_told(world: World) -> None:
     await world.ending("aws")
     await world.pass_by(10 * LATE_S)
@@ -320,3 +332,33 @@ async def test_an_end_that_came_about_stays_as_it_is(world: World) -> None:
     assert await world.store.end(held, price_picodollars=0, now=NOW)
     job = await world.service.abandon(ending.instance.id)
     assert (job.id, job.status, job.error) == (ending.id, "succeeded", "")
+
+
+@pytest.mark.parametrize("was_asked", [False, True])
+async def test_a_launch_whose_provider_is_gone_ends_by_itself_only_where_that_was_never_asked(
+    world: World, was_asked: bool
+) -> None:
+    launching = await world.machine("azure", "launching")
+    step = Step.REQUESTED if was_asked else Step.TASK_WRITTEN
+    await world.do("UPDATE jobs SET step = %s", step)
+    await world.pass_by(101)
+    worker = Worker(
+        store=world.store,
+        fleet=None,  # type: ignore[arg-type]  # nothing is asked of it
+        providers={},
+        clock=Clock(),
+        limits=Limits(provision_s=100, load_s=100),
+        metrics=OrchestratorMetrics(Metrics()),
+    )
+    for _ in range(3):
+        await world.do("UPDATE jobs SET wake_at = '-infinity'")
+        await worker.work_once()
+    job = await world.service.job(launching.job_id)
+    assert "There is no provider azure any more" in job.error
+    assert f"{launching.id} --abandon" in job.error
+    assert job.status == ("running" if was_asked else "failed"), "there may be a machine only where it was asked for"
+    if was_asked:
+        await world.service.abandon(launching.id)
+        assert (await world.service.job(job.id)).error == job.error, "why it failed is lost"
+    found = await world.service.job(job.id)
+    assert (found.status, found.instance.state) == ("failed", "terminated")

@@ -130,7 +130,8 @@ def test_machine_that_does_not_end() -> None:
     begun = datetime(2025, 11, 21, 12, tzinfo=UTC)
     launching, over = {**ENDING, "kind": "launch"}, {**ENDING, "status": "failed"}
     failing = {**launching, "error": "No agent has joined."}
-    for job, late in ((ENDING, True), (failing, True), (launching, False), (over, False)):
+    cases: tuple[tuple[Any, bool], ...] = ((ENDING, True), (failing, True), (launching, False), (over, False))
+    for job, late in cases:
         (found,) = gateway_checks.check_ends([job], now=begun + timedelta(minutes=16))
         assert (found.verdict == "worth a look") is late
         (found,) = gateway_checks.check_ends([job], now=begun + timedelta(minutes=14))

@@ -5,7 +5,7 @@ node that speaks again serves again, and what is deleted is gone.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
@@ -53,7 +53,6 @@ class DeadNodes:
         *,
         store: Store,
         fleet: Fleet,
-        providers: Collection[str],
         clock: Clock,
         ids: Uuid7Source,
         metrics: OrchestratorMetrics,
@@ -64,7 +63,6 @@ class DeadNodes:
         """A machine ends once its node has been dead for `dead_s`; `interval_s` lies between two looks."""
         self._store = store
         self._fleet = fleet
-        self._providers = providers
         self._clock = clock
         self._ids = ids
         self._metrics = metrics
@@ -92,8 +90,7 @@ class DeadNodes:
             self._since = {}
             self._metrics.dead_nodes_held.set(0)
             return
-        alive = [each for provider in self._providers for each in await self._store.alive(provider)]
-        active = {each.id: each for each in alive if each.state == "active"}
+        active = {each.id: each for each in await self._store.alive() if each.state == "active"}
         now = self._clock.now()
         if self._looked_at is not None and (now - self._looked_at).total_seconds() > self._interval_s + UNSEEN_S:
             # What we know of nodes may be as old: one that has come back since would be ended.

@@ -57,9 +57,11 @@ class EndsStore:
             cursor = await connection.execute(
                 f"SELECT i.id, i.provider, i.region, i.model, {_SINCE}, "
                 "coalesce((SELECT s.detail FROM job_steps s WHERE s.job_id = j.id AND s.step = j.step), '') "
-                f"FROM {_LATE} AND NOT EXISTS (SELECT 1 FROM events e WHERE e.kind = %s AND e.instance_id = i.id) "
+                # Its kind is no parameter, or the index of just these would not be used.
+                f"FROM {_LATE} AND NOT EXISTS "
+                f"(SELECT 1 FROM events e WHERE e.kind = '{NOT_ENDED}' AND e.instance_id = i.id) "
                 f"ORDER BY {_SINCE} LIMIT %s",
-                (late_s, NOT_ENDED, MOST_TOLD),
+                (late_s, MOST_TOLD),
             )
             return [LateEnd(str(row[0]), *row[1:]) for row in await cursor.fetchall()]
 

@@ -74,7 +74,6 @@ def open_launching(settings: OrchestratorSettings, parts: Launching) -> OpenLaun
     dead_nodes = DeadNodes(
         store=store,
         fleet=parts.fleet,
-        providers=kinds,
         clock=parts.clock,
         ids=ids,
         metrics=parts.metrics,

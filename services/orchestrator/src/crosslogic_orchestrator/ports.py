@@ -121,8 +121,8 @@ class Store(Protocol):
     async def instances(self, *, after: str, limit: int, include_ended: bool) -> list[Instance]:
         """Machines, newest first, older than `after` (empty: all)."""
 
-    async def alive(self, provider: str) -> list[Instance]:
-        """The provider's machines that are not ended."""
+    async def alive(self, provider: str = "") -> list[Instance]:
+        """The provider's machines that are not ended. Empty: of every provider, configured or not."""
 
     async def lose(self, instance_id: str, *, now: datetime) -> bool:
         """Notes that an active machine is gone by itself. False: it was not active."""

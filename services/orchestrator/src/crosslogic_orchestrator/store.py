@@ -231,11 +231,12 @@ class PostgresStore:
             )
             return [_instance(row) for row in await cursor.fetchall()]
 
-    async def alive(self, provider: str) -> list[Instance]:
+    async def alive(self, provider: str = "") -> list[Instance]:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
-                f"SELECT {_INSTANCE} FROM instances i WHERE i.provider = %s AND i.ended_at IS NULL", (provider,)
+                f"SELECT {_INSTANCE} FROM instances i WHERE (%s = '' OR i.provider = %s) AND i.ended_at IS NULL",
+                (provider, provider),
             )
             return [_instance(row) for row in await cursor.fetchall()]
 

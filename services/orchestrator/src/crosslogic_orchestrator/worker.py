@@ -13,7 +13,7 @@ from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_orchestrator import policy
-from crosslogic_orchestrator.domain import Job, Machine, NodeView, Step
+from crosslogic_orchestrator.domain import ABSENT, Job, Machine, NodeView, Step
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.ports import Fleet, Provider, ProviderError, Store
 
@@ -135,7 +135,8 @@ class Worker:
     async def _step(self, job: Job) -> None:
         provider = self._providers.get(job.instance.spec.provider)
         if provider is None:
-            raise ProviderError(f"There is no provider {job.instance.spec.provider} any more.", temporary=True)
+            await self._without_provider(job)
+            return
         name = job.instance.id
         async with asyncio.timeout(_CALL_S):
             machine = await provider.find(name)
@@ -149,6 +150,17 @@ class Worker:
                 node = None
             decision = policy.decide(job, machine, node, now=job.read_at, limits=self._limits)
             await self._carry_out(decision, job, provider, machine, node)
+
+    async def _without_provider(self, job: Job) -> None:
+        if job.step == Step.TERMINATED or (job.error and job.step < Step.REQUESTED):
+            # It is gone, or was never asked for: there is nothing to end.
+            await self._end(job, ABSENT)
+            return
+        raise ProviderError(
+            f"There is no provider {job.instance.spec.provider} any more: configure it again, or give the machine up "
+            f"(`crosslogic instances terminate {job.instance.id} --abandon`).",
+            temporary=True,
+        )
 
     async def _carry_out(
         self, decision: policy.Decision, job: Job, provider: Provider, machine: Machine, node: NodeView | None
