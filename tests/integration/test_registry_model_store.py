@@ -326,6 +326,20 @@ async def test_a_promotion_of_a_registry_that_was_stopped_does_not_undo_what_was
     assert (await version_of(world, model.name), await world.models._store.entry(model.name)) == (before, told)
 
 
+async def test_a_promotion_that_is_asked_again_while_the_first_is_under_way_has_its_answer(
+    world: World, tmp_path: Path
+) -> None:
+    model, one = await staged(world, tmp_path), str(uuid4())
+    world.tries.together = asyncio.Barrier(2)
+    (first, _), (second, _) = await asyncio.gather(
+        *(world.models.promote(model.name, "staging", "production", dry_run=False, request_id=one) for _ in range(2))
+    )
+    assert first == second
+    assert first is not None
+    assert first.version == model.new
+    assert (await world.models.roll_back(model.name)).version == model.old
+
+
 async def test_what_is_asked_again_because_its_answer_was_lost_is_done_once(world: World, tmp_path: Path) -> None:
     model = await staged(world, tmp_path)
     one, other = str(uuid4()), str(uuid4())

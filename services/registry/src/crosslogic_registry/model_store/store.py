@@ -140,6 +140,8 @@ class PostgresModelStore:
         name = target.name
         async with transaction(self._pool) as connection:
             entry = await _locked_entry(connection, source.name, name)
+            if (done := await _done_before(connection, request_id, name)) is not None:
+                return done
             await _check_unchanged(connection, {source.name: source, name: target.before})
             if entry is None:
                 raise _changed(source.name)
@@ -225,9 +227,8 @@ class PostgresModelStore:
             row = await cursor.fetchone()
             if row is None:
                 raise CodedError(ErrorCode.NOT_FOUND, f"{name} is not registered.", param="name")
-            if request_id and (known := await _carried_out(connection, request_id)) is not None:
-                check_same(known, name)
-                return _registration(cast("TupleRow", await _find(connection, name)))
+            if (done := await _done_before(connection, request_id, name)) is not None:
+                return done
             cursor = await connection.execute(
                 "SELECT version FROM model_version_history WHERE name = %s AND version <> %s AND version <> '' "
                 "ORDER BY number DESC LIMIT 1",
@@ -283,6 +284,18 @@ async def _carried_out(connection: Connection, request_id: str) -> str | None:
     cursor = await connection.execute("SELECT name FROM model_version_history WHERE request_id = %s", (request_id,))
     row = await cursor.fetchone()
     return None if row is None else str(row[0])
+
+
+async def _done_before(connection: Connection, request_id: str, name: str) -> Registration | None:
+    """The model as it is now, if it was promoted to or went back under this id. Raises CONFLICT where another was."""
+    known = await _carried_out(connection, request_id) if request_id else None
+    if known is None:
+        return None
+    check_same(known, name)
+    row = await _find(connection, name)
+    if row is None:
+        raise _changed(name)
+    return _registration(row)
 
 
 async def _put_entry(connection: Connection, entry: registry_pb2.Model) -> None:
