@@ -1,6 +1,7 @@
 """`make trial-skypilot`: the suite launches through SkyPilot's real API server on a fake of EC2, and is killed.
 
-The orchestrator, PostgreSQL, SkyPilot's API server and its worker are killed at random, and started again.
+The orchestrator, PostgreSQL, SkyPilot's API server and its worker are killed at random, and started again. The first to
+go is the API server, as soon as SkyPilot is at a launch: on a slow machine all others may come before it is.
 
 A machine of the fake runs nothing: a real agent is started for it here, with a token of the operator's, and ends with
 the machine. One launch of three asks for a place that has nothing to give; all others must serve, whoever was killed in
@@ -178,6 +179,12 @@ class Jobs:
         }
         return dict(await asyncio.to_thread(self._suite.admin.must, "POST", "/admin/instances/launch", body))
 
+    async def asked_for(self, job: dict[str, Any]) -> None:
+        """Returns when SkyPilot is at the launch."""
+        while job["status"] == "running" and all(each["step"] != "provisioning" for each in job["steps"]):
+            await asyncio.sleep(0.5)
+            job = await self.ask("GET", f"/admin/instances/{job['id']}")
+
     async def ended(self, job: dict[str, Any]) -> dict[str, Any]:
         """The job, when it is over, or as it is when the time is."""
         until = time.monotonic() + END_WITHIN_S
@@ -198,7 +205,7 @@ async def run_trial(suite: Suite, world: SkyPilotWorld, folder: Path, *, launche
     outcome, dice, jobs = Outcome(launches=launches), random.Random(seed), Jobs(suite)
     machines = Machines(suite, world, folder)
     asked = [await jobs.launch(number) for number in range(launches)]
-    killing = asyncio.create_task(kill_some(suite, world, dice, outcome, times=launches + 3))
+    killing = asyncio.create_task(kill_all(suite, world, dice, outcome, jobs=jobs, first=asked[0]))
     following = asyncio.create_task(machines.follow())
     try:
         ends = await asyncio.gather(*(jobs.ended(job) for job in asked))
@@ -230,20 +237,28 @@ async def run_trial(suite: Suite, world: SkyPilotWorld, folder: Path, *, launche
     return outcome
 
 
-async def kill_some(suite: Suite, world: SkyPilotWorld, dice: random.Random, outcome: Outcome, *, times: int) -> None:
-    """Kills one after the other; each is back before the next goes."""
-    for _ in range(times):
+async def kill_all(
+    suite: Suite, world: SkyPilotWorld, dice: random.Random, outcome: Outcome, *, jobs: Jobs, first: dict[str, Any]
+) -> None:
+    """Kills one after the other, three more than there are launches; each is back before the next goes."""
+    await jobs.asked_for(first)
+    await kill(suite, world, "skypilot", outcome)
+    for _ in range(outcome.launches + 2):
         await asyncio.sleep(dice.uniform(*PAUSES_S))
-        name = dice.choice(KILLED)
-        print(f"kills {name}", file=sys.stderr)
-        if name == "skypilot":
-            await asyncio.to_thread(world.restart_server)
-        elif name == "worker":
-            for pid in workers(suite):
-                os.kill(pid, signal.SIGKILL)
-        else:
-            await asyncio.to_thread(suite.restart, name)
-        outcome.killed[name] = outcome.killed.get(name, 0) + 1
+        await kill(suite, world, dice.choice(KILLED), outcome)
+
+
+async def kill(suite: Suite, world: SkyPilotWorld, name: str, outcome: Outcome) -> None:
+    """Kills it and has it back."""
+    print(f"kills {name}", file=sys.stderr)
+    if name == "skypilot":
+        await asyncio.to_thread(world.restart_server)
+    elif name == "worker":
+        for pid in workers(suite):
+            os.kill(pid, signal.SIGKILL)
+    else:
+        await asyncio.to_thread(suite.restart, name)
+    outcome.killed[name] = outcome.killed.get(name, 0) + 1
 
 
 def workers(suite: Suite) -> list[int]:
