@@ -496,6 +496,7 @@ InstanceEnd = TypedDict(
     "InstanceEnd",
     {
         'drain_timeout_s': "NotRequired[float]",
+        'abandon': "NotRequired[bool]",
     },
 )
 
