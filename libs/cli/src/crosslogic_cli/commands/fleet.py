@@ -212,7 +212,9 @@ def _abandon(context: typer.Context, instance: str) -> None:
     if config_of(context).as_json:
         show_json(job)
     else:
-        console().print(Text(job["error"] or f"The machine {instance} has ended already.", style="yellow"))
+        console().print(
+            Text(job["error"] or f"It was not given up. The job of its end: {job['status']}.", style="yellow")
+        )
 
 
 @instances.command("follow")
