@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, HTTPClientError
 
 from crosslogic_model_store.errors import ModelStoreError
 from crosslogic_model_store.local_model import LocalModel, OnBytes, identity_of
@@ -279,6 +279,8 @@ def _code(error: ClientError) -> str:
 def refusal(error: Exception) -> ModelStoreError:
     """What the object storage's client raised, in words."""
     words = str(error)
+    if isinstance(error, HTTPClientError | EndpointConnectionError):
+        return ModelStoreError(f"The object storage does not answer: {words}")
     if isinstance(error, ClientError):
         said = error.response.get("Error", {})
         words = f"{said.get('Code', '')} {said.get('Message', '')} ({error.operation_name})"
