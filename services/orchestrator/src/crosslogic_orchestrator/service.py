@@ -118,7 +118,8 @@ class OrchestratorService:
     def _check(self, spec: Spec) -> None:
         if spec.provider not in self._providers:
             known = ", ".join(f"`{name}`" for name in sorted(self._providers))
-            raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`provider` must be one of {known}.", param="provider")
+            words = f"`provider` must be one of {known}." if known else "No `provider` is set up at the orchestrator."
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, words, param="provider")
         for name, value in (("model_name", spec.model), ("region", spec.region)):
             if not value or len(value) > MAX_TEXT or not value.isprintable():
                 raise CodedError(

@@ -151,8 +151,8 @@ class RelayRequestFrame(_message.Message):
     credit_bytes: _builtins.int
     """This many more bytes of the answer may be sent than were allowed before. A call starts with 262,144."""
     supersede: _builtins.bool
-    """Another node has taken the request over, or answered it first: abort at once. The call has FAILED, so that its
-    witness bills nothing.
+    """Another node has taken the request over, or answered it first, or admission refused it after all: abort at once. The
+    call has FAILED, so that its witness bills nothing.
     """
     @_builtins.property
     def open(self) -> Global___RelayOpen:
