@@ -11,8 +11,6 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from tests.fakes.connections import Connections
-
 
 @dataclass
 class SeenRequest:
@@ -32,7 +30,7 @@ class FakeEngine:
         self.well = True
         self.seen: dict[str, SeenRequest] = {}
         self.connections = 0
-        self._open = Connections()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
@@ -44,13 +42,23 @@ class FakeEngine:
 
     async def close(self) -> None:
         self._server.close()
-        await self._open.cut()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         self.connections += 1
-        async with self._open.one(writer):
+        try:
             while await self._one(reader, writer):
                 pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
