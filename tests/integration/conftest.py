@@ -7,13 +7,15 @@ import os
 import signal
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import redis
 
+from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
 from crosslogic_dev.ports import free_port
 from crosslogic_dev.postgres import drop_database, ensure_database, start_postgres
 from crosslogic_dev.processes import ProcessTable
@@ -69,6 +71,16 @@ def pg_url(pg_server: str) -> Iterator[str]:
         yield url
     finally:
         drop_database(url)
+
+
+@pytest.fixture
+async def fleet_pool(pg_url: str) -> AsyncIterator[Pool]:
+    """The orchestrator's database, without machines, jobs and events."""
+    await migrate(pg_url, schema="fleet", migrations=files("crosslogic_orchestrator.migrations"))
+    async with open_pool(pg_url, schema="fleet", max_size=6) as pool:
+        async with transaction(pool) as connection:
+            await connection.execute("TRUNCATE instances, jobs, events RESTART IDENTITY CASCADE")
+        yield pool
 
 
 @pytest.fixture

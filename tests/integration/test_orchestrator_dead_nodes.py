@@ -1,14 +1,13 @@
 """A node that died without a word: its machine is ended, once, and nobody pays for it any longer."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 
 import pytest
 
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
+from crosslogic_common.postgres import Pool, transaction
 from crosslogic_orchestrator.dead_nodes import DeadNodes, overdue
 from crosslogic_orchestrator.domain import Machine, NodeStatus, NodeView, Spec, Step
 from crosslogic_orchestrator.events import FleetEvents
@@ -116,12 +115,8 @@ class World:
 
 
 @pytest.fixture
-async def world(pg_url: str) -> AsyncIterator[World]:
-    await migrate(pg_url, schema="fleet", migrations=files("crosslogic_orchestrator.migrations"))
-    async with open_pool(pg_url, schema="fleet", max_size=4) as pool:
-        async with transaction(pool) as connection:
-            await connection.execute("TRUNCATE instances, jobs, events RESTART IDENTITY CASCADE")
-        yield World(pool, pg_url)
+def world(fleet_pool: Pool, pg_url: str) -> World:
+    return World(fleet_pool, pg_url)
 
 
 @pytest.mark.parametrize("forgotten", [False, True])

@@ -1,9 +1,8 @@
 """Ends that do not come about: somebody is told, once, and a machine that nobody can end any more can be given up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.resources import files
 
 import pytest
 import structlog.testing
@@ -11,7 +10,7 @@ import structlog.testing
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
+from crosslogic_common.postgres import Pool, transaction
 from crosslogic_orchestrator.domain import Instance, Job, Spec, Step
 from crosslogic_orchestrator.ends_store import EndsStore
 from crosslogic_orchestrator.jobs import end_job, launch_job
@@ -141,12 +140,8 @@ class World:
 
 
 @pytest.fixture
-async def world(pg_url: str) -> AsyncIterator[World]:
-    await migrate(pg_url, schema="fleet", migrations=files("crosslogic_orchestrator.migrations"))
-    async with open_pool(pg_url, schema="fleet", max_size=6) as pool:
-        async with transaction(pool) as connection:
-            await connection.execute("TRUNCATE instances, jobs, events RESTART IDENTITY CASCADE")
-        yield World(pool, pg_url)
+def world(fleet_pool: Pool, pg_url: str) -> World:
+    return World(fleet_pool, pg_url)
 
 
 async def test_two_replicas_tell_once_of_a_machine_that_does_not_end_and_what_its_provider_said(world: World) -> None:

@@ -2,18 +2,17 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 
 import pytest
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
+from crosslogic_common.postgres import Pool, transaction
 from crosslogic_orchestrator.domain import (
     ABSENT,
     Instance,
@@ -220,12 +219,8 @@ class World:
 
 
 @pytest.fixture
-async def world(pg_url: str) -> AsyncIterator[World]:
-    await migrate(pg_url, schema="fleet", migrations=files("crosslogic_orchestrator.migrations"))
-    async with open_pool(pg_url, schema="fleet", max_size=6) as pool:
-        async with transaction(pool) as connection:
-            await connection.execute("TRUNCATE instances, jobs, events RESTART IDENTITY CASCADE")
-        yield World(pool, pg_url)
+def world(fleet_pool: Pool, pg_url: str) -> World:
+    return World(fleet_pool, pg_url)
 
 
 async def test_a_full_disk_at_the_provider_fails_its_launch_in_words_and_no_other_job(world: World) -> None:
@@ -377,6 +372,7 @@ async def test_a_provider_that_hangs_keeps_no_other_from_being_swept(world: Worl
         async with asyncio.timeout(20):
             while world.other.there or not world.cloud.hung:
                 await asyncio.sleep(0.01)
+        assert (world.other.deleted, list(world.cloud.there)) == (["stray"], ["stray"])
     finally:
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)

@@ -113,16 +113,13 @@ def check_open(request: pb.RelayOpen) -> None:
         raise CodedError(ErrorCode.REQUEST_TOO_LARGE)
     if not _REQUEST_ID.fullmatch(request.request_id):
         raise CodedError(ErrorCode.INVALID_ARGUMENT, "`request_id` must be a UUID.", param="request_id")
-    for name, value in (
-        ("first_byte_timeout_ms", request.first_byte_timeout_ms),
-        ("idle_timeout_ms", request.idle_timeout_ms),
+    for name, value, least in (
+        ("first_byte_timeout_ms", request.first_byte_timeout_ms, 1),
+        ("idle_timeout_ms", request.idle_timeout_ms, 1),
+        ("whole_timeout_ms", request.whole_timeout_ms, 0),
     ):
-        if not 1 <= value <= MAX_TIMEOUT_MS:
-            raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` must be 1 to {MAX_TIMEOUT_MS}.", param=name)
-    if request.whole_timeout_ms > MAX_TIMEOUT_MS:
-        raise CodedError(
-            ErrorCode.INVALID_ARGUMENT, f"`whole_timeout_ms` must be 0 to {MAX_TIMEOUT_MS}.", param="whole_timeout_ms"
-        )
+        if not least <= value <= MAX_TIMEOUT_MS:
+            raise CodedError(ErrorCode.INVALID_ARGUMENT, f"`{name}` must be {least} to {MAX_TIMEOUT_MS}.", param=name)
 
 
 def build_request(request: pb.RelayOpen, *, engine_model: str, templates: Templates | None = None) -> EngineRequest:

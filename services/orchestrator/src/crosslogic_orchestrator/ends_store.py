@@ -9,7 +9,7 @@ from psycopg.rows import TupleRow
 
 from crosslogic_common.postgres import Connection, Pool, transaction
 from crosslogic_orchestrator.domain import Job, LateEnd, LogLine, Step
-from crosslogic_orchestrator.events import add_event
+from crosslogic_orchestrator.events import add_machine_event
 from crosslogic_orchestrator.job_log import add_lines
 from crosslogic_orchestrator.store import CHANNEL, insert_end, lock_instance
 
@@ -76,7 +76,9 @@ class EndsStore:
         }
         try:
             async with transaction(self._pool) as connection:
-                await _note(connection, NOT_ENDED, end.instance_id, text, details, now=now)
+                await add_machine_event(
+                    connection, kind=NOT_ENDED, instance_id=end.instance_id, at=now, text=text, details=details
+                )
         except errors.UniqueViolation:
             return False
         return True
@@ -116,7 +118,9 @@ class EndsStore:
             )
             await add_lines(connection, end_id, [LogLine(at=now, source="orchestrator", text=words)])
             details = {"provider": instance.spec.provider, "region": instance.spec.region}
-            await _note(connection, ABANDONED, instance.id, words, details, now=now)
+            await add_machine_event(
+                connection, kind=ABANDONED, instance_id=instance.id, at=now, text=words, details=details
+            )
             await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, end_id))
             return end_id
 
@@ -132,19 +136,3 @@ async def _locked(connection: Connection, instance_id: str) -> TupleRow | None:
         "SELECT id, status FROM jobs WHERE instance_id = %s AND kind = 'terminate' FOR NO KEY UPDATE", (instance_id,)
     )
     return await cursor.fetchone()
-
-
-async def _note(
-    connection: Connection, kind: str, instance_id: str, text: str, details: Mapping[str, str], *, now: datetime
-) -> None:
-    cursor = await connection.execute("SELECT deployment_id FROM instances WHERE id = %s", (instance_id,))
-    row = await cursor.fetchone()
-    await add_event(
-        connection,
-        kind=kind,
-        at=now,
-        text=text,
-        details=details,
-        deployment_id=str(row[0]) if row is not None and row[0] else "",
-        instance_id=instance_id,
-    )

@@ -31,6 +31,29 @@ async def add_event(
     )
 
 
+async def add_machine_event(
+    connection: Connection,
+    *,
+    kind: str,
+    instance_id: str,
+    at: datetime,
+    text: str,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Notes what happened to a machine, as of the deployment that it belongs to, in the caller's transaction."""
+    cursor = await connection.execute("SELECT deployment_id FROM instances WHERE id = %s", (instance_id,))
+    row = await cursor.fetchone()
+    await add_event(
+        connection,
+        kind=kind,
+        at=at,
+        text=text,
+        details=details or {},
+        deployment_id=str(row[0]) if row is not None and row[0] else "",
+        instance_id=instance_id,
+    )
+
+
 class FleetEvents:
     """Events of the fleet as a whole, in transactions of their own."""
 

@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import Connection, Pool, notifications, transaction
 from crosslogic_orchestrator.domain import Instance, Job, JobKind, JobStatus, LogLine, Spec, Step, StepRow, plain
-from crosslogic_orchestrator.events import add_event
+from crosslogic_orchestrator.events import add_machine_event
 from crosslogic_orchestrator.job_log import add_lines, lines_of
 
 CHANNEL = "fleet_jobs"
@@ -156,7 +156,9 @@ class PostgresStore:
                 await _say(connection, job, error, now=now)
                 await _tell(connection, job.id)
                 text = f"The launch of a machine for {job.instance.spec.model} failed: {error}"
-                await _note(connection, "launch_failed", job.instance.id, text, now=now)
+                await add_machine_event(
+                    connection, kind="launch_failed", instance_id=job.instance.id, at=now, text=text
+                )
                 return True
             return False
 
@@ -249,7 +251,8 @@ class PostgresStore:
             )
             if cursor.rowcount != 1:
                 return False
-            await _note(connection, "node_lost", instance_id, f"The machine {instance_id} is gone by itself.", now=now)
+            text = f"The machine {instance_id} is gone by itself."
+            await add_machine_event(connection, kind="node_lost", instance_id=instance_id, at=now, text=text)
             return True
 
     async def end_dead(self, job: Job, words: str) -> bool:
@@ -261,7 +264,9 @@ class PostgresStore:
             if await cursor.fetchone() is None:
                 return False
             await insert_end(connection, job)
-            await _note(connection, "node_lost", job.instance.id, words, now=job.created_at)
+            await add_machine_event(
+                connection, kind="node_lost", instance_id=job.instance.id, at=job.created_at, text=words
+            )
             return True
 
     def changes(self) -> AsyncIterator[str | None]:
@@ -378,20 +383,6 @@ async def _go_on(connection: Connection, job: Job, *, detail: str, progress: tup
 
 async def _end_steps(connection: Connection, job_id: str, *, now: datetime) -> None:
     await connection.execute("UPDATE job_steps SET ended_at = %s WHERE job_id = %s AND ended_at IS NULL", (now, job_id))
-
-
-async def _note(connection: Connection, kind: str, instance_id: str, text: str, *, now: datetime) -> None:
-    cursor = await connection.execute("SELECT deployment_id FROM instances WHERE id = %s", (instance_id,))
-    row = await cursor.fetchone()
-    await add_event(
-        connection,
-        kind=kind,
-        at=now,
-        text=text,
-        details={},
-        deployment_id=str(row[0]) if row is not None and row[0] else "",
-        instance_id=instance_id,
-    )
 
 
 async def _say(connection: Connection, job: Job, text: str, *, now: datetime) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import cast
+from typing import LiteralString, cast
 
 from psycopg import errors
 from psycopg.rows import TupleRow
@@ -20,14 +20,16 @@ NODES_CHANNEL = "registry_nodes"
 """Payload: `<origin>:<node id>,<node id>,...`: who changed which nodes."""
 _IDS_A_NOTICE = 200  # a payload is at most 8,000 bytes
 
-_MODEL = (
-    "name, family, context_length, vram_required_bytes, prompt_price_picodollars, completion_price_picodollars, "
-    "regions, created_at, deployments, version_shares"
+ENTRY: LiteralString = (
+    "name, family, context_length, vram_required_bytes, prompt_price_picodollars, completion_price_picodollars, regions"
 )
+"""What the catalogue's row tells of a model itself; `entry_of` reads it."""
+_MODEL: LiteralString = f"{ENTRY}, created_at, deployments, version_shares"
 _NODE = "id, org_id, status, status_reason, drain_asked, facts, created_at, changed_at"
 
 
-def _model(row: TupleRow) -> pb.Model:
+def entry_of(row: TupleRow) -> pb.Model:
+    """A model from a row that begins with the columns of `ENTRY`."""
     return pb.Model(
         name=row[0],
         family=row[1],
@@ -36,10 +38,17 @@ def _model(row: TupleRow) -> pb.Model:
         prompt_price_picodollars=row[4],
         completion_price_picodollars=row[5],
         regions=row[6],
-        create_time=timestamp(row[7]),
-        deployments=[pb.Deployment(region=each["region"], strategy=each["strategy"]) for each in row[8]],
-        version_shares=[pb.VersionShare(version=each["version"], per_mille=each["per_mille"]) for each in row[9]],
     )
+
+
+def _model(row: TupleRow) -> pb.Model:
+    model = entry_of(row)
+    model.create_time.CopyFrom(timestamp(row[7]))
+    model.deployments.extend(pb.Deployment(region=each["region"], strategy=each["strategy"]) for each in row[8])
+    model.version_shares.extend(
+        pb.VersionShare(version=each["version"], per_mille=each["per_mille"]) for each in row[9]
+    )
+    return model
 
 
 def _deployments(deployments: Sequence[pb.Deployment]) -> Jsonb:

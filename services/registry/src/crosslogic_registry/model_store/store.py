@@ -12,7 +12,7 @@ from crosslogic_model_store.manifest import Manifest, parse_manifest
 from crosslogic_registry.model_store.domain import Environment, Registration, Target, Terms, Version
 from crosslogic_registry.model_store.policy import check_same, terms_after
 from crosslogic_registry.policy import MAX_MODELS
-from crosslogic_registry.store import CATALOGUE_CHANNEL
+from crosslogic_registry.store import CATALOGUE_CHANNEL, ENTRY, entry_of
 
 _GRANT_DAYS = 30
 _VERSION = "number, manifest, created_at"
@@ -20,9 +20,6 @@ _REGISTRATION = "r.name, r.model, r.environment, r.version, m.offered, r.endpoin
 _FROM = (
     "model_registrations r JOIN models m ON m.name = r.name "
     "LEFT JOIN model_versions v ON v.model = r.model AND v.version = r.version"
-)
-_ENTRY = (
-    "name, family, context_length, vram_required_bytes, prompt_price_picodollars, completion_price_picodollars, regions"
 )
 
 
@@ -40,18 +37,6 @@ def _registration(row: TupleRow) -> Registration:
         endpoint=row[5],
         changed_at=row[6],
         licence=parse_manifest(bytes(row[7])).facts.licence if row[7] is not None else "",
-    )
-
-
-def _entry(row: TupleRow) -> registry_pb2.Model:
-    return registry_pb2.Model(
-        name=row[0],
-        family=row[1],
-        context_length=row[2],
-        vram_required_bytes=row[3],
-        prompt_price_picodollars=row[4],
-        completion_price_picodollars=row[5],
-        regions=row[6],
     )
 
 
@@ -191,9 +176,9 @@ class PostgresModelStore:
     async def entry(self, name: str) -> registry_pb2.Model | None:
         """See ports.ModelStoreStore."""
         async with transaction(self._pool) as connection:
-            cursor = await connection.execute(f"SELECT {_ENTRY} FROM models WHERE name = %s", (name,))
+            cursor = await connection.execute(f"SELECT {ENTRY} FROM models WHERE name = %s", (name,))
             row = await cursor.fetchone()
-        return None if row is None else _entry(row)
+        return None if row is None else entry_of(row)
 
     async def deregister(self, name: str) -> bool:
         """See ports.ModelStoreStore. The catalogue's row stays for what refers to it, and is offered to nobody."""
@@ -257,9 +242,9 @@ async def _locked_entry(connection: Connection, source: str, target: str) -> reg
     Prices and regions of the target stay what they are now, whatever they were when its gates were tried.
     """
     cursor = await connection.execute(
-        f"SELECT {_ENTRY} FROM models WHERE name = ANY(%s) ORDER BY name FOR UPDATE", ([source, target],)
+        f"SELECT {ENTRY} FROM models WHERE name = ANY(%s) ORDER BY name FOR UPDATE", ([source, target],)
     )
-    entries = {row[0]: _entry(row) for row in await cursor.fetchall()}
+    entries = {row[0]: entry_of(row) for row in await cursor.fetchall()}
     return entries.get(target) or entries.get(source)
 
 
@@ -312,7 +297,7 @@ async def _put_entry(connection: Connection, entry: registry_pb2.Model) -> None:
         list(entry.regions),
     )
     await connection.execute(
-        f"INSERT INTO models ({_ENTRY}) VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (name) DO UPDATE SET "
+        f"INSERT INTO models ({ENTRY}) VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (name) DO UPDATE SET "
         "family = excluded.family, context_length = excluded.context_length, "
         "vram_required_bytes = excluded.vram_required_bytes, "
         "prompt_price_picodollars = excluded.prompt_price_picodollars, "
