@@ -272,13 +272,14 @@ async def test_a_silent_engine_ends_at_the_first_byte_and_at_the_idle_limit(engi
 
 async def test_an_answer_that_the_engine_sends_whole_has_a_limit_of_its_own(relayed: Bench) -> None:
     # Its first byte is the whole answer: with tools, say, and of minutes.
-    limits = {"first_byte_timeout_ms": 200, "whole_timeout_ms": 20_000}
-    _, answer = relayed.gateway.open(completion(10, delay_ms=60), **limits)
+    body = completion(10, delay_ms=60)
+    _, answer = relayed.gateway.open(body, first_byte_timeout_ms=200, whole_timeout_ms=20_000)
     async with asyncio.timeout(20):
         await answer.ended.wait()
     assert answer.end.outcome == common_pb.OUTCOME_SUCCEEDED
     assert len(answer.frames) > 1, "the gateway was not told that it goes on"
-    _, answer = relayed.gateway.open(completion(90, delay_ms=60), **(limits | {"whole_timeout_ms": 300}))
+    body = completion(90, delay_ms=60)
+    _, answer = relayed.gateway.open(body, first_byte_timeout_ms=200, whole_timeout_ms=300)
     async with asyncio.timeout(20):
         await answer.ended.wait()
     assert answer.end.outcome == common_pb.OUTCOME_TIMED_OUT
