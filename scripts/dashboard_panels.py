@@ -363,6 +363,94 @@ RELIABILITY = Dashboard(
     ),
 )
 
+
+def _of_the_hour(metric: str, by: str, words: str = "") -> tuple[tuple[str, str], ...]:
+    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(","))
+    return ((f"sum by ({by}) (increase({metric}[1h]))", f"{words} {legend}".strip()),)
+
+
+FLEET = Dashboard(
+    uid="crosslogic-fleet",
+    title="CrossLogic: the fleet",
+    panels=(
+        Panel(
+            "Machines",
+            "That are launching, serving or ending, by provider.",
+            _now("max by (provider) (crosslogic_instances)", "{{provider}}"),
+        ),
+        Panel(
+            "Machines wanted",
+            "What each deployment should have, by the autoscaler's last look.",
+            _now("max by (model, region) (crosslogic_deployment_desired)", "{{model}} {{region}}"),
+        ),
+        Panel(
+            "Machines that do not end",
+            "Their end was asked for 15 minutes ago or more: they may be paid for. Must be 0; MachineNotEnded.",
+            _now("max by (provider) (crosslogic_machines_not_ended)", "{{provider}}"),
+            kind="stat",
+        ),
+        Panel(
+            "Held though they look dead",
+            "Most of the fleet looks dead at once, so none of it is ended. Must be 0; DeadNodesHeld.",
+            _now("max(crosslogic_dead_nodes_held)", "machines"),
+            kind="stat",
+        ),
+        Panel(
+            "Launches and ends",
+            "That came to an end. In the last hour.",
+            _of_the_hour("crosslogic_jobs_total", "kind,outcome"),
+        ),
+        Panel(
+            "Time in a step",
+            "Where launches and ends spend their time. In the last hour.",
+            _quantiles("crosslogic_job_step_seconds", "kind,step", window="1h"),
+            "s",
+        ),
+        Panel(
+            "Scaled",
+            "Machines that the autoscaler launched or ended. In the last hour.",
+            _of_the_hour("crosslogic_scaled_total", "kind"),
+        ),
+        Panel(
+            "Machines gone",
+            "Active ones gone by themselves, and those ended because their node was dead. In the last hour.",
+            (
+                *_of_the_hour("crosslogic_machines_lost_total", "provider", "gone"),
+                *_of_the_hour("crosslogic_machines_given_up_total", "provider", "dead"),
+            ),
+        ),
+        Panel(
+            "Providers that forget",
+            "Launches asked for again, and machines deleted that nobody knew of. In the last hour.",
+            (
+                *_of_the_hour("crosslogic_launches_asked_again_total", "provider", "asked again"),
+                *_of_the_hour("crosslogic_machines_swept_total", "provider", "nobody's"),
+            ),
+        ),
+        Panel(
+            "Notifications",
+            "Attempts to send, by channel and outcome. In the last hour.",
+            _of_the_hour("crosslogic_notification_attempts_total", "channel,outcome"),
+        ),
+        Panel(
+            "Notifications given up",
+            "Dead letters that nobody has sent again.",
+            _now("max by (whose) (crosslogic_notification_dead_letters)", "{{whose}}"),
+        ),
+        Panel(
+            "Notifications behind",
+            "For how long the oldest that is due has waited.",
+            _now("max by (whose) (crosslogic_notification_behind_seconds)", "{{whose}}"),
+            "s",
+        ),
+        Panel(
+            "Sources of notifications",
+            "1: its events cannot be read, and nobody is told of them.",
+            _now("min by (source) (crosslogic_notification_source_failing)", "{{source}}"),
+        ),
+    ),
+)
+
 SLO = Dashboard(
     uid="crosslogic-slo",
     title="CrossLogic: SLO",
@@ -410,4 +498,4 @@ SLO = Dashboard(
     ),
 )
 
-DASHBOARDS = (REGIONS, MODELS, BILLING, RELIABILITY, SLO)
+DASHBOARDS = (REGIONS, MODELS, BILLING, RELIABILITY, FLEET, SLO)

@@ -13,8 +13,10 @@ import pytest
 from crosslogic_common.clock import SystemClock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
+from crosslogic_common.metrics import Metrics
 from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
 from crosslogic_orchestrator.jobs import end_job
+from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.scaling.domain import Constraints, Deployment, End, History, Launch, Offer, Plan
 from crosslogic_orchestrator.scaling.loop import Autoscaler
 from crosslogic_orchestrator.scaling.records import Decided, Kept, World
@@ -119,7 +121,7 @@ async def test_an_autoscaler_that_is_stopped_leaves_the_lead_to_the_next_at_once
         sources=unused,
         prices=unused,
         clock=SystemClock(),
-        metrics=unused,
+        metrics=OrchestratorMetrics(Metrics()),
         interval_s=60,
         wake=asyncio.Event(),
         work=asyncio.Event(),

@@ -55,6 +55,7 @@ def open_launching(settings: OrchestratorSettings, parts: Launching) -> OpenLaun
     store = PostgresStore(parts.pool, dsn=settings.database_url.reveal())
     changes = JobChanges(wake=parts.wake)
     ids, kinds = Uuid7Source(), parts.providers.keys()
+    parts.metrics.begin(kinds)
     worker = Worker(
         store=store,
         fleet=parts.fleet,

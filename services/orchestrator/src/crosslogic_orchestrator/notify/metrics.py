@@ -1,8 +1,11 @@
 """What notifications tell Prometheus."""
 
+from typing import get_args
+
 from prometheus_client import Counter, Gauge
 
 from crosslogic_common.metrics import Metrics
+from crosslogic_orchestrator.notify.domain import Channel
 
 
 class NotifyMetrics:
@@ -16,6 +19,9 @@ class NotifyMetrics:
             ["channel", "outcome"],
             registry=registry,
         )
+        for channel in get_args(Channel):
+            for outcome in ("sent", "failed", "dead"):
+                self.attempts.labels(channel, outcome)
         self.dead = Gauge(
             "crosslogic_notification_dead_letters",
             "Deliveries that were given up, of the operators' routes and of organisations'.",

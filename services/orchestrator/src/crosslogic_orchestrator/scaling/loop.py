@@ -10,7 +10,7 @@ from datetime import datetime
 from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError
 from crosslogic_common.logs import get_logger
-from crosslogic_orchestrator.metrics import OrchestratorMetrics
+from crosslogic_orchestrator.metrics import SCALED, OrchestratorMetrics
 from crosslogic_orchestrator.scaling.domain import Deployment, Plan, Point, Snapshot
 from crosslogic_orchestrator.scaling.forecast import Pattern
 from crosslogic_orchestrator.scaling.looking import Capacity, Prices, capacity_of, history_of, look
@@ -33,6 +33,8 @@ class _Memory:
     points: tuple[Point, ...] = ()
     capacity: Capacity = field(default_factory=Capacity)
     pattern: Pattern = field(default_factory=Pattern)
+    desired: int = 0
+    """Machines, as it was last decided."""
     said: tuple[object, ...] = ()
     """What the last decision that was written down came to: the same is not written again."""
 
@@ -99,12 +101,20 @@ class Autoscaler:
             self._memory = {name: replace(known, points=()) for name, known in self._memory.items()}
         self._epoch = epoch
         if not epoch:
+            # Another replica decides, and tells of it.
+            self._metrics.show_desired({})
             return
         world = await self._store.world(now=self._clock.now())
         alive = {kept.deployment.id for kept in world.deployments}
         self._memory = {name: known for name, known in self._memory.items() if name in alive}
         for kept in world.deployments:
             await self._see_to(kept, world)
+        self._metrics.show_desired(
+            {
+                (kept.deployment.model, kept.deployment.region): self._memory[kept.deployment.id].desired
+                for kept in world.deployments
+            }
+        )
 
     async def _let_go(self) -> None:
         if not self._epoch:
@@ -130,7 +140,7 @@ class Autoscaler:
         plan = decide(deployment, snapshot, before)
         history = remember(deployment, before, plan, now=now)
         memory.points = history.points
-        self._metrics.desired.labels(deployment.model, deployment.region).set(plan.desired)
+        memory.desired = plan.desired
         said = _gist(plan, deployment)
         acts = deployment.mode == "active" and bool(plan.launches or plan.ends)
         if not acts and said == memory.said:
@@ -141,7 +151,7 @@ class Autoscaler:
             self._wake.set()
             return
         memory.said = said
-        for kind, count in (("launch", len(plan.launches)), ("end", len(plan.ends))):
+        for kind, count in zip(SCALED, (len(plan.launches), len(plan.ends)), strict=True):
             self._metrics.scaled.labels(kind).inc(count if acts else 0)
         self._log.info(
             "decided",
