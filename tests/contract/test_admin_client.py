@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,67 @@ async def test_an_answer_that_does_not_come_or_breaks_off_is_told_as_one_error()
     for nonsense in ("file:///etc", "127.0.0.1:8080", "", "http://"):
         with pytest.raises(ValueError, match="is no address"):
             AdminClient(nonsense, TOKEN)
+
+
+class Breaking:
+    """Breaks off its first answers, and does each key's request once; `done` are the keys."""
+
+    def __init__(self, breaks: int) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.done: dict[str, str] = {}
+        self._breaks = breaks
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        key = request.headers.get("Idempotency-Key", "")
+        self.asked.append((request.method, key))
+        made = self.done.setdefault(key, f"made {len(self.done)}")
+        if len(self.asked) <= self._breaks:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response({"name": made})
+
+
+@asynccontextmanager
+async def breaking(breaks: int) -> AsyncIterator[tuple[Breaking, AdminClient]]:
+    gateway, app = Breaking(breaks), web.Application()
+    app.router.add_route("*", "/admin/{path:.*}", gateway.answer)
+    server = TestServer(app)
+    await server.start_server()
+    try:
+        yield gateway, AdminClient(str(server.make_url("/")), TOKEN, timeout_s=5)
+    finally:
+        await server.close()
+
+
+async def test_an_answer_that_was_lost_is_asked_for_again_and_done_once() -> None:
+    async with breaking(2) as (gateway, client):
+        made = await asyncio.to_thread(client.roll_back_model, {"name": "m"})
+    assert made["name"] == "made 0"
+    assert len(gateway.done) == 1
+    [(method, key)] = set(gateway.asked)
+    assert method == "POST"
+    assert len(gateway.asked) == 3
+    async with breaking(0) as (gateway, client):
+        await asyncio.to_thread(client.create_org, {"name": "a"}, idempotency_key="mine")
+        await asyncio.to_thread(client.create_org, {"name": "a"})
+    assert gateway.asked[0][1] == "mine"
+    assert gateway.asked[1][1] not in ("", "mine", key)
+
+
+async def test_what_may_have_been_done_is_said_where_no_answer_comes() -> None:
+    async with breaking(9) as (gateway, client):
+        with pytest.raises(UnreachableError, match="may have been done"):
+            await asyncio.to_thread(client.create_org, {"name": "a"})
+        assert len(gateway.asked) == 3
+        with pytest.raises(UnreachableError) as only_read:
+            await asyncio.to_thread(client.me)
+        assert "done" not in str(only_read.value)
+        # A change without a key is for the operator to repeat.
+        before = len(gateway.asked)
+        with pytest.raises(UnreachableError, match="may have been done"):
+            await asyncio.to_thread(client.revoke_key, "k")
+        assert len(gateway.asked) == before + 1
+    for nowhere, reason in (("http://127.0.0.1:1", "refused"), ("http://no.such.host.invalid", "does not answer")):
+        with pytest.raises(UnreachableError, match=reason) as nothing_sent:
+            await asyncio.to_thread(AdminClient(nowhere, TOKEN).create_org, {"name": "a"})
+        assert "done" not in str(nothing_sent.value)

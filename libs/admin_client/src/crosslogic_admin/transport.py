@@ -1,9 +1,11 @@
 """HTTP to one gateway, with nothing but Python's own library."""
 
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -12,6 +14,10 @@ from typing import Any
 _BLOCK_BYTES = 64 * 1024
 _SILENCE_S = 3_600.0
 """So long a stream of events may be silent: an engine with large weights takes minutes to start."""
+_PAUSES_S = (0.2, 1.0)
+"""Before what a broken connection left unanswered is asked again: where a gateway is replaced, another one is there."""
+
+_BROKEN = (ConnectionError, HTTPException)
 
 
 class AdminError(Exception):
@@ -89,6 +95,25 @@ class Transport:
             raise refusal from None
 
     def _call(self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None) -> Any:
+        """Asks again after a broken connection: what only reads, and what is done once for its key."""
+        if method == "POST":
+            key = key or str(uuid.uuid4())
+        pauses = list(_PAUSES_S) if method in ("GET", "POST") else []
+        perhaps_done = False
+        while True:
+            try:
+                return self._once(method, path, query, body, key)
+            except UnreachableError as error:
+                cause = error.__cause__
+                if isinstance(cause, (*_BROKEN, TimeoutError)) and not isinstance(cause, ConnectionRefusedError):
+                    perhaps_done = method != "GET"
+                if not pauses or not isinstance(cause, _BROKEN):
+                    if not perhaps_done:
+                        raise
+                    raise UnreachableError(f"{error}. It may have been done: look before you ask again.") from cause
+            time.sleep(pauses.pop(0))
+
+    def _once(self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None) -> Any:
         with self._reached(), self._open(method, path, query, body, key, timeout_s=self._timeout_s) as answer:
             raw = answer.read()
             status = answer.status
@@ -115,7 +140,8 @@ class Transport:
             yield
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise UnreachableError(f"{self._base_url} does not answer: {reason or type(error).__name__}") from error
+            cause = reason if isinstance(reason, Exception) else error
+            raise UnreachableError(f"{self._base_url} does not answer: {reason or type(error).__name__}") from cause
 
 
 def rows(page: Callable[..., Any], *arguments: str, **query: Any) -> Iterator[Any]:
