@@ -14,9 +14,10 @@ from typing import Any
 _BLOCK_BYTES = 64 * 1024
 _SILENCE_S = 3_600.0
 """So long a stream of events may be silent: an engine with large weights takes minutes to start."""
-_PAUSES_S = (0.2, 1.0)
+_PAUSES_S = (0.2, 1.0, 2.0, 4.0)
 """Before what a broken connection left unanswered is asked again: where a gateway is replaced, another one is there."""
-
+_NOBODY_THERE = 2
+"""So many of them where nothing can have been done: most often the address is wrong."""
 _BROKEN = (ConnectionError, HTTPException)
 
 
@@ -98,8 +99,7 @@ class Transport:
         """Asks again after a broken connection: what only reads, and what is done once for its key."""
         if method == "POST":
             key = key or str(uuid.uuid4())
-        pauses = list(_PAUSES_S) if method in ("GET", "POST") else []
-        perhaps_done = False
+        asked, perhaps_done = 0, False
         while True:
             try:
                 return self._once(method, path, query, body, key)
@@ -107,11 +107,13 @@ class Transport:
                 cause = error.__cause__
                 if isinstance(cause, (*_BROKEN, TimeoutError)) and not isinstance(cause, ConnectionRefusedError):
                     perhaps_done = method != "GET"
-                if not pauses or not isinstance(cause, _BROKEN):
+                again = method in ("GET", "POST") and isinstance(cause, _BROKEN)
+                if not again or asked == (len(_PAUSES_S) if perhaps_done else _NOBODY_THERE):
                     if not perhaps_done:
                         raise
                     raise UnreachableError(f"{error}. It may have been done: look before you ask again.") from cause
-            time.sleep(pauses.pop(0))
+            time.sleep(_PAUSES_S[asked])
+            asked += 1
 
     def _once(self, method: str, path: str, query: Mapping[str, object], body: object, key: str | None) -> Any:
         with self._reached(), self._open(method, path, query, body, key, timeout_s=self._timeout_s) as answer:
