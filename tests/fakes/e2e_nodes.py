@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 from crosslogic.registry.v1 import registry_pb2 as pb
@@ -136,9 +136,10 @@ async def node_of(
     tunnel: bool | None = None,
     org_id: str | None = None,
     spot: bool | None = None,
+    besides: Collection[str] = (),
     timeout_s: float = 40.0,
 ) -> pb.Node:
-    """The node that is like this, once there is one."""
+    """The node that is like this, once there is one. `besides` are ids of others: one that was killed is active yet."""
     async with asyncio.timeout(timeout_s):
         while True:
             for node in await fleet(registry):
@@ -147,6 +148,7 @@ async def node_of(
                     and tunnel in (None, node.facts.tunnel)
                     and org_id in (None, node.org_id)
                     and spot in (None, node.facts.spot)
+                    and node.id not in besides
                 ):
                     return node
             await asyncio.sleep(0.02)

@@ -35,8 +35,9 @@ async def _one_machine(world: World, way: str, folder: Path, *, first: int) -> N
     count = world.scaled(STREAMS, least=16)
     asked = [world.a_request(first + each, stream=True, max_tokens=100) for each in range(count)]
     async with _cloud(way) as (settings, announce), operator(world.suite) as registry:
+        others = {each.id for each in await fleet(registry)}
         async with joined(world.suite, folder / "node", step_ms=STEP_MS, **settings) as node:
-            known = await node_of(registry, spot=True)
+            known = await node_of(registry, spot=True, besides=others)
             running = [asyncio.create_task(world.client.ask(each)) for each in asked]
             await asyncio.sleep(60 * STEP_MS / 1000 * world.chance.uniform(0.2, 0.8))
             announce(node)
