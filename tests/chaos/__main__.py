@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from tests.chaos.world import World, chaos_suite
 
 def main() -> int:
     """Exit status 1 when an experiment failed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--experiments", default="", help="numbers between commas; empty: all")
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds each runs with")

@@ -243,6 +243,7 @@ async def whole_trial(suite: Suite, *, launches: int, seed: int) -> Outcome:
 
 def main() -> int:
     """Exit status 1 when there was a fault."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     parser = argparse.ArgumentParser(prog="make trial-fleet", description=__doc__)
     parser.add_argument("--launches", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)

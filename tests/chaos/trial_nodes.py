@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -166,6 +167,7 @@ async def _come_back(world: World, number: int) -> None:
 
 def main() -> int:
     """Exit status 1 when a client noticed or a bill is wrong."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     trial, seed = trial_and_seed(Trial(), prog="make trial-nodes", about=__doc__)
     with chaos_suite(nodes=trial.nodes, step_ms=trial.step_ms) as suite:
         outcome = asyncio.run(run_trial(suite, trial, seed=seed))

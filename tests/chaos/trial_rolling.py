@@ -204,6 +204,7 @@ def _wait_ready(target: str) -> None:
 
 def main() -> int:
     """Exit status 1 when a client noticed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     trial, seed = trial_and_seed(Trial(), prog="make trial-rolling", about=__doc__)
     with chaos_suite(nodes=trial.nodes, step_ms=trial.step_ms) as suite:
         outcome = asyncio.run(run_trial(suite, trial, everything(trial.nodes), seed=seed))

@@ -294,6 +294,7 @@ def suite_on(world: SkyPilotWorld, folder: Path) -> Iterator[Suite]:
 
 def main() -> int:
     """Exit status 1 when a machine was made twice or left, a job did not end, or one that has a place did not serve."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     parser = argparse.ArgumentParser(prog="make trial-skypilot", description=__doc__)
     parser.add_argument("--launches", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)

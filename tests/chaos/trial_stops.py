@@ -258,6 +258,7 @@ async def run_trial(suite: Suite, *, parts: str, seed: int) -> Outcome:
 
 def main() -> int:
     """Exit status 1 when there was a fault."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     parser = argparse.ArgumentParser(prog="make trial-stops", description=__doc__)
     parser.add_argument("--parts", default="launches,promotions")
     parser.add_argument("--seed", type=int, default=0)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import math
+import signal
 import sys
 
 from tests.storm.storm import storm, storm_suite
@@ -11,6 +12,7 @@ from tests.storm.totals import table
 
 def main() -> int:
     """Exit status 1 when two links disagree."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     parser = argparse.ArgumentParser(prog="make storm", description=__doc__)
     parser.add_argument("--requests", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=1)
