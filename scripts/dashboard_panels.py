@@ -33,22 +33,28 @@ class Dashboard:
     """Each one's name, and the metric and the label whose values are offered."""
 
 
+def _legend(by: str) -> str:
+    return " ".join(f"{{{{{label}}}}}" for label in by.split(",") if label)
+
+
 def _quantiles(metric: str, by: str, where: str = "", window: str = RATE) -> tuple[tuple[str, str], ...]:
-    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(",") if label)
     inside = ",".join(each for each in ("le", by) if each)
     return tuple(
         (
             f"histogram_quantile({quantile}, sum by ({inside}) (rate({metric}_bucket{where}[{window}])))",
-            f"p{round(quantile * 100)} {legend}".strip(),
+            f"p{round(quantile * 100)} {_legend(by)}".strip(),
         )
         for quantile in (0.5, 0.95)
     )
 
 
 def _rate(metric: str, by: str = "", where: str = "") -> tuple[tuple[str, str], ...]:
-    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(",") if label) or "all"
     grouping = f" by ({by})" if by else ""
-    return ((f"sum{grouping} (rate({metric}{where}[{RATE}]))", legend),)
+    return ((f"sum{grouping} (rate({metric}{where}[{RATE}]))", _legend(by) or "all"),)
+
+
+def _of_the_hour(metric: str, by: str, words: str = "") -> tuple[tuple[str, str], ...]:
+    return ((f"sum by ({by}) (increase({metric}[1h]))", f"{words} {_legend(by)}".strip()),)
 
 
 def _now(query: str, legend: str = "") -> tuple[tuple[str, str], ...]:
@@ -305,7 +311,7 @@ RELIABILITY = Dashboard(
         Panel(
             "Spot notices",
             "Machines that clouds take back, in the last hour.",
-            _now("sum by (source, kind) (increase(crosslogic_registry_spot_notices_total[1h]))", "{{source}} {{kind}}"),
+            _of_the_hour("crosslogic_registry_spot_notices_total", "source,kind"),
         ),
         Panel(
             "Waiting and shed",
@@ -362,12 +368,6 @@ RELIABILITY = Dashboard(
         Panel("API keys that do not open", "By reason.", _rate("auth_failures_total", "reason"), "reqps"),
     ),
 )
-
-
-def _of_the_hour(metric: str, by: str, words: str = "") -> tuple[tuple[str, str], ...]:
-    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(","))
-    return ((f"sum by ({by}) (increase({metric}[1h]))", f"{words} {legend}".strip()),)
-
 
 FLEET = Dashboard(
     uid="crosslogic-fleet",

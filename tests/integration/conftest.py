@@ -75,11 +75,14 @@ def pg_url(pg_server: str) -> Iterator[str]:
 
 @pytest.fixture
 async def fleet_pool(pg_url: str) -> AsyncIterator[Pool]:
-    """The orchestrator's database, without machines, jobs and events."""
+    """The orchestrator's database, without deployments, machines, jobs, events and notifications."""
     await migrate(pg_url, schema="fleet", migrations=files("crosslogic_orchestrator.migrations"))
-    async with open_pool(pg_url, schema="fleet", max_size=6) as pool:
+    async with open_pool(pg_url, schema="fleet", max_size=8) as pool:
         async with transaction(pool) as connection:
-            await connection.execute("TRUNCATE instances, jobs, events RESTART IDENTITY CASCADE")
+            await connection.execute(
+                "TRUNCATE deployments, loop_leases, instances, jobs, events, notify_routes, notify_cursors, "
+                "notify_events, notify_deliveries, notify_delivery_events RESTART IDENTITY CASCADE"
+            )
         yield pool
 
 

@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
-from importlib.resources import files
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
@@ -15,7 +14,7 @@ import pytest
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
+from crosslogic_common.postgres import Pool, transaction
 from crosslogic_common.seal import Sealer
 from crosslogic_orchestrator.events import add_event
 from crosslogic_orchestrator.notify.dispatcher import AT_ONCE, Dispatcher
@@ -163,15 +162,8 @@ class World:
 
 
 @pytest.fixture
-async def world(pg_url: str) -> AsyncIterator[World]:
-    await migrate(pg_url, schema="fleet", migrations=files("crosslogic_orchestrator.migrations"))
-    async with open_pool(pg_url, schema="fleet", max_size=8) as pool:
-        async with transaction(pool) as connection:
-            await connection.execute(
-                "TRUNCATE notify_routes, notify_cursors, notify_events, notify_deliveries, notify_delivery_events, "
-                "events"
-            )
-        yield World(pool)
+def world(fleet_pool: Pool) -> World:
+    return World(fleet_pool)
 
 
 async def test_an_event_that_is_told_twice_is_sent_once_on_each_route(world: World) -> None:

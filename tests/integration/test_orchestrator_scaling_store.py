@@ -1,10 +1,8 @@
 """Decisions in the real database: fenced, all or nothing, never changed; and what machines' fates teach placement."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 from typing import Any
 
 import psycopg
@@ -14,7 +12,7 @@ from crosslogic_common.clock import SystemClock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.ids import Uuid7Source
 from crosslogic_common.metrics import Metrics
-from crosslogic_common.postgres import Pool, migrate, open_pool, transaction
+from crosslogic_common.postgres import Pool, transaction
 from crosslogic_orchestrator.jobs import end_job
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.scaling.domain import Constraints, Deployment, End, History, Launch, Offer, Plan
@@ -44,17 +42,8 @@ ASKED = Deployment(
 
 
 @pytest.fixture
-async def pool(pg_url: str) -> AsyncIterator[Pool]:
-    await migrate(pg_url, schema="fleet", migrations=files("crosslogic_orchestrator.migrations"))
-    async with open_pool(pg_url, schema="fleet", max_size=4) as opened:
-        async with transaction(opened) as connection:
-            await connection.execute("TRUNCATE deployments, loop_leases, events RESTART IDENTITY CASCADE")
-        yield opened
-
-
-@pytest.fixture
-def store(pool: Pool) -> ScalingStore:
-    return ScalingStore(pool, ids=Uuid7Source())
+def store(fleet_pool: Pool) -> ScalingStore:
+    return ScalingStore(fleet_pool, ids=Uuid7Source())
 
 
 @pytest.fixture
@@ -105,7 +94,7 @@ async def test_whoever_lost_the_lease_or_decided_for_another_revision_launches_n
 
 
 async def test_an_autoscaler_that_is_stopped_leaves_the_lead_to_the_next_at_once(
-    store: ScalingStore, pool: Pool
+    store: ScalingStore, fleet_pool: Pool
 ) -> None:
     unused: Any = None  # There is no deployment to look at.
     leads = asyncio.Event()
@@ -116,7 +105,7 @@ async def test_an_autoscaler_that_is_stopped_leaves_the_lead_to_the_next_at_once
             return await store.world(now=now)
 
     scaler = Autoscaler(
-        store=Watched(pool, ids=Uuid7Source()),
+        store=Watched(fleet_pool, ids=Uuid7Source()),
         signals=unused,
         sources=unused,
         prices=unused,
@@ -136,7 +125,7 @@ async def test_an_autoscaler_that_is_stopped_leaves_the_lead_to_the_next_at_once
 
 
 async def test_decision_its_machines_and_its_events_come_together_and_stay(
-    store: ScalingStore, pool: Pool, kept: Kept
+    store: ScalingStore, fleet_pool: Pool, kept: Kept
 ) -> None:
     epoch = await store.lead(epoch=0, lease_s=15)
     assert await store.carry_out(decided(kept, launches=2), epoch=epoch)
@@ -154,13 +143,13 @@ async def test_decision_its_machines_and_its_events_come_together_and_stay(
     assert states[one] == "terminating"
     for table in ("decisions", "events"):
         with pytest.raises(psycopg.errors.RaiseException):
-            async with transaction(pool) as connection:
+            async with transaction(fleet_pool) as connection:
                 await connection.execute(f"DELETE FROM {table}")
 
 
 @pytest.mark.parametrize("deleted", [False, True])
 async def test_machine_that_somebody_else_ends_at_the_same_moment_is_ended_once(
-    store: ScalingStore, pool: Pool, kept: Kept, deleted: bool
+    store: ScalingStore, fleet_pool: Pool, kept: Kept, deleted: bool
 ) -> None:
     epoch = await store.lead(epoch=0, lease_s=15)
     assert await store.carry_out(decided(kept, launches=1), epoch=epoch)
@@ -173,14 +162,14 @@ async def test_machine_that_somebody_else_ends_at_the_same_moment_is_ended_once(
         await store.end(kept.deployment.id, now=NOW)
         return True
 
-    async with transaction(pool) as connection:
+    async with transaction(fleet_pool) as connection:
         await insert_end(connection, end_job(instance, ids=ids, now=NOW, drain_timeout_s=1.0))
         ending = asyncio.create_task(end_too())
         async with asyncio.timeout(30):
-            while not await _waits_for_a_lock(pool):
+            while not await _waits_for_a_lock(fleet_pool):
                 await asyncio.sleep(0.01)
     assert await ending
-    async with transaction(pool) as connection:
+    async with transaction(fleet_pool) as connection:
         cursor = await connection.execute("SELECT count(*) FROM jobs WHERE instance_id = %s", (instance.id,))
         assert await cursor.fetchone() == (2,)
     assert [event.kind for event in await store.events(after=0, limit=10)] == ["scale_up"]
@@ -204,11 +193,11 @@ async def test_dry_run_writes_down_and_launches_nothing(store: ScalingStore, kep
 
 
 async def test_failed_launches_and_lost_machines_are_remembered_by_place(
-    store: ScalingStore, pool: Pool, pg_url: str, kept: Kept
+    store: ScalingStore, fleet_pool: Pool, pg_url: str, kept: Kept
 ) -> None:
     epoch = await store.lead(epoch=0, lease_s=15)
     assert await store.carry_out(decided(kept, launches=2), epoch=epoch)
-    jobs = PostgresStore(pool, dsn=pg_url)
+    jobs = PostgresStore(fleet_pool, dsn=pg_url)
     failing, going = (
         await jobs.claim(lease_s=30),
         await jobs.claim(lease_s=30),

@@ -33,8 +33,6 @@ class _Memory:
     points: tuple[Point, ...] = ()
     capacity: Capacity = field(default_factory=Capacity)
     pattern: Pattern = field(default_factory=Pattern)
-    desired: int = 0
-    """Machines, as it was last decided."""
     said: tuple[object, ...] = ()
     """What the last decision that was written down came to: the same is not written again."""
 
@@ -107,14 +105,11 @@ class Autoscaler:
         world = await self._store.world(now=self._clock.now())
         alive = {kept.deployment.id for kept in world.deployments}
         self._memory = {name: known for name, known in self._memory.items() if name in alive}
-        for kept in world.deployments:
-            await self._see_to(kept, world)
-        self._metrics.show_desired(
-            {
-                (kept.deployment.model, kept.deployment.region): self._memory[kept.deployment.id].desired
-                for kept in world.deployments
-            }
-        )
+        desired = {
+            (kept.deployment.model, kept.deployment.region): await self._see_to(kept, world)
+            for kept in world.deployments
+        }
+        self._metrics.show_desired(desired)
 
     async def _let_go(self) -> None:
         if not self._epoch:
@@ -131,7 +126,8 @@ class Autoscaler:
         history = history_of(kept, world.attempts.get(kept.deployment.id, NO_ATTEMPTS), memory.points)
         return snapshot, decide(asked or kept.deployment, snapshot, history)
 
-    async def _see_to(self, kept: Kept, world: World) -> None:
+    async def _see_to(self, kept: Kept, world: World) -> int:
+        """Decides for a deployment and has it done. How many machines it should have."""
         deployment, now = kept.deployment, self._clock.now()
         memory = self._memory.setdefault(deployment.id, _Memory())
         snapshot = self._look(kept, world, memory, now)
@@ -140,16 +136,15 @@ class Autoscaler:
         plan = decide(deployment, snapshot, before)
         history = remember(deployment, before, plan, now=now)
         memory.points = history.points
-        memory.desired = plan.desired
         said = _gist(plan, deployment)
         acts = deployment.mode == "active" and bool(plan.launches or plan.ends)
         if not acts and said == memory.said:
-            return
+            return plan.desired
         decided = Decided(kept=kept, plan=plan, history=history, at=now, act=deployment.mode != "dry_run")
         if not await self._store.carry_out(decided, epoch=self._epoch):
             self._log.warning("decision is out of date", deployment_id=deployment.id)
             self._wake.set()
-            return
+            return plan.desired
         memory.said = said
         for kind, count in zip(SCALED, (len(plan.launches), len(plan.ends)), strict=True):
             self._metrics.scaled.labels(kind).inc(count if acts else 0)
@@ -164,6 +159,7 @@ class Autoscaler:
         )
         if acts:
             self._work.set()
+        return plan.desired
 
     def _look(self, kept: Kept, world: World, memory: _Memory, now: datetime) -> Snapshot:
         return look(
