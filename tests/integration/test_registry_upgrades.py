@@ -106,7 +106,9 @@ async def age(pool: Pool, seconds: float = 60.0) -> None:
 async def test_two_replicas_count_together_and_whichever_is_left_finishes(pool: Pool) -> None:
     first, second = Replica(pool), Replica(pool)
     started = await first.upgrades.start(asked())
+    await second.upgrades.look()
     assert await shares(pool) == [("v1", 1_000)]
+    await age(pool)
     await second.upgrades.look()
     assert await shares(pool) == [("v1", 500), ("v2", 500)]
     for replica in (first, second):
@@ -142,7 +144,11 @@ async def test_failures_seen_by_different_replicas_send_a_bad_version_back(pool:
     started = await first.upgrades.start(asked())
     for replica in (first, second):
         await replica.upgrades.look()
-        await replica.upgrades.look()
+    await age(pool)
+    await first.upgrades.look()
+    assert await shares(pool) == [("v1", 500), ("v2", 500)]
+    for replica in (first, second):
+        # Neither has looked since the new version serves.
         replica.saw("new-0", failed=2)
     await first.upgrades.look()
     assert (await first.upgrades.get(started.id))[0].phase == "shifting"
@@ -155,6 +161,7 @@ async def test_failures_seen_by_different_replicas_send_a_bad_version_back(pool:
 async def test_a_version_without_nodes_goes_back_unless_nobody_serves_the_old_one(pool: Pool) -> None:
     replica = Replica(pool)
     started = await replica.upgrades.start(asked())
+    await age(pool)
     await replica.upgrades.look()
     for node_id in ("new-0", "new-1", "old-0", "old-1"):
         replica.nodes.by_id[node_id].status = "dead"

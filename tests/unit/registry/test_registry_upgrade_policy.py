@@ -92,6 +92,7 @@ def test_it_waits_for_its_nodes_and_gives_up_after_a_while() -> None:
     waiting = upgrade(phase="waiting", rules=replace(RULES, min_nodes=3, wait_s=100), for_s=99.0)
     assert moved(waiting, seen(Counts())) is None
     assert moved(waiting, seen(Counts()), replace(BOTH_SERVE, new_nodes=3)) == ("shifting", 0)
+    assert moved(replace(waiting, for_s=0.9), seen(Counts()), replace(BOTH_SERVE, new_nodes=3)) is None
     assert moved(replace(waiting, for_s=100.0), seen(Counts())) == ("rolled_back", 0)
 
 

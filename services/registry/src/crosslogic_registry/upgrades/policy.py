@@ -12,6 +12,9 @@ from crosslogic_registry.upgrades.domain import Counts, Move, Outcomes, Phase, R
 
 MIN_FAILURES = 3
 """Fewer are no sign: a node may die at any time. As many in a row as eject a node are enough."""
+KNOWN_AFTER_S = 1.0
+"""By then every replica has looked and counts for an upgrade: what it does not count of the first requests, which may get
+every node of a bad version ejected, is counted by nobody."""
 MAX_STEPS = 20
 MAX_REASON_CHARS = 200
 _VERSION = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{0,{MAX_VERSION_CHARS}}}")
@@ -37,9 +40,9 @@ def decide(upgrade: Upgrade, seen: Outcomes, serving: Serving) -> Move | None:
 
 def _begin(upgrade: Upgrade, serving: Serving) -> Move | None:
     rules = upgrade.rules
-    if serving.new_nodes >= rules.min_nodes:
+    if serving.new_nodes >= rules.min_nodes and upgrade.for_s >= KNOWN_AFTER_S:
         return Move("shifting", 0, f"{serving.new_nodes} nodes of the new version serve")
-    if upgrade.for_s >= rules.wait_s:
+    if serving.new_nodes < rules.min_nodes and upgrade.for_s >= rules.wait_s:
         return Move("rolled_back", 0, f"{serving.new_nodes} of {rules.min_nodes} nodes came in {rules.wait_s} s")
     return None
 

@@ -107,11 +107,8 @@ class Upgrades:
         if member is None:
             return
         for upgrade in self._under_way:
-            if upgrade.phase not in ("shifting", "finishing") or not _concerns(upgrade, member):
-                continue
-            version = member.node.facts.model_version
-            if version in (upgrade.from_version, upgrade.to_version):
-                key = (upgrade.id, version == upgrade.to_version)
+            if _concerns(upgrade, member) and _speaks(upgrade, member.node.facts.model_version):
+                key = (upgrade.id, member.node.facts.model_version == upgrade.to_version)
                 self._seen[key] = self._seen.get(key, NOTHING) + Counts(
                     seen.succeeded, seen.failed, seen.first_bytes, min(seen.first_byte_us_total, MAX_COUNT)
                 )
@@ -222,6 +219,16 @@ def _decide(upgrade: Upgrade, seen: Outcomes, *, serving: Serving) -> Move | Non
 def _concerns(upgrade: Upgrade, member: Member) -> bool:
     """Whether the node is one of those that an upgrade shifts traffic between: an organisation's own ones are not."""
     return not member.node.org_id and upgrade.model in member.node.facts.models
+
+
+def _speaks(upgrade: Upgrade, version: str) -> bool:
+    """Whether what a version did speaks for or against the new one.
+
+    What the new version did while it had to wait does: it has been let serve since this replica looked.
+    """
+    if version == upgrade.to_version:
+        return upgrade.phase in ("waiting", "shifting", "finishing")
+    return version == upgrade.from_version and upgrade.phase in ("shifting", "finishing")
 
 
 def _serves(member: Member) -> bool:
