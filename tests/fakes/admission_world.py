@@ -1,5 +1,6 @@
 """Several gateway workers' admission against one Redis, with a ledger of the test's."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -32,9 +33,12 @@ class FakeLedger:
     spent_picodollars: dict[str, int] = field(default_factory=dict)
     records: dict[str, Settled] = field(default_factory=dict)
     reads: int = 0
+    used_after_s: float = 0.0
+    """How long it takes to say what was used."""
 
     async def used(self, org_id: str) -> list[Used]:
         self._read()
+        await asyncio.sleep(self.used_after_s)
         return self.entries
 
     async def spent(self, org_id: str, budgets: Sequence[HardBudget]) -> list[Spent]:

@@ -4,6 +4,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from crosslogic_gateway.admission.admission import BY_SHARE
 from crosslogic_gateway.admission.limits import LEASE_MS
 from crosslogic_gateway.admission.pipe import ADMIT, REAPED, SETTLE
 from crosslogic_gateway.domain import HardBudget, Limits
@@ -55,9 +56,13 @@ class Interleavings(RuleBasedStateMachine):
         self.script.seed({f"{BUDGET}:{month}": 0})
 
     @rule(
-        worker=st.sampled_from(WORKERS), key=st.integers(0, 1), prompt=TOKENS, completion=TOKENS, forced=st.booleans()
+        worker=st.sampled_from(WORKERS),
+        key=st.integers(0, 1),
+        prompt=TOKENS,
+        completion=TOKENS,
+        forced=st.sampled_from((False, True, BY_SHARE)),
     )
-    def reserve(self, worker: str, key: int, prompt: int, completion: int, forced: bool) -> None:
+    def reserve(self, worker: str, key: int, prompt: int, completion: int, forced: bool | int) -> None:
         self.number += 1
         ticket = f"t{self.number}"
         operation = (ADMIT, ticket, 0, prompt, completion, (prompt + completion) * 3, forced)

@@ -208,10 +208,33 @@ async def test_a_hard_budget_holds_over_all_workers_while_redis_is_away(own_redi
         assert refused.value.code is ErrorCode.UNAVAILABLE
 
 
-async def test_a_thousand_requests_at_once_never_pass_a_hard_budget(redis_url: str) -> None:
+async def test_a_hard_budget_holds_when_redis_dies_before_the_ledger_has_heard_of_what_was_spent(
+    own_redis: OwnRedis,
+) -> None:
     limit = 100_000 * COMPLETION_PRICE
     who = principal(budgets=(HardBudget(BUDGET_ID, "org", "month", limit),))
-    ledger = FakeLedger(month=MONTH, spent_picodollars={BUDGET_ID: limit // 10})
+    spent = 0
+    async with workers(own_redis.url, 4, ledger=FakeLedger(month=MONTH)) as running:
+        while spent < 0.6 * limit:
+            for ticket in await as_many_as_pass(running[:2], who, 20, name=f"spent {spent}", max_tokens=100):
+                spent += ticket.cost_picodollars
+                ticket.settle(prompt_tokens=30, completion_tokens=100, cost_picodollars=ticket.cost_picodollars)
+        for worker in running:
+            await worker.pipe.flushed(10)
+            (await admit(worker, who, f"last {id(worker)}")).release()
+            await worker.pipe.flushed(10)
+        own_redis.kill()
+        for worker in running:
+            await until_up(worker, up=False)
+        after = await as_many_as_pass(running, who, 300, name="after", max_tokens=100)
+        assert 0.75 * limit < spent + sum(ticket.cost_picodollars for ticket in after) <= limit
+
+
+@pytest.mark.parametrize("used_after_s", [0.0, 1.3], ids=["the ledger answers", "the ledger is not waited for"])
+async def test_a_thousand_requests_at_once_never_pass_a_hard_budget(redis_url: str, used_after_s: float) -> None:
+    limit = 100_000 * COMPLETION_PRICE
+    who = principal(budgets=(HardBudget(BUDGET_ID, "org", "month", limit),))
+    ledger = FakeLedger(month=MONTH, spent_picodollars={BUDGET_ID: limit // 10}, used_after_s=used_after_s)
     spent = limit // 10
     async with workers(redis_url, 4, ledger=ledger) as running:
         for round_number in range(6):

@@ -2,10 +2,13 @@
 
 import random
 from collections import deque
+from typing import cast
 
 import pytest
 
+from crosslogic_gateway.admission.admission import BY_SHARE
 from crosslogic_gateway.admission.limits import LEASE_MS, TOKENS_MINUTE
+from crosslogic_gateway.admission.pipe import ADMIT
 from crosslogic_gateway.domain import HardBudget, Limits
 from tests.fakes.admission_script import AdmissionScript, make_spec, principal
 
@@ -208,6 +211,33 @@ def test_a_hard_budget_is_never_passed_by_requests_that_come_together(script: Ad
     assert answers[-1] == [BUDGET, 0, limit, 400 + 7 * len(let_in)]
     script.settle("t0", cost=2)
     assert script.admit(spec, "again", cost=5)[0] == ADMITTED
+
+
+def test_what_workers_let_in_before_anybody_says_what_is_spent_counts_once_somebody_does(redis_url: str) -> None:
+    script = AdmissionScript(redis_url)
+    spec = make_spec(principal(key=limited(tokens_per_day=1000), budgets=(MONTH,)))
+
+    def by_share(ticket: str, cost: int) -> list[int]:
+        return cast("list[int]", script.run("w1", [spec], [(ADMIT, ticket, 0, 100, 100, cost, BY_SHARE)])[0])
+
+    assert [by_share(ticket, 100)[0] for ticket in ("early", "late", "runs", "runs")] == [ADMITTED] * 4
+    script.settle("early", prompt=10, completion=10, cost=30)
+    script.advance(40)
+    script.settle("late", prompt=10, completion=10, cost=40)
+    script.seed({MONTH_KEY: 500}, entries=[("key", "key-1", 6, 3_600_000_000, 20)])
+    spent, limit = 500 + 40 + 100, MONTH.limit_picodollars // 1000
+    budget, day = f"budget:{{org-1}}:{MONTH_KEY}", "tokens:{org-1}:key:key-1:day"
+    assert script.totals()[budget] == spent, "the ledger knows what was settled early, and perhaps not what was late"
+    assert script.totals()[day] == 20, "of what is used the ledger tells"
+    assert by_share("much", limit - spent + 1) == [BUDGET, 0, limit, spent], "now Redis decides"
+    assert by_share("all", limit - spent)[0] == ADMITTED
+    script.settle("runs", prompt=1, completion=1, cost=60)
+    script.settle("all", cost=0)
+    assert script.totals()[budget] == spent - 40
+    assert not any(name.startswith("held:") for name in script.totals())
+    script.advance(86_400 * 20)
+    assert by_share("large", 1)[0] == ADMITTED, "October's budget is not known, the day's tokens are"
+    assert script.run("w1", [spec], [(ADMIT, "larger", 0, 900, 101, 1, BY_SHARE)])[0][0] == TOO_LARGE
 
 
 def test_a_budget_of_another_month_is_another(script: AdmissionScript) -> None:

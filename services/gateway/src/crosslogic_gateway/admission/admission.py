@@ -10,7 +10,7 @@ from crosslogic_gateway.admission.demand import Demand, demand_of
 from crosslogic_gateway.admission.estimate import TokenEstimates
 from crosslogic_gateway.admission.global_stock import GlobalStock
 from crosslogic_gateway.admission.held_ticket import HeldTicket, Undecided
-from crosslogic_gateway.admission.limits import CONCURRENCY, Kind, Spec, make_spec, nanodollars
+from crosslogic_gateway.admission.limits import CONCURRENCY, PICO_PER_NANO, Kind, Spec, make_spec, nanodollars
 from crosslogic_gateway.admission.local import LocalLimits
 from crosslogic_gateway.admission.local_budgets import LocalBudgets
 from crosslogic_gateway.admission.metrics import AdmissionMetrics
@@ -32,6 +32,8 @@ from crosslogic_gateway.shedding.service_turns import ServiceTurns, Turn
 
 ADMITTED, REFUSED, NOT_SEEDED, TOO_LARGE, BUDGET = 1, 0, 2, 3, 4
 """The script's answers."""
+BY_SHARE = 2
+"""As the script's `forced`: this worker let it in by its share."""
 MAX_VIEWS = 50_000
 MAX_OWED = 10_000
 PLACE_WAIT_S = 0.03
@@ -315,6 +317,7 @@ class Admission:
         spec = view.spec
         for budget, used in zip(spec.budgets, totals[2 + len(spec.counters) :], strict=True):
             self._alerts.seen(spec.org_id, budget, used)
+            self._local_budgets.told(budget, used * PICO_PER_NANO)
 
     async def _ask(
         self, ticket: HeldTicket, make: Callable[[int], Operation], asked: asyncio.Future[Result] | None = None
@@ -335,7 +338,7 @@ class Admission:
         if ticket.spec.holds:
             self._live[ticket.id] = ticket
             if ticket.spec.budgets:
-                self._local_budgets.began(ticket.spec, ticket.cost_picodollars)
+                self._local_budgets.began(ticket.spec, ticket.cost_picodollars, by_share=ticket.local is not None)
 
     async def _hold_locally(self, ticket: HeldTicket, view: View) -> None:
         spec = view.spec
@@ -347,9 +350,35 @@ class Admission:
             now_us=now * 1e6,
             last_totals=_last_totals(view) if now - view.totals_at < KNOWN_FOR_S else None,
         )
+        self._goes_on(ticket)
+        if spec.budgets and self._pipe.up:
+            await self._agreed(ticket, view)
         self._metrics.admitted_locally.inc()
         ticket.headers = view.headers.lines(totals)
-        self._goes_on(ticket)
+
+    async def _agreed(self, ticket: HeldTicket, view: View) -> None:
+        """Has Redis hold the money of what this worker let in by its share while nobody had said what is spent.
+
+        Meanwhile somebody may have: then Redis has the last word. Raises RefusedError.
+        """
+        try:
+            result = await self._ask(ticket, self._admission_of(ticket, forced=BY_SHARE))
+        except RedisAway:
+            return
+        except BaseException:
+            self._took_back(ticket)
+            raise
+        if result[0] != ADMITTED:
+            self._took_back(ticket)
+            raise self._refusal(ticket, view, result)
+        ticket.unsure = True
+
+    def _took_back(self, ticket: HeldTicket) -> None:
+        """What this worker let in by its share does not run."""
+        self._live.pop(ticket.id, None)
+        self._local_budgets.ended(ticket.spec, ticket.cost_picodollars, 0)
+        if ticket.local is not None:
+            self.local.settle(ticket.local, tokens=0, now_us=self._loop.time() * 1e6)
 
     def _refusal(self, ticket: HeldTicket, view: View, result: Result) -> RefusedError:
         spec = view.spec
@@ -368,7 +397,7 @@ class Admission:
             refused.headers = view.headers.lines(view.totals, first=2)
         return refused
 
-    def _admission_of(self, ticket: HeldTicket, *, forced: bool) -> Callable[[int], Operation]:
+    def _admission_of(self, ticket: HeldTicket, *, forced: bool | int) -> Callable[[int], Operation]:
         prompt, completion = ticket.prompt_tokens, ticket.completion_tokens
         cost, ticket_id = nanodollars(ticket.cost_picodollars), ticket.id
         return lambda index: (ADMIT, ticket_id, index, prompt, completion, cost, forced)

@@ -1,6 +1,7 @@
 """Hard budgets without Redis: this worker's share of what the ledger says is left."""
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ READ_AGAIN_S = 2.0
 READ_TIMEOUT_S = 1.0
 LEDGER_LAG_S = 5.0
 """What was settled longer ago is in the ledger, or the ledger is away and nothing is let in."""
+TOLD_FOR_S = 2 * LEDGER_LAG_S
+"""Then the ledger knows all that Redis had last counted, and what of it was held and never spent is free."""
 MAX_BUDGETS = 50_000
 
 
@@ -31,6 +34,11 @@ class _State:
     left: int | None = None
     """Of the limit, when the ledger was read."""
     read_at: float = 0.0
+    told: int = 0
+    """Pico-dollars spent and held by everybody, when Redis was last heard of ..."""
+    told_at: float = -math.inf
+    given: int = 0
+    """... and what this worker has let in without it since."""
 
     def lately_settled(self, now: float) -> int:
         """Pico-dollars that the ledger may not have yet."""
@@ -50,10 +58,18 @@ class LocalBudgets:
         self._monotonic = monotonic
         self._states: OrderedDict[str, _State] = OrderedDict()
 
-    def began(self, spec: Spec, cost_picodollars: int) -> None:
+    def began(self, spec: Spec, cost_picodollars: int, *, by_share: bool) -> None:
         """A request may cost this."""
         for budget in spec.budgets:
-            self._state(budget).held += cost_picodollars
+            state = self._state(budget)
+            state.held += cost_picodollars
+            if by_share:
+                state.given += cost_picodollars
+
+    def told(self, budget: HardBudget, used_picodollars: int) -> None:
+        """Redis says that so much is spent and held by everybody: the ledger hears of it seconds later."""
+        state = self._state(budget)
+        state.told, state.told_at, state.given = used_picodollars, self._monotonic(), 0
 
     def ended(self, spec: Spec, held_picodollars: int, cost_picodollars: int) -> None:
         """A request cost this."""
@@ -77,8 +93,12 @@ class LocalBudgets:
         workers = self._share().workers
         for budget in spec.budgets:
             state = self._state(budget)
-            used = state.held + state.lately_settled(self._monotonic())
+            now = self._monotonic()
+            used = state.held + state.lately_settled(now)
             if used + cost_picodollars > max(0, state.left or 0) // workers:
+                raise budget_refusal(budget.scope, budget.period)
+            left = budget.limit_picodollars - state.told
+            if now - state.told_at < TOLD_FOR_S and state.given + cost_picodollars > max(0, left) // workers:
                 raise budget_refusal(budget.scope, budget.period)
 
     async def _read(self, spec: Spec) -> None:

@@ -13,8 +13,8 @@ from crosslogic_registry.upgrades.domain import Counts, Move, Outcomes, Phase, R
 MIN_FAILURES = 3
 """Fewer are no sign: a node may die at any time. As many in a row as eject a node are enough."""
 KNOWN_AFTER_S = 1.0
-"""By then every replica has looked and counts for an upgrade: what it does not count of the first requests, which may get
-every node of a bad version ejected, is counted by nobody."""
+"""By then every replica has looked and counts for an upgrade: the first requests may get every node of a bad version
+ejected, and whoever does not count these has nothing more to count."""
 MAX_STEPS = 20
 MAX_REASON_CHARS = 200
 _VERSION = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{0,{MAX_VERSION_CHARS}}}")

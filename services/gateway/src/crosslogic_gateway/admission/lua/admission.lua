@@ -7,6 +7,7 @@
 --            concurrency:{tag}:<layer>:<id>                          requests under way, a number
 --            budget:{tag}:<budget>:<YYYY-MM or YYYY-MM-DD>           nano-dollars spent and held, a number
 --            held:budget:...                                         held before it was known what is spent, a number
+--            settled:budget:...:<stretch>                            cost then, in one stretch of LATE_S, a number
 --            tickets:{tag}:<worker>                                  what that worker's requests hold, a hash
 --            reaped:{tag}                                            tickets of workers whose lease ended, a hash
 --            seeded:{tag}                                            the counters here are not those of an empty Redis
@@ -16,7 +17,9 @@
 -- ARGV[3]  msgpack, operations; specs are counted from 0; times are microseconds of Redis' clock
 --            admit   [1, ticket, spec, prompt_tokens, completion_tokens, cost, forced]
 --                     -> -1 - spec, or [0, layer, kind, limit, total, retry_after_us], or [2] (not seeded), or
---                        [3, layer, kind, limit] (larger than the limit), or [4, budget, limit, used]
+--                        [3, layer, kind, limit] (larger than the limit), or [4, budget, limit, used]; forced: false, true (it
+--                        was let in already, whatever is used) or 2 (a worker let it in by its share: what is known here
+--                        decides, and what is not does not; of what is not seeded only its money is held)
 --            settle  [2, ticket, prompt_tokens, completion_tokens, cost] -> 1, or 0: no such ticket
 --            renew   [3] -> [worker, ...], those with a lease here
 --            charge  [4, spec, requests, tokens, cost] -> 1, or 0: not seeded
@@ -267,6 +270,23 @@ local function hold(name, cost)
   change(number(name).exists and name or 'held:' .. name, cost, BUDGET_KEEP_MS)
 end
 
+-- What was settled while it was not known what is spent: the ledger will tell of it, but may be so many seconds behind.
+local LATE_S = 10
+local LATE_KEEP_MS = 3 * LATE_S * 1000
+
+local function late_name(name, stretches_ago)
+  return 'settled:' .. name .. ':' .. digits(floor(now / (LATE_S * 1000000)) - stretches_ago)
+end
+
+local function settle_money(name, held, cost)
+  if number(name).exists then
+    change(name, cost - held, BUDGET_KEEP_MS)
+  else
+    change('held:' .. name, -held, BUDGET_KEEP_MS)
+    change(late_name(name, 0), cost, LATE_KEEP_MS)
+  end
+end
+
 -- Specs ----------------------------------------------------------------------------------------------------------------
 
 -- The counters that a spec limits, made once a batch: {layer, kind, limit, window or name of the concurrency}.
@@ -333,7 +353,7 @@ local function held_counters(record)
   return held
 end
 
--- What a ticket holds, changed by the tokens and the money it turned out to use.
+-- What a ticket holds, changed by the tokens it turned out to use. `cost` is nil while that is not known.
 local function adjust(record, tokens, cost, places, ticket, share)
   local at = record[1]
   local held = held_counters(record)
@@ -347,9 +367,9 @@ local function adjust(record, tokens, cost, places, ticket, share)
       add(c.window, at, tokens)
     end
   end
-  if cost ~= 0 then
+  if cost then
     for i = 10, #record do
-      hold(record[i], cost)
+      settle_money(record[i], record[9], cost)
     end
   end
 end
@@ -361,7 +381,7 @@ local reaped_name = 'reaped:' .. tag
 local new_tickets = {}
 local seeded = call('EXISTS', 'seeded:' .. tag) == 1
 
-local function refusal(counters, budgets, requests, tokens, cost)
+local function refusal(counters, budgets, requests, tokens, cost, by_share)
   for i = 1, #counters do
     local c = counters[i]
     if c.name then
@@ -383,35 +403,43 @@ local function refusal(counters, budgets, requests, tokens, cost)
   end
   for i, b in ipairs(budgets) do
     local used = number(b.name)
-    if not used.exists then
+    if not used.exists and not by_share then
       return {2}
     end
-    if cost > 0 and used.value + cost > b.limit then
+    if used.exists and cost > 0 and used.value + cost > b.limit then
       return {4, i - 1, b.limit, used.value}
     end
   end
   return nil
 end
 
+local BY_SHARE = 2
+local NOTHING_HELD = {0, 0, 0}
+
 local function admit(op)
   local ticket, prepared_spec, prompt, completion, cost = op[2], counters_of(op[3]), op[4], op[5], op[6]
   local tokens = prompt + completion
-  if op[7] then
-    -- It was let in already: Redis may have it, and must not count it twice.
-    if call('HEXISTS', tickets_name, ticket) == 1 or call('HEXISTS', reaped_name, ticket) == 1 then
-      prepared_spec.admitted = true
-      return -1 - op[3]
-    end
-  else
-    if not seeded then
-      return {2}
-    end
-    local no = refusal(prepared_spec.counters, prepared_spec.budgets, 1, tokens, cost)
+  local forced, by_share = op[7] == true, op[7] == BY_SHARE
+  -- It was let in already: Redis may have it, and must not count it twice.
+  if op[7] and (call('HEXISTS', tickets_name, ticket) == 1 or call('HEXISTS', reaped_name, ticket) == 1) then
+    prepared_spec.admitted = true
+    return -1 - op[3]
+  end
+  if not seeded and not op[7] then
+    return {2}
+  end
+  -- Of what is not seeded the ledger will tell what a share let in.
+  local counted = seeded or forced
+  local counters, masks = prepared_spec.counters, prepared_spec.masks
+  if not counted then
+    counters, masks = {}, NOTHING_HELD
+  end
+  if not forced then
+    local no = refusal(counters, prepared_spec.budgets, 1, tokens, cost, by_share)
     if no then
       return no
     end
   end
-  local counters = prepared_spec.counters
   for i = 1, #counters do
     local c = counters[i]
     if c.name then
@@ -426,7 +454,6 @@ local function admit(op)
     end
   end
   if prepared_spec.holds then
-    local masks = prepared_spec.masks
     local record = {now, prepared_spec.key, prepared_spec.env, prompt, completion, masks[1], masks[2], masks[3], cost}
     for _, b in ipairs(prepared_spec.budgets) do
       record[#record + 1] = b.name
@@ -460,7 +487,7 @@ local function settle(op)
   end
   local held = record[4] + record[5]
   local share = held > 0 and math.min(1, (prompt + completion) / held) or 0
-  adjust(record, prompt + completion - held, cost - record[9], places, ticket, share)
+  adjust(record, prompt + completion - held, cost, places, ticket, share)
   return 1
 end
 
@@ -471,7 +498,7 @@ local function reap(dead)
   local entries = call('HGETALL', name)
   for i = 1, #entries, 2 do
     local record = unpack_message(entries[i + 1])
-    adjust(record, -record[5], 0, -1, entries[i], 0)
+    adjust(record, -record[5], nil, -1, entries[i], 0)
     record[5] = 0
     call('HSET', reaped_name, entries[i], pack({now, record}))
   end
@@ -535,7 +562,8 @@ local function seed(op)
     local name = 'budget:' .. tag .. ':' .. budget[1]
     if not number(name).exists then
       local held = number('held:' .. name).value
-      change(name, budget[2] + held, BUDGET_KEEP_MS)
+      local late = number(late_name(name, 0)).value + number(late_name(name, 1)).value
+      change(name, budget[2] + held + late, BUDGET_KEEP_MS)
       change('held:' .. name, -held, BUDGET_KEEP_MS)
     end
   end
