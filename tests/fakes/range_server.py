@@ -23,12 +23,16 @@ class RangeServer:
     """So many answers more are cut in the middle."""
     fail: int = 0
     """So many answers more are 500."""
+    silent: threading.Event = field(default_factory=threading.Event)
+    """Once it is set, answers come to a halt in the middle."""
+    keep_alive: bool = True
 
 
 @contextmanager
 def range_server(bodies: dict[str, bytes]) -> Iterator[RangeServer]:
     """A server on a free port for as long as the block lasts."""
     served = RangeServer(bodies)
+    over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -48,8 +52,13 @@ def range_server(bodies: dict[str, bytes]) -> Iterator[RangeServer]:
         def _answer(self, status: int, body: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            if not served.keep_alive:
+                self.send_header("Connection", "close")
             self.end_headers()
-            if status == 206 and served.cut > 0:
+            if status == 206 and served.silent.is_set():
+                self.wfile.write(body[: len(body) // 2])
+                over.wait()
+            elif status == 206 and served.cut > 0:
                 served.cut -= 1
                 self.wfile.write(body[: len(body) // 2])
                 self.close_connection = True
@@ -72,6 +81,7 @@ def range_server(bodies: dict[str, bytes]) -> Iterator[RangeServer]:
     try:
         yield served
     finally:
+        over.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -200,6 +201,20 @@ def test_a_fetch_can_be_stopped(stored: Stored, tmp_path: Path) -> None:
     with pytest.raises(ModelStoreError, match="stopped"):
         fetch(stored.manifest, root=tmp_path / "w", urls=stored.urls, options=options)
     assert present(tmp_path / "w", stored.manifest) is None
+
+
+@pytest.mark.parametrize("keep_alive", [True, False], ids=["connections are kept", "a connection for each answer"])
+def test_a_fetch_is_stopped_at_once_though_the_storage_has_gone_silent(
+    stored: Stored, tmp_path: Path, keep_alive: bool
+) -> None:
+    stop = threading.Event()
+    stored.server.keep_alive = keep_alive
+    stored.server.silent.set()
+    threading.Timer(0.5, stop.set).start()
+    began = time.monotonic()
+    with pytest.raises(ModelStoreError, match="stopped"):
+        fetch(stored.manifest, root=tmp_path / "w", urls=stored.urls, options=dataclasses.replace(OPTIONS, stop=stop))
+    assert time.monotonic() - began < 10, "and not after the half minute that an answer may take"
 
 
 def test_signed_addresses_open_one_models_objects_at_a_real_s3_server(place: Place, tmp_path: Path) -> None:

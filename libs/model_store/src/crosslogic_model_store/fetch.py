@@ -8,10 +8,11 @@ folder with a version's name is always whole. Other agents of the machine wait, 
 import contextlib
 import fcntl
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -33,6 +34,7 @@ _TIMEOUT_S: Final = 30.0
 _ATTEMPTS: Final = 6
 _LONGEST_PAUSE_S: Final = 8.0
 _LOCK_POLL_S: Final = 0.1
+_STOP_POLL_S: Final = 0.25
 _OK, _PARTIAL = 200, 206
 _REFUSED: Final = frozenset({400, 401, 403})
 """What storages say of an address that has ended: S3 and MinIO 403, R2 400."""
@@ -103,6 +105,8 @@ class _Fetch:
         self._done_bytes = 0
         self._failed = threading.Event()
         self._opened: list[HTTPConnection] = []
+        self._asked: dict[int, socket.socket] = {}
+        """What each thread waits at for an answer. A connection that closes after its answer has forgotten its own."""
 
     def run(self) -> Path:
         self._folder.mkdir(exist_ok=True)
@@ -135,24 +139,44 @@ class _Fetch:
             # Both are found out before the first thread starts: from then on blocks come.
             work = [(self._block, file, index) for file in files for index in file.missing]
             work += [(self._found, file, index) for file in files for index in file.held]
-            waiting: list[Future[None]] = [pool.submit(each, local, file, index) for each, file, index in work]
+            under_way = _UnderWay(len(work))
+            waiting: list[Future[None]] = []
             try:
-                done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
+                for each, file, index in work:
+                    waiting.append(pool.submit(each, local, file, index))
+                    waiting[-1].add_done_callback(under_way.ended)
+                while not under_way.over.wait(_STOP_POLL_S):
+                    if self._options.stop.is_set():
+                        raise _Stopped
+                if under_way.error is not None:
+                    raise under_way.error
             finally:
                 self._failed.set()
                 for future in waiting:
                     future.cancel()
+                self._hang_up()
         wrong = [file for file in files if not file.is_right()]
         for file in wrong:
             file.forget()
         if wrong:
             raise ModelStoreError(f"{wrong[0].entry.path} is not what its checksum says: it is fetched anew.")
 
+    @property
+    def _over(self) -> bool:
+        return self._options.stop.is_set() or self._failed.is_set()
+
+    def _hang_up(self) -> None:
+        """Threads that wait for a storage that says nothing need not wait longer."""
+        for each in list(self._asked.values()):
+            with contextlib.suppress(OSError):
+                # Of TLS too only the connection below: its thread is in the midst of it.
+                socket.socket.shutdown(each, socket.SHUT_RDWR)
+
     def _block(self, local: threading.local, file: FetchedFile, index: int) -> None:
         pause_s = self._options.pause_s
         for attempt in range(1, _ATTEMPTS + 1):
+            if self._over:
+                raise _Stopped
             url = self._addresses.of(file.entry)
             try:
                 digest = self._get(local, url, file, index)
@@ -161,7 +185,7 @@ class _Fetch:
                 self._addresses.renew(url, file.entry)
                 reason = "its address is refused"
             except (OSError, HTTPException) as error:
-                reason = str(error) or type(error).__name__
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             _drop(local)
             if attempt == _ATTEMPTS:
                 raise ModelStoreError(f"{file.entry.path} cannot be fetched: {reason}.")
@@ -172,7 +196,7 @@ class _Fetch:
         file.came(index, digest, _buffer(local))
 
     def _found(self, local: threading.local, file: FetchedFile, index: int) -> None:
-        if self._options.stop.is_set() or self._failed.is_set():
+        if self._over:
             raise _Stopped
         file.found(index, _buffer(local))
 
@@ -180,6 +204,9 @@ class _Fetch:
         start, size = file.span(index)
         connection, path = self._connection(local, url)
         connection.request("GET", path, headers={"Range": f"bytes={start}-{start + size - 1}"})
+        self._asked[threading.get_ident()] = connection.sock
+        if self._over:
+            raise _Stopped
         with connection.getresponse() as answer:
             if answer.status in _REFUSED:
                 raise _RefusedError
@@ -205,7 +232,7 @@ class _Fetch:
     def _fill(self, answer: HTTPResponse, piece: memoryview) -> None:
         got = 0
         while got < len(piece):
-            if self._options.stop.is_set() or self._failed.is_set():
+            if self._over:
                 raise _Stopped
             count = answer.readinto(piece[got:])
             if not count:
@@ -240,6 +267,30 @@ class _Fetch:
                 f"The disk is too small: {missing_bytes:,} bytes of weights are to come, {SPARE_BYTES:,} are to stay "
                 f"free, and {free:,} are free."
             )
+
+
+class _UnderWay:
+    """Blocks that come, in several threads."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._lock = threading.Lock()
+        self.over = threading.Event()
+        """All have come, or one of them cannot."""
+        self.error: BaseException | None = None
+        """Why it cannot."""
+        if not count:
+            self.over.set()
+
+    def ended(self, block: "Future[None]") -> None:
+        """One has come, or cannot, or is not waited for any more."""
+        error = None if block.cancelled() else block.exception()
+        with self._lock:
+            self._left -= 1
+            if self.error is None:
+                self.error = error
+            if error is not None or not self._left:
+                self.over.set()
 
 
 class _RefusedError(Exception):
