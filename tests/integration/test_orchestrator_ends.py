@@ -98,7 +98,7 @@ class World:
 
     async def rests(self, job: Job) -> None:
         """After a try that its provider refused."""
-        assert await self.store.wait(await self.claimed(job.id), detail=WORDS, progress=(0, 0), now=NOW, rest_s=3_600)
+        assert await self.store.wait(await self.claimed(job.id), detail=WORDS, loaded=None, now=NOW, rest_s=3_600)
 
     async def pass_by(self, seconds: float) -> None:
         """By the database's clock, which alone counts."""
@@ -259,7 +259,7 @@ async def test_whoever_works_on_an_end_while_it_is_given_up_writes_nothing_any_m
     held = await world.claimed(ending.id)
     given = await world.service.abandon(ending.instance.id)
     assert not await world.store.end(held, price_picodollars=0, now=NOW)
-    assert not await world.store.wait(held, detail="here", progress=(0, 0), now=NOW, rest_s=1)
+    assert not await world.store.wait(held, detail="here", loaded=None, now=NOW, rest_s=1)
     job = await world.service.job(ending.id)
     assert (job.status, job.error, job.steps) == ("failed", given.error, given.steps)
 

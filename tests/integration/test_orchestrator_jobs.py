@@ -110,9 +110,12 @@ class Registry:
     gone: set[str] = field(default_factory=set)
     followed = True
 
-    def say(self, name: str, status: NodeStatus, reason: str = "", running: int = 0) -> None:
+    def say(
+        self, name: str, status: NodeStatus, reason: str = "", running: int = 0, loaded: tuple[int, int] = (0, 0)
+    ) -> None:
         assert self.nodes is not None
-        self.nodes[name] = NodeView(name, status, reason, running)
+        dead_since = datetime.now(UTC) - timedelta(hours=1) if status == "dead" else None
+        self.nodes[name] = NodeView(name, status, reason, running, *loaded, dead_since=dead_since)
 
     def node(self, node_id: str) -> NodeView | None:
         if self.nodes is None:
@@ -550,9 +553,33 @@ async def test_a_launchs_log_says_what_the_provider_the_agent_and_the_engine_sai
         ("orchestrator", "the engine is starting"),
         ("agent", "joined"),
         ("engine", "CUDA out of memory: tried to allocate 20 GiB"),
-        ("orchestrator", "The node died before it served: the engine ended with 1."),
+        (
+            "orchestrator",
+            "The node died before it served, and has not come back within 300 s: the engine ended with 1.",
+        ),
         ("orchestrator", "The provider is told to delete it."),
     ]
+
+
+async def test_what_was_loaded_is_told_of_the_loading_however_fast_the_steps_after_it_were(world: World) -> None:
+    job = await world.launched()
+    await world.at(job, Step.PROVISIONING)
+    name = job.instance.id
+    world.cloud.there[name] = Machine(name, "running")
+    world.registry.say(name, "warming", "the engine is starting", loaded=(5, 12))
+    await world.work(3)
+    world.registry.fails = CodedError(ErrorCode.UNAVAILABLE)
+    await world.work(2)
+    world.registry.fails = None
+    told = {row.step: (row.bytes_done, row.bytes_total) for row in (await world.job(job)).steps}
+    assert told[Step.WEIGHTS_LOADING] == (5, 12)
+    world.registry.say(name, "active", loaded=(12, 12))
+    await world.work(3)
+    found = await world.job(job)
+    assert found.status == "succeeded"
+    told = {row.step: (row.bytes_done, row.bytes_total) for row in found.steps}
+    assert {step for step, row in told.items() if row != (0, 0)} == {Step.WEIGHTS_LOADING}
+    assert told[Step.WEIGHTS_LOADING] == (12, 12)
 
 
 async def test_a_machine_that_logs_without_end_fills_no_database_and_a_registry_without_logs_holds_nothing_up(

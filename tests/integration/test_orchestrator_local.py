@@ -28,6 +28,25 @@ async def test_an_agent_that_dies_at_its_start_is_told_of_at_once_and_with_its_l
     assert await provider.machines() == []
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"event": "engine ended", "reason": "out of memory", "level": "error"}', "engine ended reason=out of memory"),
+        ("Illegal instruction", "Illegal instruction"),
+        ("[1]", "[1]"),
+        ("", "it said nothing"),
+    ],
+)
+async def test_of_an_agent_that_is_gone_is_told_what_it_said_last_in_words(
+    tmp_path: Path, line: str, words: str
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/pid").write_text("2147483646 1")
+    (tmp_path / "m/agent.log").write_text(f"earlier\n{line}\n" if line else "")
+    found = await LocalProvider(LocalSettings(folder=tmp_path, agent_environ={}), free_port=free_port).find("m")
+    assert (found.state, found.detail) == ("gone", f"its agent ended, and had said last: {words}")
+
+
 async def test_machines_that_have_not_bound_their_ports_yet_are_given_no_others(tmp_path: Path) -> None:
     settings = LocalSettings(folder=tmp_path, agent_environ={"PYTHONHOME": str(tmp_path / "nowhere")})
     # Nobody listens on any of them, and chance names some twice.

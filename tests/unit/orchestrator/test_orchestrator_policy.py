@@ -15,7 +15,7 @@ from crosslogic_orchestrator.fleet import log_line_of
 from crosslogic_orchestrator.policy import Delete, Drain, End, GiveUp, Limits, Reach, Request, Wait, Write
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-LIMITS = Limits(provision_s=100, load_s=50)
+LIMITS = Limits(provision_s=100, load_s=50, dead_s=70)
 ABSENT = Machine("m", "absent")
 PENDING = Machine("m", "pending", "the cloud looks for one")
 RUNNING = Machine("m", "running")
@@ -110,7 +110,7 @@ def test_next_thing_to_do(made: Job, machine: Machine, seen: NodeView | None, wa
 @pytest.mark.parametrize(
     ("made", "machine", "seen", "words"),
     [
-        (job(step=Step.PROVISIONING), GONE, None, "went away while it was made. taken away"),
+        (job(step=Step.PROVISIONING), GONE, None, "went away while it was made: taken away."),
         (job(step=Step.WEIGHTS_LOADING), ABSENT, None, "knows of no such machine any more"),
         (job(step=Step.PROVISIONING), ABSENT, node("registering"), "no such machine any more, though its agent"),
         (job(step=Step.PROVISIONING, waited_s=101), RUNNING, None, "No agent has joined from the machine within 100 s"),
@@ -120,7 +120,12 @@ def test_next_thing_to_do(made: Job, machine: Machine, seen: NodeView | None, wa
             replace(node("warming", "engine died: exit code 1. no such model"), engine_deaths=policy.MOST_DEATHS),
             "ended 3 times before it served: engine died: exit code 1. no such model",
         ),
-        (job(step=Step.WEIGHTS_LOADING), RUNNING, node("dead", "engine died: no memory"), "engine died: no memory"),
+        (
+            job(step=Step.WEIGHTS_LOADING),
+            RUNNING,
+            replace(node("dead", "not heard of."), dead_since=NOW - timedelta(seconds=70)),
+            "died before it served, and has not come back within 70 s: not heard of.",
+        ),
         (job(step=Step.WEIGHTS_LOADING, waited_s=51), RUNNING, node("warming", "stuck"), "did not serve within 50 s"),
     ],
 )
@@ -133,6 +138,17 @@ def test_launch_that_cannot_succeed_says_why(made: Job, machine: Machine, seen: 
 def asked_again(times: int, *, ago_s: float = 0, waited_s: float = 50) -> Job:
     before = NOW - timedelta(seconds=ago_s) if times else None
     return replace(job(step=Step.PROVISIONING, waited_s=waited_s), asked_again=times, asked_again_at=before)
+
+
+@pytest.mark.parametrize("dead_since", [None, NOW - timedelta(seconds=69)], ids=["since we do not know when", "lately"])
+@pytest.mark.parametrize("step", [Step.PROVISIONING, Step.WEIGHTS_LOADING, Step.ACTIVE])
+def test_node_that_died_before_it_served_is_waited_for_as_one_that_served(
+    step: Step, dead_since: datetime | None
+) -> None:
+    seen = replace(node("dead", "not heard of for 60 s"), dead_since=dead_since)
+    decision = decide(job(step=step, waited_s=1000), RUNNING, seen)
+    assert isinstance(decision, Wait)
+    assert decision.detail == "not heard of for 60 s"
 
 
 @pytest.mark.parametrize(("machine", "words"), [(ABSENT, "asked for again"), (STALLED, "asked to go on")])

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 JobKind = Literal["launch", "terminate"]
 JobStatus = Literal["running", "succeeded", "failed"]
@@ -158,6 +158,13 @@ class Machine:
 ABSENT = Machine("", "absent")
 
 
+class Loaded(NamedTuple):
+    """How much of a machine's weights is there, in bytes. Both 0: nothing is known."""
+
+    done: int
+    total: int
+
+
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """A machine's node as the registry knows it."""
@@ -171,3 +178,5 @@ class NodeView:
     bytes_total: int = 0
     engine_deaths: int = 0
     """How often its engine ended by itself since its agent started."""
+    dead_since: datetime | None = None
+    """Since when we have known it to be dead. None: it is not, or the registry has been away since."""

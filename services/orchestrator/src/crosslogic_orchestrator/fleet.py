@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
@@ -12,6 +13,7 @@ from crosslogic.registry.v1 import model_store_pb2_grpc as model_store_rpc
 from crosslogic.registry.v1 import registry_pb2 as pb
 from crosslogic.registry.v1 import registry_pb2_grpc as rpc
 from crosslogic_common.batched import Backoff
+from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode, from_rpc_error
 from crosslogic_common.logs import get_logger
 from crosslogic_common.tls import Channels
@@ -41,6 +43,7 @@ class RegistryFleet:
         changed: asyncio.Event,
         told: Callable[[pb.WatchNodesResponse], None],
         lost: Callable[[], None],
+        clock: Clock,
     ) -> None:
         """`target` is host:port of the registry; `changed` is set when a node is not what it was.
 
@@ -51,6 +54,8 @@ class RegistryFleet:
         self._changed = changed
         self._told = told
         self._lost = lost
+        self._clock = clock
+        self._dead_since: dict[str, datetime] = {}
         self._nodes: dict[str, NodeView] = {}
         self._known = False
         self._followed = False
@@ -61,7 +66,10 @@ class RegistryFleet:
         """See ports.Fleet."""
         if not self._known:
             raise CodedError(ErrorCode.UNAVAILABLE, private="the registry has told of no nodes yet")
-        return self._nodes.get(node_id)
+        found = self._nodes.get(node_id)
+        if found is None or found.status != "dead":
+            return found
+        return replace(found, dead_since=self._dead_since.get(node_id))
 
     @property
     def followed(self) -> bool:
@@ -132,6 +140,8 @@ class RegistryFleet:
             except grpc.aio.AioRpcError as error:
                 self._log.warning("the registry is away", reason=error.details())
             self._followed = False
+            # What is dead now may come back meanwhile.
+            self._dead_since.clear()
             self._lost()
             await asyncio.sleep(backoff.next_s())
 
@@ -147,6 +157,10 @@ class RegistryFleet:
         for node in message.nodes:
             status = _STATUS.get(node.status, "registering")
             weights = node.weights
+            if status == "dead":
+                self._dead_since.setdefault(node.id, self._clock.now())
+            else:
+                self._dead_since.pop(node.id, None)
             self._nodes[node.id] = NodeView(
                 node.id,
                 status,
@@ -158,6 +172,7 @@ class RegistryFleet:
             )
         for node_id in message.removed_node_ids:
             self._nodes.pop(node_id, None)
+            self._dead_since.pop(node_id, None)
         self._known = self._known or message.snapshot_complete
         self._followed = self._followed or message.snapshot_complete
         self._changed.set()

@@ -61,7 +61,7 @@ def open_launching(settings: OrchestratorSettings, parts: Launching) -> OpenLaun
         fleet=parts.fleet,
         providers=parts.providers,
         clock=parts.clock,
-        limits=Limits(provision_s=settings.provision_s, load_s=settings.load_s),
+        limits=Limits(provision_s=settings.provision_s, load_s=settings.load_s, dead_s=settings.dead_s),
         metrics=parts.metrics,
         lane=settings.workers,
     )

@@ -73,7 +73,12 @@ async def serve(settings: OrchestratorSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(channels.close)
         pool = await stack.enter_async_context(open_pool(dsn, schema=SCHEMA, max_size=settings.pool_size))
         fleet = RegistryFleet(
-            channels=channels, target=settings.registry_target, changed=wake, told=signals.take, lost=signals.lost
+            channels=channels,
+            target=settings.registry_target,
+            changed=wake,
+            told=signals.take,
+            lost=signals.lost,
+            clock=clock,
         )
         link = WorkerLink(settings.skypilot_worker, worker_environ(settings, os.environ))
         await stack.enter_async_context(link.running())

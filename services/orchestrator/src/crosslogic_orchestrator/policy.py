@@ -16,6 +16,8 @@ class Limits:
     """From the request to the agent's joining."""
     load_s: float = 3_600.0
     """From the joining to the first served request: weights, warm-up and measurement together."""
+    dead_s: float = 300.0
+    """Until a node that is dead counts as one that does not come back, as with machines that have served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,9 @@ def refused(job: Job, words: str, *, temporary: bool, now: datetime, limits: Lim
 
 _COMES_TO_NOTHING: Mapping[MachineState, str] = MappingProxyType(
     {
-        "failed": "The machine could not be made.",
-        "gone": "The machine went away while it was made.",
-        "absent": "Its provider knows of no such machine any more, though its agent has joined.",
+        "failed": "The machine could not be made",
+        "gone": "The machine went away while it was made",
+        "absent": "Its provider knows of no such machine any more, though its agent has joined",
     }
 )
 _FORGOTTEN: Mapping[MachineState, str] = MappingProxyType(
@@ -142,10 +144,16 @@ def _launch(job: Job, machine: Machine, node: NodeView | None, *, now: datetime,
     if job.step == Step.PROVISIONING and node is None and machine.state in _FORGOTTEN:
         return _ask_again(job, machine, now=now, limits=limits)
     if machine.state in _COMES_TO_NOTHING:
-        return GiveUp(f"{_COMES_TO_NOTHING[machine.state]} {machine.detail}".strip())
+        return GiveUp(_because(_COMES_TO_NOTHING[machine.state], machine.detail))
     if node is None:
         return _not_joined(machine, waited_s=waited_s, limits=limits)
-    return _joined(job, node, waited_s=waited_s, limits=limits)
+    return _joined(job, node, now=now, waited_s=waited_s, limits=limits)
+
+
+def _because(what: str, why: str) -> str:
+    """A sentence; `why` may be one of somebody else's, or none."""
+    reason = why.strip().removesuffix(".")
+    return f"{what}: {reason}." if reason else f"{what}."
 
 
 def _ask_again(job: Job, machine: Machine, *, now: datetime, limits: Limits) -> Decision:
@@ -177,9 +185,9 @@ def _not_joined(machine: Machine, *, waited_s: float, limits: Limits) -> Decisio
     )
 
 
-def _joined(job: Job, node: NodeView, *, waited_s: float, limits: Limits) -> Decision:
+def _joined(job: Job, node: NodeView, *, now: datetime, waited_s: float, limits: Limits) -> Decision:
     if node.status == "dead":
-        return GiveUp(f"The node died before it served: {node.reason or 'no reason was given'}.")
+        return _dead(node, now=now, limits=limits)
     reached = _reached(node)
     if reached > job.step:
         return Reach(reached, node.reason)
@@ -187,10 +195,18 @@ def _joined(job: Job, node: NodeView, *, waited_s: float, limits: Limits) -> Dec
         return End()
     if node.engine_deaths >= MOST_DEATHS:
         # The agent tries for ever. A machine that never serves is not paid for until the longest load would be over.
-        return GiveUp(f"The engine ended {node.engine_deaths} times before it served: {node.reason}.")
+        return GiveUp(_because(f"The engine ended {node.engine_deaths} times before it served", node.reason))
     if waited_s > limits.load_s:
-        return GiveUp(f"The engine did not serve within {limits.load_s:g} s of its last step: {node.reason}.")
+        return GiveUp(_because(f"The engine did not serve within {limits.load_s:g} s of its last step", node.reason))
     return Wait(_LOOK_LOADING_S, node.reason)
+
+
+def _dead(node: NodeView, *, now: datetime, limits: Limits) -> Decision:
+    """A machine or a network that stood still goes on, and half of the weights may be there."""
+    if node.dead_since is None or (now - node.dead_since).total_seconds() < limits.dead_s:
+        return Wait(_LOOK_S, node.reason)
+    words = f"The node died before it served, and has not come back within {limits.dead_s:g} s"
+    return GiveUp(_because(words, node.reason or "no reason was given"))
 
 
 def _reached(node: NodeView) -> Step:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from crosslogic_orchestrator.domain import Instance, Job, LateEnd, LogLine, Machine, NodeView, Spec, Step
+from crosslogic_orchestrator.domain import Instance, Job, LateEnd, Loaded, LogLine, Machine, NodeView, Spec, Step
 
 
 class Provider(Protocol):
@@ -94,10 +94,15 @@ class Store(Protocol):
     async def renew(self, job: Job, *, lease_s: float) -> bool:
         """Keeps holding a job. False: somebody else has it."""
 
-    async def reach(self, job: Job, step: Step, *, detail: str, task: str | None, now: datetime) -> bool:
-        """Notes that the job is at `step` now. False: somebody else has the job."""
+    async def reach(
+        self, job: Job, step: Step, *, detail: str, task: str | None, loaded: Loaded | None, now: datetime
+    ) -> bool:
+        """Notes that the job is at `step` now, and what is `loaded` if that is known.
 
-    async def wait(self, job: Job, *, detail: str, progress: tuple[int, int], now: datetime, rest_s: float) -> bool:
+        False: somebody else has the job.
+        """
+
+    async def wait(self, job: Job, *, detail: str, loaded: Loaded | None, now: datetime, rest_s: float) -> bool:
         """Lets the job rest for `rest_s`. False: somebody else has it."""
 
     async def asked_again(self, job: Job, *, detail: str, now: datetime, rest_s: float) -> bool:

@@ -10,7 +10,18 @@ from psycopg.rows import TupleRow
 
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.postgres import Connection, Pool, notifications, transaction
-from crosslogic_orchestrator.domain import Instance, Job, JobKind, JobStatus, LogLine, Spec, Step, StepRow, plain
+from crosslogic_orchestrator.domain import (
+    Instance,
+    Job,
+    JobKind,
+    JobStatus,
+    Loaded,
+    LogLine,
+    Spec,
+    Step,
+    StepRow,
+    plain,
+)
 from crosslogic_orchestrator.events import add_machine_event
 from crosslogic_orchestrator.job_log import add_lines, lines_of
 
@@ -102,7 +113,9 @@ class PostgresStore:
             )
             return cursor.rowcount == 1
 
-    async def reach(self, job: Job, step: Step, *, detail: str, task: str | None, now: datetime) -> bool:
+    async def reach(
+        self, job: Job, step: Step, *, detail: str, task: str | None, loaded: Loaded | None, now: datetime
+    ) -> bool:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
@@ -113,11 +126,12 @@ class PostgresStore:
             if cursor.rowcount != 1:
                 return False
             await _begin_steps(connection, job, step, detail=detail, now=now)
+            await _note_loaded(connection, job, loaded)
             await _say(connection, job, detail, now=now)
             await _tell(connection, job.id)
             return True
 
-    async def wait(self, job: Job, *, detail: str, progress: tuple[int, int], now: datetime, rest_s: float) -> bool:
+    async def wait(self, job: Job, *, detail: str, loaded: Loaded | None, now: datetime, rest_s: float) -> bool:
         """See ports.Store."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(
@@ -126,7 +140,7 @@ class PostgresStore:
             )
             if cursor.rowcount != 1:
                 return False
-            await _go_on(connection, job, detail=detail, progress=progress, now=now)
+            await _go_on(connection, job, detail=detail, loaded=loaded, now=now)
             return True
 
     async def asked_again(self, job: Job, *, detail: str, now: datetime, rest_s: float) -> bool:
@@ -139,7 +153,7 @@ class PostgresStore:
             )
             if cursor.rowcount != 1:
                 return False
-            await _go_on(connection, job, detail=detail, progress=(0, 0), now=now)
+            await _go_on(connection, job, detail=detail, loaded=None, now=now)
             return True
 
     async def give_up(self, job: Job, error: str, *, now: datetime) -> bool:
@@ -358,27 +372,30 @@ async def _begin_steps(connection: Connection, job: Job, step: Step, *, detail: 
         )
 
 
-async def _go_on(connection: Connection, job: Job, *, detail: str, progress: tuple[int, int], now: datetime) -> None:
+async def _go_on(connection: Connection, job: Job, *, detail: str, loaded: Loaded | None, now: datetime) -> None:
     """Writes down what is new of the step that the job is at, and says so."""
+    said = plain(detail)
     cursor = await connection.execute(
-        "UPDATE job_steps s SET detail = %s, bytes_done = %s, bytes_total = %s "
-        "FROM (SELECT detail FROM job_steps WHERE job_id = %s AND step = %s FOR UPDATE) before "
-        "WHERE s.job_id = %s AND s.step = %s "
-        "AND (s.detail, s.bytes_done, s.bytes_total) IS DISTINCT FROM (%s, %s, %s) RETURNING before.detail",
-        (
-            (said := plain(detail)),
-            *progress,
-            *(job.id, job.step, job.id, job.step),
-            *(said, *progress),
-        ),
+        "UPDATE job_steps SET detail = %s WHERE job_id = %s AND step = %s AND detail IS DISTINCT FROM %s",
+        (said, job.id, job.step, said),
     )
-    before = await cursor.fetchone()
-    if before is None:
-        return
-    if before[0] != said:
+    if cursor.rowcount:
         await _say(connection, job, said, now=now)
-    await connection.execute("UPDATE jobs SET updated_at = %s WHERE id = %s", (now, job.id))
-    await _tell(connection, job.id)
+    if await _note_loaded(connection, job, loaded) or cursor.rowcount:
+        await connection.execute("UPDATE jobs SET updated_at = %s WHERE id = %s", (now, job.id))
+        await _tell(connection, job.id)
+
+
+async def _note_loaded(connection: Connection, job: Job, loaded: Loaded | None) -> bool:
+    """Writes down how much of the weights is there, whatever step the job is at by now. Whether that is news."""
+    if loaded is None:
+        return False
+    cursor = await connection.execute(
+        "UPDATE job_steps SET bytes_done = %s, bytes_total = %s "
+        "WHERE job_id = %s AND step = %s AND (bytes_done, bytes_total) IS DISTINCT FROM (%s, %s)",
+        (*loaded, job.id, Step.WEIGHTS_LOADING, *loaded),
+    )
+    return cursor.rowcount == 1
 
 
 async def _end_steps(connection: Connection, job_id: str, *, now: datetime) -> None:

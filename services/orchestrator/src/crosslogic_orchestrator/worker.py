@@ -13,7 +13,7 @@ from crosslogic_common.clock import Clock
 from crosslogic_common.errors import CodedError, ErrorCode
 from crosslogic_common.logs import get_logger
 from crosslogic_orchestrator import policy
-from crosslogic_orchestrator.domain import ABSENT, Job, Machine, NodeView, Step
+from crosslogic_orchestrator.domain import ABSENT, Job, Loaded, Machine, NodeView, Step
 from crosslogic_orchestrator.metrics import OrchestratorMetrics
 from crosslogic_orchestrator.ports import Fleet, Provider, ProviderError, Store
 
@@ -179,7 +179,7 @@ class Worker:
                 await provider.delete(name)
                 await self._rest(job, _IDLE_S, "The provider is told to delete it.")
             case policy.Reach(step, detail):
-                await self._reach(job, step, detail=detail)
+                await self._reach(job, step, detail=detail, node=node)
             case policy.Wait(seconds, detail):
                 await self._rest(job, seconds, detail, node)
             case policy.GiveUp(error):
@@ -218,15 +218,16 @@ class Worker:
         self._log.warning("launch fails", job_id=job.id, reason=error)
         await self._store.give_up(job, error, now=self._clock.now())
 
-    async def _reach(self, job: Job, step: Step, *, detail: str = "", task: str | None = None) -> None:
-        if await self._store.reach(job, step, detail=detail, task=task, now=self._clock.now()):
+    async def _reach(
+        self, job: Job, step: Step, *, detail: str = "", task: str | None = None, node: NodeView | None = None
+    ) -> None:
+        if await self._store.reach(job, step, detail=detail, task=task, loaded=_loaded(node), now=self._clock.now()):
             self._metrics.step_seconds.labels(job.kind, job.step.name.lower()).observe(
                 (job.read_at - job.step_at).total_seconds()
             )
 
     async def _rest(self, job: Job, seconds: float, detail: str, node: NodeView | None = None) -> None:
-        progress = (0, 0) if node is None else (node.bytes_done, node.bytes_total)
-        await self._store.wait(job, detail=detail, progress=progress, now=self._clock.now(), rest_s=seconds)
+        await self._store.wait(job, detail=detail, loaded=_loaded(node), now=self._clock.now(), rest_s=seconds)
 
     async def _end(self, job: Job, machine: Machine) -> None:
         if await self._store.end(job, price_picodollars=machine.hourly_price_picodollars, now=self._clock.now()):
@@ -260,6 +261,10 @@ class Worker:
             self._log.warning("somebody else has the job", job_id=job.id)
         finally:
             renewing.cancel()
+
+
+def _loaded(node: NodeView | None) -> Loaded | None:
+    return None if node is None else Loaded(node.bytes_done, node.bytes_total)
 
 
 async def _of_registry(answer: Awaitable[Answer]) -> Answer:

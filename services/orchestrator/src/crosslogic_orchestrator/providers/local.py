@@ -27,7 +27,7 @@ from pathlib import Path
 
 from crosslogic_common.logs import get_logger
 from crosslogic_common.os_process import start_ticks
-from crosslogic_orchestrator.domain import ABSENT, Machine, Spec
+from crosslogic_orchestrator.domain import ABSENT, Machine, Spec, in_words
 from crosslogic_orchestrator.ports import ProviderError
 
 _GRACE_S = 15.0
@@ -171,7 +171,7 @@ class LocalProvider:
         pid = self._pid(folder)
         if pid is None:
             if (folder / "pid").exists():
-                return Machine(name, "gone", f"its agent ended: {_last_line(folder / 'agent.log')}")
+                return Machine(name, "gone", f"its agent ended, and had said last: {_last_line(folder / 'agent.log')}")
             return ABSENT
         return Machine(name, "running", "its agent runs")
 
@@ -281,4 +281,4 @@ def _last_line(log: Path) -> str:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:
         return "it left no log"
-    return lines[-1][:500] if lines else "it said nothing"
+    return in_words(lines[-1])[:500] if lines else "it said nothing"
