@@ -153,6 +153,10 @@ trial-fleet: venv ## two orchestrators launch, each killed and stopped past its 
 trial-stops: venv ## the registry stopped at each step of a launch, and killed in mid-promotion; 9 minutes (TRIAL_ARGS="--parts promotions")
 	@$(run) tests.chaos.trial_stops $(TRIAL_ARGS)
 
+.PHONY: trial-weights
+trial-weights: venv ## the storage silent, refusing or gone, and the agent stopped or killed, while weights load; 10 minutes (TRIAL_ARGS="--seed 1")
+	@$(run) tests.chaos.trial_weights $(TRIAL_ARGS)
+
 .PHONY: storm
 storm: venv ## requests over dying processes: does everybody count the same? (REQUESTS=5000 SEED=1 STORM_ARGS="--seconds 60")
 	@$(run) tests.storm --requests "$(or $(REQUESTS),5000)" --seed "$(or $(SEED),1)" $(STORM_ARGS)

@@ -1,4 +1,4 @@
-"""A small part of `make chaos`, `make trial-nodes` and `make trial-rolling`, for every change."""
+"""A small part of `make chaos`, `make trial-nodes`, `-rolling` and `-weights`, for every change."""
 
 import random
 from collections.abc import Iterator
@@ -8,12 +8,13 @@ import pytest
 
 from crosslogic_dev.suite import Suite
 from crosslogic_dev.topology import SERVICES
-from tests.chaos import trial_rolling
+from tests.chaos import trial_rolling, trial_weights
 from tests.chaos.catalogue import AS_TESTS, EXPERIMENTS
 from tests.chaos.clients import Client
 from tests.chaos.experiments import e102_network
 from tests.chaos.trial_nodes import Trial, run_trial
 from tests.chaos.world import STEP_MS, World, chaos_suite
+from tests.fakes.s3_server import s3_server
 
 SIZE = 0.05
 ROLLING = trial_rolling.Trial(rate=25.0, rounds=1, pre_stop_s=0.5, pause_s=0.3)
@@ -52,6 +53,16 @@ async def test_everything_is_replaced_under_load_and_no_request_fails(suite: Sui
     assert (outcome.failed, outcome.corrupted) == (0, 0)
     assert outcome.gone_after_s.keys() == {*SERVICES, "gateway", "node_agent-1"}
     assert outcome.requests > 50
+
+
+async def test_machine_loads_from_a_slow_storage_and_another_ends_at_once_though_it_has_gone_silent(
+    tmp_path: Path,
+) -> None:
+    with s3_server(tmp_path) as place:
+        async with trial_weights.world(tmp_path, place, weights_bytes=12 * 2**20) as world:
+            outcome = await trial_weights.run_trial(world, [trial_weights.nothing], seed=5, for_good=False)
+    assert outcome.faults == []
+    assert (outcome.launches, outcome.served) == (2, 1)
 
 
 def test_experiments_that_are_tests_are_there() -> None:
