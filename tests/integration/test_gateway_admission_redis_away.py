@@ -14,6 +14,7 @@ from crosslogic_dev.ports import free_port
 from crosslogic_dev.processes import ProcessTable
 from crosslogic_dev.redis import start_redis
 from crosslogic_dev.run_dir import RunDir
+from crosslogic_gateway.admission import seeding
 from crosslogic_gateway.admission.held_ticket import HeldTicket
 from crosslogic_gateway.admission.ports import Settled, Used
 from crosslogic_gateway.admission.refusals import RefusedError
@@ -246,6 +247,30 @@ async def test_a_thousand_requests_at_once_never_pass_a_hard_budget(redis_url: s
             for worker in running:
                 await worker.pipe.flushed(10)
         assert 0.95 * limit < spent <= limit
+
+
+async def test_a_limit_is_not_given_out_twice_by_workers_that_did_not_wait_for_the_ledger(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So long this machine may stand still before the others have heard from the ledger.
+    monkeypatch.setattr(seeding, "WAIT_S", 3.0)
+    who = principal(key=Limits(requests_per_minute=100, concurrency=1_000))
+    hasty = FakeLedger(used_after_s=10.0)
+    async with (
+        workers(redis_url, 2, ledger=FakeLedger()) as (first, second),
+        workers(redis_url, 2, ledger=hasty) as both,
+    ):
+        slow = asyncio.create_task(as_many_as_pass(both, who, 100, name="slow"))
+        await asyncio.sleep(0.05)
+        passed = await as_many_as_pass([first, second], who, 100, name="quick")
+        passed += await slow
+        assert len(passed) == 100
+        for ticket in passed:
+            ticket.release()
+        for worker in (first, second, *both):
+            await worker.pipe.flushed(10)
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.get("concurrency:{org-1}:key:key-1") is None
 
 
 async def test_what_a_killed_worker_spent_is_settled_as_the_ledger_says(redis_url: str) -> None:

@@ -351,15 +351,15 @@ class Admission:
             last_totals=_last_totals(view) if now - view.totals_at < KNOWN_FOR_S else None,
         )
         self._goes_on(ticket)
-        if spec.budgets and self._pipe.up:
+        if self._pipe.up:
             await self._agreed(ticket, view)
         self._metrics.admitted_locally.inc()
         ticket.headers = view.headers.lines(totals)
 
     async def _agreed(self, ticket: HeldTicket, view: View) -> None:
-        """Has Redis hold the money of what this worker let in by its share while nobody had said what is spent.
+        """Has Redis agree to what this worker let in by its share, nobody having said what was used.
 
-        Meanwhile somebody may have: then Redis has the last word. Raises RefusedError.
+        Meanwhile somebody may have: then Redis has the last word. Else it holds the money. Raises RefusedError.
         """
         try:
             result = await self._ask(ticket, self._admission_of(ticket, forced=BY_SHARE))
@@ -371,12 +371,13 @@ class Admission:
         if result[0] != ADMITTED:
             self._took_back(ticket)
             raise self._refusal(ticket, view, result)
-        ticket.unsure = True
+        ticket.unsure = ticket.spec.holds
 
     def _took_back(self, ticket: HeldTicket) -> None:
         """What this worker let in by its share does not run."""
         self._live.pop(ticket.id, None)
-        self._local_budgets.ended(ticket.spec, ticket.cost_picodollars, 0)
+        if ticket.spec.budgets:
+            self._local_budgets.ended(ticket.spec, ticket.cost_picodollars, 0)
         if ticket.local is not None:
             self.local.settle(ticket.local, tokens=0, now_us=self._loop.time() * 1e6)
 
