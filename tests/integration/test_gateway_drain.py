@@ -1,9 +1,13 @@
 """A gateway that stops, connection by connection: no client may find closed what it was told stays open."""
 
 import asyncio
+import socket
+import threading
+import time
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from crosslogic_gateway import protocol
@@ -123,3 +127,26 @@ async def test_idle_connections_and_endless_requests_do_not_hold_it_for_ever(
     assert await kept.closed()
     edge.held.set()
     assert (await endless.answer()).startswith(b"http/1.1 200")
+
+
+def test_a_client_that_stood_still_with_the_gateway_finds_its_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "LINGER_S", 1.0)
+
+    async def stop_and_stand_still() -> bytes:
+        edge = Edge()
+        await edge.runner.setup()
+        await web.TCPSite(edge.runner, "127.0.0.1", 0).start()
+        with socket.create_connection(("127.0.0.1", edge.runner.addresses[0][1])) as client:
+            client.sendall(REQUEST + b"first")
+            await asyncio.to_thread(client.recv, 65_536)
+            stopping = asyncio.create_task(edge.runner.finish(10.0))
+            await asyncio.sleep(0.25)
+            threading.Timer(1.6, client.sendall, (REQUEST + b"again",)).start()
+            time.sleep(1.5)  # it stands still, and not for others
+            answer = await asyncio.to_thread(client.recv, 65_536)
+            await stopping
+        await edge.runner.cleanup()
+        return answer
+
+    # The gateway's own loop.
+    assert uvloop.run(stop_and_stand_still()).startswith(b"HTTP/1.1 200")

@@ -16,6 +16,9 @@ from crosslogic_gateway.http import SECURITY_HEADERS
 
 LINGER_S = 2.0
 """How long a gateway that stops waits for one more request on a connection that was kept open."""
+_LOOK_S = 0.02
+_STOOD_STILL_S = 0.1
+"""After so long between two looks we stood still, and clients perhaps with us: that is no time to be idle in."""
 
 
 class EdgeProtocol(RequestHandler):
@@ -147,15 +150,18 @@ class EdgeRunner(web.AppRunner):
         for connection in _open_connections(server):
             connection.end_with_next_answer()
         idle: dict[EdgeProtocol, tuple[int, float]] = {}
-        while (left := _open_connections(server)) and loop.time() < until:
-            now = loop.time()
-            idle = {each: idle.get(each, (each.requests, now)) for each in left if not each.busy}
-            for each, (requests, since) in idle.items():
+        looked_at, listened_s = loop.time(), 0.0
+        while (left := _open_connections(server)) and looked_at < until:
+            idle = {each: idle.get(each, (each.requests, listened_s)) for each in left if not each.busy}
+            for each, (requests, since_s) in idle.items():
                 if each.requests != requests:
-                    idle[each] = (each.requests, now)
-                elif now - since >= min(LINGER_S, grace_s):
+                    idle[each] = (each.requests, listened_s)
+                elif listened_s - since_s >= min(LINGER_S, grace_s):
                     each.force_close()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_LOOK_S)
+            before, looked_at = looked_at, loop.time()
+            if looked_at - before < _STOOD_STILL_S:
+                listened_s += looked_at - before
 
     @contextlib.asynccontextmanager
     async def refusing_slow_heads(self) -> AsyncIterator[None]:
